@@ -1,0 +1,91 @@
+#ifndef SHM_ACCOUNT_H
+#define SHM_ACCOUNT_H
+
+/*
+ * Accounts in shared memory: an append-only array and an index of 8-byte entries over it.
+ * Only the keeper inserts and writes the books; workers, admin and master change `word`, each
+ * by one 16-byte compare-and-swap (shm/ledger.c).
+ */
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "shm/region.h"
+
+#define ACCOUNT_ID_MAX 64
+
+#define ACCOUNT_CLOSED 1u /* refuses reserves; open streams finish */
+#define ACCOUNT_FROZEN 2u /* its books were contradicted: refuses everything */
+
+/* What the keeper's books say at one commit: balance - held >= -overdraft. */
+struct account_books {
+	int64_t balance;
+	int64_t held;
+	int64_t overdraft;
+};
+
+/*
+ *   0    word        {available, tag}: any process, 16-byte CAS
+ *   16   flags       keeper (atomic)
+ *   20   limits      keeper (atomic)
+ *   32   id_len, number
+ *   64   books_gen   keeper: copy books[gen & 1] is valid; a killed writer blocks nobody
+ *   72   books[2]
+ *   128  id
+ */
+struct account { /* 192 bytes, three lines */
+	_Alignas(64) struct account_word {
+		_Alignas(16) int64_t available; /* balance - held + overdraft, never below 0 by us */
+		uint64_t tag; /* the last operation: hold slot + 1 and its sequence */
+	} word;
+	_Atomic uint32_t flags;
+	_Atomic uint32_t requests_per_minute, tokens_per_minute, concurrent_streams;
+	uint32_t number;
+	uint32_t id_len;
+	_Alignas(64) _Atomic uint64_t books_gen;
+	struct account_books books[2];
+	_Alignas(64) char id[ACCOUNT_ID_MAX];
+};
+_Static_assert(sizeof(struct account) == 192, "account");
+
+/* Is this a well-formed id?  [A-Za-z0-9._:@-]{1,64} */
+bool account_id_ok(const char *id, size_t len);
+
+struct account *account_at(const struct region *, uint32_t number);
+/* Any process: the account of that id, or NULL. */
+struct account *account_find(const struct region *, const char *id, size_t len);
+/*
+ * Keeper: append an account whose number is the present count, with these books, and publish
+ * it.  NULL with errno ENOSPC when the table is full or EEXIST.
+ */
+struct account *account_insert(struct region *, const char *id, size_t len,
+    const struct account_books *, int64_t available);
+/* Keeper: publish new books. */
+void account_publish(struct account *, const struct account_books *);
+/* Any process: one consistent copy of the books; everything acknowledged is in it. */
+void account_books(const struct account *, struct account_books *);
+/* Any process: what may still be reserved at this instant. */
+int64_t account_available(const struct account *);
+
+/* Keys: same pattern.  Looked up by HMAC, compared in constant time. */
+#define KEY_REVOKED 1u
+#define KEY_SCOPE_CHAT 1u
+
+struct key_entry { /* 64 bytes */
+	_Alignas(64) uint8_t hash[32];
+	uint64_t key_id;
+	uint64_t expires_us; /* CLOCK_REALTIME; 0: never */
+	uint32_t account;
+	_Atomic uint32_t flags; /* keeper */
+	uint32_t scopes;
+	uint32_t pad;
+};
+_Static_assert(sizeof(struct key_entry) == 64, "key");
+
+struct key_entry *key_at(const struct region *, uint32_t index);
+struct key_entry *key_find(const struct region *, const uint8_t hash[static 32]);
+/* Keeper; NULL with errno ENOSPC or EEXIST. */
+struct key_entry *key_insert(struct region *, const struct key_entry *);
+
+#endif

@@ -1,0 +1,133 @@
+#ifndef SHM_JOURNAL_RECORD_H
+#define SHM_JOURNAL_RECORD_H
+
+/*
+ * The journal's record: what a worker, the admin process or the reaper hands to the keeper,
+ * and what stands in journal.mdb under its sequence number.  64 bytes, little endian.
+ * A change of size, order or meaning bumps JOURNAL_VERSION.
+ *
+ *   0        1        2        3        4                 8
+ *   | type   | version| outcome| proc   | slot            |
+ *   | op                                                  |  8
+ *   | amount                                              | 16
+ *   | extra                                               | 24
+ *   | account         | price           |                   32
+ *   | prompt          | cached          |                   40
+ *   | completion      | payload_len     |                   48
+ *   | time_us                                             | 56
+ */
+#include <stdint.h>
+
+#define JOURNAL_VERSION 1
+#define JOURNAL_NONE UINT32_MAX /* "no account", "no slot", "no price" */
+
+enum journal_type {
+	/* A hold was opened.  amount: the hold; extra: deadline_us; prompt; price; payload: struct
+	 * journal_reserve, then the user's message (JSON) as it was accepted. */
+	JOURNAL_RESERVE = 1,
+	/* A hold grew.  amount: by how much; extra: its new total; completion: the meter.  A mark
+	 * too.  payload: the text delivered since the last record of this hold. */
+	JOURNAL_EXTEND = 2,
+	/* What a hold's meter said.  completion: the meter; payload as for EXTEND. */
+	JOURNAL_MARK = 3,
+	/* A hold ended.  amount: the charge; extra: uncollected; prompt, cached, completion: what
+	 * was charged for; outcome; payload: the rest of the text. */
+	JOURNAL_SETTLE = 4,
+	/* A hold ended, nothing charged.  outcome; payload as for SETTLE. */
+	JOURNAL_VOID = 5,
+	/* Credit came in.  amount > 0; payload: struct journal_ref. */
+	JOURNAL_TOPUP = 6,
+	/* An operator's correction.  amount of either sign; payload: struct journal_ref. */
+	JOURNAL_ADJUST = 7,
+	/* An account was made.  amount: its overdraft; payload: struct journal_account.  account is
+	 * JOURNAL_NONE on the way in; the keeper gives the number. */
+	JOURNAL_ACCOUNT = 8,
+	/* A key was made.  payload: struct journal_key. */
+	JOURNAL_KEY = 9,
+	/* A key was revoked.  extra: the key's id. */
+	JOURNAL_KEY_REVOKE = 10,
+	/* A price came into use (written by the keeper).  price: its id; payload: struct
+	 * journal_price. */
+	JOURNAL_PRICE = 11,
+	/* No change; the keeper brings state.mdb up to this record before it answers.  Not stored. */
+	JOURNAL_SYNC = 12,
+};
+
+/* How a stream ended.  Zero while it runs. */
+enum journal_outcome {
+	OUTCOME_NONE = 0,
+	OUTCOME_STOP = 1,           /* the model ended it */
+	OUTCOME_LENGTH = 2,         /* max_tokens */
+	OUTCOME_TOOL_CALLS = 3,
+	OUTCOME_CONTENT_FILTER = 4,
+	OUTCOME_CREDIT = 5,         /* cut: the account could not pay the next token */
+	OUTCOME_CANCELLED = 6,      /* by the client or an operator */
+	OUTCOME_UPSTREAM = 7,       /* the provider failed */
+	OUTCOME_WORKER_DIED = 8,    /* settled by the reaper */
+	OUTCOME_EXPIRED = 9,        /* nobody opened the stream in time */
+	OUTCOME_SHUTDOWN = 10,      /* drained or stopped */
+	OUTCOME_MAX
+};
+
+struct journal_record {
+	uint8_t type;    /* enum journal_type */
+	uint8_t version; /* JOURNAL_VERSION */
+	uint8_t outcome; /* enum journal_outcome */
+	uint8_t proc;    /* process slot whose ring it came through */
+	uint32_t slot;   /* hold slot, or JOURNAL_NONE */
+	uint64_t op;     /* the slot's sequence: (slot, op) names an operation for ever */
+	int64_t amount;  /* micro-credits */
+	int64_t extra;
+	uint32_t account; /* account number, or JOURNAL_NONE */
+	uint32_t price;   /* price id, or JOURNAL_NONE */
+	uint32_t prompt;  /* tokens */
+	uint32_t cached;
+	uint32_t completion;
+	uint32_t payload_len; /* bytes in the payload database under the same sequence */
+	uint64_t time_us;     /* CLOCK_REALTIME when it happened */
+};
+_Static_assert(sizeof(struct journal_record) == 64, "journal record");
+
+/* Payloads.  Each starts at offset 0 of the payload; text follows without a NUL. */
+
+struct journal_reserve {
+	uint8_t stream_id[16]; /* random part of the stream's id */
+	uint8_t session_id[16];
+	uint8_t message_id[16];
+	uint32_t generation; /* of the process slot */
+	uint16_t model_len;  /* the model's name follows, then the message's text */
+	uint16_t pad;
+};
+_Static_assert(sizeof(struct journal_reserve) == 56, "journal_reserve");
+
+struct journal_ref {
+	uint16_t ref_len; /* 0: none; the ref follows, then the reason (ADJUST) */
+	uint16_t reason_len;
+};
+
+struct journal_account {
+	uint32_t requests_per_minute; /* 0: the config's default */
+	uint32_t tokens_per_minute;
+	uint32_t concurrent_streams;
+	uint16_t id_len; /* the id follows */
+	uint16_t pad;
+};
+
+struct journal_key {
+	uint8_t hash[32]; /* HMAC-SHA-256 of the key */
+	uint64_t key_id;  /* random, not secret */
+	uint64_t expires_us; /* 0: never */
+	uint32_t scopes;
+	uint16_t label_len; /* the label follows */
+	uint16_t pad;
+};
+_Static_assert(sizeof(struct journal_key) == 56, "journal_key");
+
+struct journal_price {
+	int64_t prompt, cached, completion; /* struct price */
+	uint16_t model_len;                 /* the model's name follows */
+	uint16_t pad[3];
+};
+_Static_assert(sizeof(struct journal_price) == 32, "journal_price");
+
+#endif

@@ -1,0 +1,483 @@
+/*
+ * Reserve, extend, settle, credit.  Workers and the admin process, each on its own holds.
+ *
+ * A kill takes a process away between two instructions: all its earlier stores in program order
+ * are there for whoever reaps it after waitpid, no later one is.  So for the reaper it is the
+ * compiler that must keep the order; hold_move and the CAS in word.h are its barriers.  What
+ * other living processes look at is little: an account's word, a slot's `applied`, the ring's
+ * head.  Each has its ordering told where it is used.
+ *
+ * tests/model/ledger.pml is the model of this file and reap.c: change them together.
+ */
+#include "shm/ledger.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "shm/ring.h"
+#include "shm/word.h"
+
+struct ledger {
+	struct region *region;
+	struct ring *ring;
+	uint32_t proc;
+	uint32_t generation;
+	uint32_t free_count;
+	uint32_t free[]; /* slots; the last freed is taken first, its lines are warm */
+};
+
+static uint64_t
+now_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
+}
+
+struct ledger *
+ledger_new(struct region *region, uint32_t proc)
+{
+	uint32_t per_proc = region->h->holds_per_proc, first = hold_first(region, proc);
+	struct ledger *l = calloc(1, sizeof *l + per_proc * sizeof l->free[0]);
+
+	if (l == NULL)
+		return NULL;
+	l->region = region;
+	l->ring = region_ring(region, proc);
+	l->proc = proc;
+	/* Relaxed: written by the master before it forked us. */
+	l->generation =
+	    atomic_load_explicit(&region_proc(region, proc)->generation, memory_order_relaxed);
+	for (uint32_t i = per_proc; i-- > 0;) {
+		/* Relaxed: ours, or finished by the reaper before we were forked. */
+		uint64_t state = atomic_load_explicit(
+		    &hold_at(region, first + i)->state, memory_order_relaxed);
+
+		if (HOLD_STATE(state) == HOLD_FREE)
+			l->free[l->free_count++] = first + i;
+	}
+	return l;
+}
+
+void
+ledger_free(struct ledger *l)
+{
+	free(l);
+}
+
+struct region *
+ledger_region(const struct ledger *l)
+{
+	return l->region;
+}
+
+struct ring *
+ledger_ring(const struct ledger *l)
+{
+	return l->ring;
+}
+
+uint32_t
+ledger_holds_free(const struct ledger *l)
+{
+	return l->free_count;
+}
+
+void
+hold_resume(struct region *region, uint32_t slot, uint64_t seq)
+{
+	struct hold *h = hold_at(region, slot);
+	/* Relaxed: before the slot's owner exists or while it waits for `filled`. */
+	uint64_t state = atomic_load_explicit(&h->state, memory_order_relaxed);
+
+	if (HOLD_STATE(state) == HOLD_FREE && HOLD_SEQ(state) < seq)
+		hold_move(h, seq, HOLD_FREE);
+}
+
+/* A hold's sequence.  Relaxed: asked by the one who alone stores it. */
+static uint64_t
+hold_seq(const struct hold *h)
+{
+	return HOLD_SEQ(atomic_load_explicit(&h->state, memory_order_relaxed));
+}
+
+static enum hold_state
+hold_state(const struct hold *h)
+{
+	return HOLD_STATE(atomic_load_explicit(&h->state, memory_order_relaxed));
+}
+
+/*
+ * The one place where a hold changes state.  What was written before is there when the new
+ * state is (release, for reports by other processes; the reaper needs only program order), and
+ * nothing written later slips in front of it (the signal fence: release alone lets the compiler
+ * do that, and then a kill could leave the old state with the new fields).
+ */
+void
+hold_move(struct hold *h, uint64_t seq, enum hold_state state)
+{
+	atomic_store_explicit(&h->state, HOLD_WORD(seq, state), memory_order_release);
+	atomic_signal_fence(memory_order_seq_cst);
+}
+
+/*
+ * Did operation (slot, seq) change the account?  Only of a slot's latest operation, by its
+ * owner or reaper.  The tag first: looked at in the other order, it could be replaced between
+ * the two looks, after we had found `applied` not yet raised.
+ */
+bool
+ledger_took(const struct account *a, uint32_t slot, const struct hold *h, uint64_t seq)
+{
+	/* Acquire, pairs with the release of the CAS that replaced our tag. */
+	if (__atomic_load_n(&a->word.tag, __ATOMIC_ACQUIRE) == tag_of(slot, seq))
+		return true;
+	return atomic_load_explicit(&h->applied, memory_order_relaxed) >= seq;
+}
+
+/* Raise (or, for an adjustment below zero, lower) what is available; never refused. */
+void
+ledger_give(struct region *region, struct account *a, uint32_t slot, uint64_t seq, int64_t amount)
+{
+	struct account_word w;
+	int64_t sum;
+
+	do {
+		w = word_read(a);
+		/* The keeper keeps books within int64; this only keeps a forged slot from
+		 * turning the sign. */
+		if (__builtin_add_overflow(w.available, amount, &sum))
+			sum = amount > 0 ? INT64_MAX : INT64_MIN;
+	} while (!word_replace(region, a, w, sum, tag_of(slot, seq)));
+}
+
+/* Completion tokens that this much of a hold pays for. */
+static uint32_t
+covers(const struct hold *h, int64_t amount)
+{
+	int64_t n = price_covers(&h->price, h->prompt, 0, amount);
+
+	return n < 0 ? 0 : n > UINT32_MAX ? UINT32_MAX : (uint32_t)n;
+}
+
+/*
+ * What a mark says: the meter, as far as the keeper knows the hold to pay for it.  After a
+ * power cut the mark is charged, and no charge may be above its hold.
+ */
+static uint32_t
+metered(const struct hold *h, int64_t known)
+{
+	/* Relaxed: our own word, or a dead process's. */
+	uint32_t meter = METER_TOKENS(atomic_load_explicit(&h->meter, memory_order_relaxed));
+	uint32_t paid = covers(h, known);
+
+	return meter < paid ? meter : paid;
+}
+
+/* The record of this type that a hold's slot amounts to: nothing in it is from elsewhere. */
+void
+hold_record(const struct region *region, const struct hold *h, uint8_t type, uint64_t time_us,
+    struct journal_record *r)
+{
+	uint32_t slot = hold_slot(region, h);
+
+	*r = (struct journal_record){
+	    .type = type,
+	    .version = JOURNAL_VERSION,
+	    .proc = (uint8_t)hold_proc(region, slot),
+	    .slot = slot,
+	    .op = hold_seq(h),
+	    .account = h->account,
+	    .price = h->price_id,
+	    .prompt = h->prompt,
+	    .time_us = time_us,
+	};
+	switch ((enum journal_type)type) {
+	case JOURNAL_RESERVE:
+		r->amount = h->amount;
+		r->extra = (int64_t)h->deadline_us;
+		break;
+	case JOURNAL_EXTEND:
+		r->amount = h->take;
+		r->extra = h->amount;
+		r->completion = metered(h, h->base);
+		break;
+	case JOURNAL_MARK:
+		r->completion = metered(h, h->amount);
+		break;
+	case JOURNAL_SETTLE:
+	case JOURNAL_VOID:
+		r->amount = h->actual;
+		r->extra = h->uncollected;
+		r->prompt = h->settle_prompt;
+		r->cached = h->settle_cached;
+		r->completion = h->settle_completion;
+		r->outcome = h->outcome;
+		break;
+	default: /* JOURNAL_TOPUP, JOURNAL_ADJUST */
+		r->amount = h->take;
+		break;
+	}
+}
+
+/* Journal what the hold says.  There is room: the caller looked before its first step. */
+static uint64_t
+push(struct ledger *l, const struct hold *h, enum journal_type type, const void *payload,
+    size_t payload_len)
+{
+	struct journal_record r;
+	uint64_t position;
+
+	hold_record(l->region, h, (uint8_t)type, now_us(), &r);
+	position = ring_push(l->ring, &r, payload, payload_len);
+	assert(position != 0);
+	return position;
+}
+
+/* Is the account under a flag that forbids this?  Acquire: with the books that set it. */
+static bool
+barred(const struct account *a, uint32_t by)
+{
+	return (atomic_load_explicit(&a->flags, memory_order_acquire) & by) != 0;
+}
+
+/* Debit a claimed hold's first amount; false if the account cannot pay min_tokens. */
+static bool
+take_first(struct ledger *l, struct hold *h, uint64_t tag, const struct hold_terms *t)
+{
+	struct account_word w;
+	int64_t n;
+
+	do {
+		w = word_read(t->account);
+		n = price_covers(&t->price, t->prompt, 0, w.available);
+		if (n > t->want_tokens)
+			n = t->want_tokens;
+		if (n < (int64_t)t->min_tokens)
+			return false;
+		/* Before each CAS, so that the slot says what was taken if that one did it. */
+		h->amount = price_cost(&t->price, t->prompt, 0, (uint64_t)n);
+	} while (!word_replace(l->region, t->account, w, w.available - h->amount, tag));
+	return true;
+}
+
+enum ledger_result
+ledger_reserve(struct ledger *l, const struct hold_terms *t, const void *payload,
+    size_t payload_len, struct hold **out, uint64_t *position)
+{
+	struct hold *h;
+	uint32_t slot;
+	uint64_t seq;
+
+	if (barred(t->account, ACCOUNT_CLOSED | ACCOUNT_FROZEN))
+		return LEDGER_CLOSED;
+	if (l->free_count == 0)
+		return LEDGER_FULL;
+	/* First, so that a hold once taken can be journaled. */
+	if (!ring_room(l->ring, payload_len))
+		return LEDGER_BUSY;
+	slot = l->free[l->free_count - 1];
+	h = hold_at(l->region, slot);
+	seq = hold_seq(h) + 1;
+
+	/* FREE: a reaper looks at none of these. */
+	atomic_store_explicit(&h->meter, 0, memory_order_relaxed);
+	atomic_store_explicit(&h->opened, 0, memory_order_relaxed);
+	h->amount = h->base = h->take = h->actual = h->uncollected = 0;
+	h->account = t->account->number;
+	h->price_id = t->price_id;
+	h->price = t->price;
+	h->prompt = t->prompt;
+	h->max_tokens = t->max_tokens;
+	h->model = t->model;
+	h->outcome = OUTCOME_NONE;
+	h->voided = 0;
+	h->generation = l->generation;
+	memcpy(h->stream_id, t->stream_id, sizeof h->stream_id);
+	memcpy(h->session_id, t->session_id, sizeof h->session_id);
+	h->deadline_us = t->deadline_us;
+
+	hold_move(h, seq, HOLD_CLAIMED);
+	if (!take_first(l, h, tag_of(slot, seq), t)) {
+		hold_move(h, seq, HOLD_FREE);
+		return LEDGER_SHORT;
+	}
+	hold_move(h, seq, HOLD_HELD);
+	l->free_count--;
+	*position = push(l, h, JOURNAL_RESERVE, payload, payload_len);
+	*out = h;
+	return LEDGER_OK;
+}
+
+uint32_t
+hold_covers(const struct hold *h)
+{
+	return covers(h, h->amount);
+}
+
+/* What an extend to so many tokens takes from this much credit: whole tokens, 0 for none. */
+static int64_t
+extend_take(const struct hold *h, uint32_t tokens, int64_t available)
+{
+	int64_t pays, n, cost;
+
+	if (available <= 0)
+		return 0;
+	if (__builtin_add_overflow(h->base, available, &pays))
+		pays = INT64_MAX;
+	n = price_covers(&h->price, h->prompt, 0, pays);
+	if (n > tokens)
+		n = tokens;
+	if (n < 0)
+		return 0;
+	cost = price_cost(&h->price, h->prompt, 0, (uint64_t)n);
+	return cost > h->base ? cost - h->base : 0;
+}
+
+/*
+ * The debit of a held hold: up to `tokens` whole tokens, or, if `amount` is not 0, up to that
+ * total.  Leaves it HELD, one sequence further on; what was taken is in `take`.
+ */
+static void
+take_more(struct ledger *l, struct hold *h, uint32_t tokens, int64_t amount)
+{
+	struct account *a = account_at(l->region, h->account);
+	uint32_t slot = hold_slot(l->region, h);
+	uint64_t seq = hold_seq(h) + 1;
+	struct account_word w;
+
+	h->take = 0; /* first: HELD with base + take == amount says "the last extend took" */
+	atomic_signal_fence(memory_order_seq_cst);
+	h->base = h->amount;
+	hold_move(h, seq, HOLD_EXTENDING);
+	do {
+		w = word_read(a);
+		if (amount == 0)
+			h->take = extend_take(h, tokens, w.available);
+		else if (w.available <= 0)
+			h->take = 0;
+		else
+			h->take = amount - h->base < w.available ? amount - h->base : w.available;
+		if (h->take == 0)
+			break;
+	} while (!word_replace(l->region, a, w, w.available - h->take, tag_of(slot, seq)));
+	h->amount = h->base + h->take;
+	hold_move(h, seq, HOLD_HELD);
+}
+
+enum ledger_result
+ledger_extend(struct ledger *l, struct hold *h, uint32_t tokens, const void *payload,
+    size_t payload_len, uint64_t *position)
+{
+	assert(hold_state(h) == HOLD_HELD);
+	*position = 0;
+	if (tokens <= hold_covers(h))
+		return LEDGER_OK;
+	if (barred(account_at(l->region, h->account), ACCOUNT_FROZEN))
+		return LEDGER_CLOSED;
+	if (!ring_room(l->ring, payload_len))
+		return LEDGER_BUSY;
+	take_more(l, h, tokens, 0);
+	if (h->take == 0)
+		return LEDGER_SHORT;
+	*position = push(l, h, JOURNAL_EXTEND, payload, payload_len);
+	return LEDGER_OK;
+}
+
+enum ledger_result
+ledger_overdraw(struct ledger *l, struct hold *h, int64_t amount, uint64_t *position)
+{
+	assert(hold_state(h) == HOLD_HELD);
+	*position = 0;
+	if (amount <= h->amount || barred(account_at(l->region, h->account), ACCOUNT_FROZEN))
+		return LEDGER_OK;
+	if (!ring_room(l->ring, 0))
+		return LEDGER_BUSY;
+	take_more(l, h, 0, amount);
+	if (h->take != 0)
+		*position = push(l, h, JOURNAL_EXTEND, NULL, 0);
+	return LEDGER_OK;
+}
+
+enum ledger_result
+ledger_mark(struct ledger *l, struct hold *h, const void *payload, size_t payload_len,
+    uint64_t *position)
+{
+	assert(hold_state(h) == HOLD_HELD);
+	if (!ring_room(l->ring, payload_len))
+		return LEDGER_BUSY;
+	*position = push(l, h, JOURNAL_MARK, payload, payload_len);
+	return LEDGER_OK;
+}
+
+enum ledger_result
+ledger_settle(struct ledger *l, struct hold *h, const struct settlement *s, const void *payload,
+    size_t payload_len, uint64_t *position)
+{
+	assert(hold_state(h) == HOLD_HELD);
+	assert(s->charge >= 0 && s->charge <= h->amount && !(s->voided && s->charge != 0));
+	if (!ring_room(l->ring, payload_len))
+		return LEDGER_BUSY;
+	/* HELD: a reaper looks at none of these. */
+	h->actual = s->charge;
+	h->uncollected = s->uncollected;
+	h->settle_prompt = s->prompt;
+	h->settle_cached = s->cached;
+	h->settle_completion = s->completion;
+	h->outcome = s->outcome;
+	h->voided = s->voided;
+	hold_move(h, hold_seq(h) + 1, HOLD_SETTLING);
+	*position = push(l, h, s->voided ? JOURNAL_VOID : JOURNAL_SETTLE, payload, payload_len);
+	return LEDGER_OK;
+}
+
+enum ledger_result
+ledger_credit(struct ledger *l, struct account *a, enum journal_type type, int64_t amount,
+    const void *payload, size_t payload_len, struct hold **out, uint64_t *position)
+{
+	struct hold *h;
+
+	assert(type == JOURNAL_ADJUST || (type == JOURNAL_TOPUP && amount > 0));
+	if (barred(a, ACCOUNT_FROZEN))
+		return LEDGER_CLOSED;
+	if (l->free_count == 0)
+		return LEDGER_FULL;
+	if (!ring_room(l->ring, payload_len))
+		return LEDGER_BUSY;
+	h = hold_at(l->region, l->free[--l->free_count]);
+	atomic_store_explicit(&h->meter, 0, memory_order_relaxed);
+	h->amount = h->base = h->actual = h->uncollected = 0;
+	h->take = amount;
+	h->account = a->number;
+	h->price_id = JOURNAL_NONE;
+	h->prompt = 0;
+	h->generation = l->generation;
+	hold_move(h, hold_seq(h) + 1, HOLD_CREDITING);
+	*position = push(l, h, type, payload, payload_len);
+	*out = h;
+	return LEDGER_OK;
+}
+
+enum ring_status
+ledger_close(struct ledger *l, struct hold *h, uint64_t position, int64_t *value)
+{
+	struct account *a = account_at(l->region, h->account);
+	uint32_t slot = hold_slot(l->region, h);
+	uint64_t seq = hold_seq(h);
+	enum ring_status status;
+	int64_t give;
+
+	assert(hold_state(h) == HOLD_SETTLING || hold_state(h) == HOLD_CREDITING);
+	/* Acquire inside: the result is there. */
+	assert(ring_durable(l->ring) >= position);
+	status = ring_result(l->ring, position, value);
+	give = hold_state(h) == HOLD_SETTLING ? h->amount - h->actual : h->take;
+	/* Anything else changed nothing in the books, so nothing here. */
+	if (status == RING_APPLIED && give != 0)
+		ledger_give(l->region, a, slot, seq, give);
+	hold_move(h, seq, HOLD_FREE);
+	l->free[l->free_count++] = slot;
+	return status;
+}

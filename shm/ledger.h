@@ -1,0 +1,239 @@
+#ifndef SHM_LEDGER_H
+#define SHM_LEDGER_H
+
+/*
+ * Holds: taking credit from an account before a token is produced, and giving the rest back.
+ * tests/model/ledger.pml is a model of exactly this file and shm/reap.c; docs/ledger.md tells
+ * what a crash at each step leaves.
+ *
+ * Two rules make a kill at any instruction harmless:
+ *   help         before another operation's tag in an account is replaced, that operation's
+ *                slot is told that it was applied;
+ *   debit first, credit last
+ *                what lowers `available` is applied in memory before it is journaled, what
+ *                raises it only after its record is durable.
+ *
+ * Every call is for the process whose handle it is, never blocks, and costs some ten
+ * nanoseconds.  A call that pushes a record gives its ring position: acknowledge nothing to
+ * anyone before ring_durable() has reached it.
+ */
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "shm/account.h"
+#include "shm/journal_record.h"
+#include "shm/region.h"
+
+enum hold_state {
+	HOLD_FREE = 0,      /* nobody's; its owner process may claim it */
+	HOLD_CLAIMED = 1,   /* fields written, the debit may or may not be applied */
+	HOLD_HELD = 2,      /* `amount` is debited; ends by extend or settle */
+	HOLD_EXTENDING = 3, /* `base` is debited, `take` may or may not be */
+	HOLD_SETTLING = 4,  /* record pushed or about to be; the credit may or may not be applied */
+	HOLD_CREDITING = 5, /* a top-up or adjustment on its way: `take` is to be credited */
+};
+
+/*
+ * A slot belongs to one process slot for ever; its live owner alone writes it (but for
+ * `applied`, which helpers raise, and `journaled`, the keeper's).  After waitpid it is the
+ * master's.
+ *
+ *   0    state       sequence << 8 | enum hold_state: one 64-bit store moves a hold
+ *   8    meter       completion tokens produced, stored before their bytes are queued
+ *   16   amount, base, take, actual, uncollected
+ *   56   account, price_id
+ *   64   applied     highest sequence known to have been applied to the account (helpers)
+ *   72   journaled   last sequence of this slot that the keeper committed, << 8 | ring_status
+ *                    (keeper: stored after the commit and before ring_publish; all types but
+ *                    MARK)
+ *   80   prompt, settle_prompt, settle_cached, settle_completion, max_tokens
+ *   100  model, outcome, opened, generation, voided
+ *   128  stream_id, session_id, price, deadline_us
+ */
+struct hold { /* 192 bytes */
+	_Alignas(64) _Atomic uint64_t state;
+	_Atomic uint64_t meter;
+	int64_t amount;      /* debited for this hold, all extends included */
+	int64_t base;        /* `amount` when the extend under way began */
+	int64_t take;        /* what the extend under way takes, or the credit under way gives */
+	int64_t actual;      /* SETTLING: the charge */
+	int64_t uncollected; /* SETTLING: what the floor forbade to charge */
+	uint32_t account;
+	uint32_t price_id;
+	_Alignas(64) _Atomic uint64_t applied;
+	_Atomic uint64_t journaled;
+	uint32_t prompt; /* tokens, uncached and cached together as counted by us */
+	uint32_t settle_prompt, settle_cached, settle_completion; /* SETTLING: what is charged for */
+	uint32_t max_tokens;
+	uint16_t model; /* index in the config */
+	uint8_t outcome;
+	_Atomic uint8_t opened; /* the provider was called */
+	uint32_t generation;    /* of the owning process slot */
+	uint32_t voided;        /* SETTLING: the record is a VOID, not a SETTLE */
+	_Alignas(64) uint8_t stream_id[16];
+	uint8_t session_id[16];
+	struct price price;
+	uint64_t deadline_us; /* CLOCK_REALTIME: void it if nobody opened it by then */
+};
+_Static_assert(sizeof(struct hold) == 192, "hold");
+
+#define HOLD_STATE(word) ((enum hold_state)((word) & 0xff))
+#define HOLD_SEQ(word) ((word) >> 8)
+#define HOLD_WORD(seq, st) ((uint64_t)(seq) << 8 | (uint64_t)(st))
+
+/* The meter word: tokens, and whether a first token came (a stream of zero tokens is void). */
+#define METER_TOKENS(word) ((uint32_t)(word))
+
+enum ledger_result {
+	LEDGER_OK = 0,
+	LEDGER_SHORT,  /* the account cannot pay what is needed at least */
+	LEDGER_FULL,   /* this process has no free hold slot */
+	LEDGER_BUSY,   /* the journal is behind: its ring is full; try again after a wake-up */
+	LEDGER_CLOSED, /* account closed or frozen */
+};
+
+/* A process's own handle; not shared. */
+struct ledger;
+
+/* Take over this process slot's holds (all FREE, or the reaper has not been here). */
+struct ledger *ledger_new(struct region *, uint32_t proc) __attribute__((warn_unused_result));
+void ledger_free(struct ledger *);
+struct region *ledger_region(const struct ledger *);
+struct ring *ledger_ring(const struct ledger *);
+uint32_t ledger_holds_free(const struct ledger *);
+
+static inline struct hold *
+hold_at(const struct region *region, uint32_t slot)
+{
+	return (struct hold *)(void *)(region->base + region->h->holds_at) + slot;
+}
+
+static inline uint32_t
+hold_slot(const struct region *region, const struct hold *h)
+{
+	return (uint32_t)(h - hold_at(region, 0));
+}
+
+/* All processes' holds together; slots are 0 .. that - 1. */
+static inline uint32_t
+hold_count(const struct region *region)
+{
+	return region->h->holds_per_proc * (region->h->procs - PROC_ADMIN);
+}
+
+/* A process slot's holds: hold_first .. hold_first + region->h->holds_per_proc - 1. */
+static inline uint32_t
+hold_first(const struct region *region, uint32_t proc)
+{
+	return (proc - PROC_ADMIN) * region->h->holds_per_proc;
+}
+
+static inline uint32_t
+hold_proc(const struct region *region, uint32_t slot)
+{
+	return PROC_ADMIN + slot / region->h->holds_per_proc;
+}
+
+/*
+ * Keeper, before any process takes holds of a new region: this slot's sequence goes on after
+ * `seq`, the highest that the journal knows.  Does nothing to a slot that is not free or is
+ * further on.
+ */
+void hold_resume(struct region *, uint32_t slot, uint64_t seq);
+
+struct hold_terms {
+	struct account *account;
+	struct price price;
+	uint32_t price_id;
+	uint32_t prompt;     /* tokens */
+	uint32_t max_tokens; /* completion tokens, capped */
+	uint32_t min_tokens; /* fewer payable completion tokens than this: LEDGER_SHORT */
+	uint32_t want_tokens; /* reserve for so many if they can be paid, else for what can be */
+	uint16_t model;
+	uint8_t stream_id[16], session_id[16];
+	uint64_t deadline_us;
+};
+
+/*
+ * Open a hold for the prompt and min(want_tokens, payable) completion tokens, at least
+ * min_tokens, or nothing.  The payload goes with its JOURNAL_RESERVE record.  On LEDGER_OK the
+ * caller owns the hold and settles it exactly once; if it dies first, the master does.
+ */
+enum ledger_result ledger_reserve(struct ledger *, const struct hold_terms *, const void *payload,
+    size_t payload_len, struct hold **, uint64_t *position) __attribute__((warn_unused_result));
+
+/*
+ * Grow a held hold so that it pays `tokens` completion tokens in all, or as many as the account
+ * can.  Always whole tokens.  LEDGER_SHORT: not one more token is payable, nothing changed.
+ * The new tokens may be used once `position` is durable; *position is 0 if the hold paid so many
+ * already.  The record is a mark too; the payload is the text since the last one.
+ */
+enum ledger_result ledger_extend(struct ledger *, struct hold *, uint32_t tokens,
+    const void *payload, size_t payload_len, uint64_t *position)
+    __attribute__((warn_unused_result));
+
+/*
+ * Before a settle above the hold: take min(amount - hold->amount, available), to the
+ * micro-credit.  LEDGER_OK even if nothing could be taken (then *position is 0).
+ */
+enum ledger_result ledger_overdraw(struct ledger *, struct hold *, int64_t amount,
+    uint64_t *position) __attribute__((warn_unused_result));
+
+/* Completion tokens that the hold pays for (durable or not). */
+uint32_t hold_covers(const struct hold *);
+
+/* Store the count of tokens produced.  Before any of their bytes enters a queue; never lowers. */
+static inline void
+ledger_meter(struct hold *h, uint32_t tokens)
+{
+	/* Release: whoever reaps reads it after waitpid; the order against our own later writes to
+	 * sockets is what counts, and a system call is not moved before a release store. */
+	if (tokens > METER_TOKENS(atomic_load_explicit(&h->meter, memory_order_relaxed)))
+		atomic_store_explicit(&h->meter, tokens, memory_order_release);
+}
+
+/* Journal the meter (not waited for). */
+enum ledger_result ledger_mark(struct ledger *, struct hold *, const void *payload,
+    size_t payload_len, uint64_t *position) __attribute__((warn_unused_result));
+
+struct settlement {
+	int64_t charge;      /* <= hold->amount; 0 with `voided` */
+	int64_t uncollected;
+	uint32_t prompt, cached, completion; /* what is charged for; prompt without cached */
+	uint8_t outcome;                     /* enum journal_outcome */
+	bool voided;
+};
+
+/*
+ * End a hold: journal it.  When `position` is durable the caller must call ledger_close.
+ * LEDGER_BUSY leaves it held.
+ */
+enum ledger_result ledger_settle(struct ledger *, struct hold *, const struct settlement *,
+    const void *payload, size_t payload_len, uint64_t *position)
+    __attribute__((warn_unused_result));
+
+/*
+ * Credit or debit an account: type JOURNAL_TOPUP or JOURNAL_ADJUST (adjustments below zero are
+ * applied as credits of a negative amount once durable; they may cross the floor).  When
+ * `position` is durable the caller calls ledger_close, which applies it if the keeper did.
+ */
+enum ledger_result ledger_credit(struct ledger *, struct account *, enum journal_type,
+    int64_t amount, const void *payload, size_t payload_len, struct hold **,
+    uint64_t *position) __attribute__((warn_unused_result));
+
+/*
+ * The settle's or credit's record at `position` is durable: give back, free the slot.  To be
+ * called before the position is acked; acking, in order, is the caller's.
+ */
+enum ring_status ledger_close(struct ledger *, struct hold *, uint64_t position, int64_t *value);
+
+/* Shared with shm/reap.c. */
+void hold_move(struct hold *, uint64_t seq, enum hold_state);
+void hold_record(const struct region *, const struct hold *, uint8_t type, uint64_t time_us,
+    struct journal_record *);
+bool ledger_took(const struct account *, uint32_t slot, const struct hold *, uint64_t seq);
+void ledger_give(struct region *, struct account *, uint32_t slot, uint64_t seq, int64_t amount);
+
+#endif

@@ -1,0 +1,201 @@
+/*
+ * Finishing a dead process's holds.  Runs in the master, on memory that a process left behind
+ * which may have been killed between any two instructions (or, worse, taken over by what a peer
+ * sent): so nothing here is asserted of a slot's contents, and what is journaled the keeper
+ * checks against its own books.
+ *
+ * The dead process was the only one to write its slots and its ring's head; waitpid orders its
+ * stores before our loads.  Every step can be done again from the start, since the reaper may
+ * be killed as well.
+ */
+#include "shm/reap.h"
+
+#include "shm/ledger.h"
+#include "shm/ring.h"
+
+void
+reap_start(struct reap *r, struct region *region, uint32_t proc, uint64_t now_us)
+{
+	*r = (struct reap){.region = region, .proc = proc, .now_us = now_us};
+}
+
+/* The keeper committed this operation, with this result. */
+static bool
+journaled(const struct hold *h, uint64_t seq, enum ring_status status)
+{
+	/* Relaxed: the caller saw the ring's durable count with acquire; what was committed
+	 * before that was noted before it. */
+	return atomic_load_explicit(&h->journaled, memory_order_relaxed) ==
+	    HOLD_WORD(seq, status);
+}
+
+/* Push what the slot says as a record of this type; false if the ring is full. */
+static bool
+push(struct reap *r, const struct hold *h, uint8_t type)
+{
+	struct journal_record record;
+	uint64_t position;
+
+	hold_record(r->region, h, type, r->now_us, &record);
+	position = ring_push(region_ring(r->region, r->proc), &record, NULL, 0);
+	if (position == 0)
+		return false;
+	r->position = position;
+	return true;
+}
+
+/* The account of a slot, or NULL if it names none. */
+static struct account *
+account_of(const struct region *region, const struct hold *h)
+{
+	/* Acquire, pairs with the keeper's insert. */
+	if (h->account >= atomic_load_explicit(&region->h->accounts, memory_order_acquire))
+		return NULL;
+	return account_at(region, h->account);
+}
+
+/* Write down what a held hold's meter says is to be charged. */
+static void
+settle_at_meter(struct hold *h)
+{
+	/* Relaxed: its writer is dead. */
+	uint32_t meter = METER_TOKENS(atomic_load_explicit(&h->meter, memory_order_relaxed));
+	uint32_t covered = hold_covers(h);
+	int64_t cost = 0;
+
+	h->uncollected = 0;
+	h->settle_cached = 0;
+	h->voided = meter == 0;
+	h->outcome = OUTCOME_WORKER_DIED;
+	h->settle_prompt = h->voided ? 0 : h->prompt;
+	/* A meter above the hold: decoded, but not to be delivered before it was paid. */
+	h->settle_completion = meter < covered ? meter : covered;
+	if (!h->voided)
+		cost = price_cost(&h->price, h->prompt, 0, h->settle_completion);
+	if (cost > h->amount)
+		cost = h->amount;
+	h->actual = cost > 0 ? cost : 0;
+}
+
+/*
+ * A held hold whose last step was an extend may have been debited without a record of it
+ * (killed before the push).  If the charge needs that extend, the keeper has to know of it
+ * first, or it would find the charge above the hold.  (A second EXTEND with the same slot and
+ * op changes nothing.)
+ */
+static bool
+extend_unknown(const struct hold *h, uint64_t seq)
+{
+	/* Relaxed: as in journaled(). */
+	uint64_t known = HOLD_SEQ(atomic_load_explicit(&h->journaled, memory_order_relaxed));
+	int64_t total;
+
+	return h->take > 0 && !__builtin_add_overflow(h->base, h->take, &total) &&
+	    total == h->amount && h->actual > h->base && known < seq;
+}
+
+/* Bring one slot to FREE or to SETTLING with its record pushed; false if the ring is full. */
+static bool
+push_slot(struct reap *r, uint32_t slot)
+{
+	struct hold *h = hold_at(r->region, slot);
+	struct account *a = account_of(r->region, h);
+	/* Relaxed: its writer is dead, and after it we are the only one. */
+	uint64_t word = atomic_load_explicit(&h->state, memory_order_relaxed);
+	uint64_t seq = HOLD_SEQ(word);
+
+	if (HOLD_STATE(word) == HOLD_FREE)
+		return true;
+	if (a == NULL) {
+		hold_move(h, seq, HOLD_FREE);
+		return true;
+	}
+	switch (HOLD_STATE(word)) {
+	case HOLD_CLAIMED:
+		if (!ledger_took(a, slot, h, seq)) {
+			hold_move(h, seq, HOLD_FREE);
+			return true;
+		}
+		break;
+	case HOLD_EXTENDING:
+		if (!ledger_took(a, slot, h, seq))
+			h->take = 0;
+		if (__builtin_add_overflow(h->base, h->take, &h->amount))
+			h->amount = h->base;
+		break;
+	case HOLD_CREDITING:
+		/* Durable or never to be: what the dead process published is drained. */
+		if (journaled(h, seq, RING_APPLIED) && !ledger_took(a, slot, h, seq))
+			ledger_give(r->region, a, slot, seq, h->take);
+		hold_move(h, seq, HOLD_FREE);
+		return true;
+	default:
+		break;
+	}
+	if (HOLD_STATE(word) != HOLD_SETTLING) {
+		hold_move(h, seq, HOLD_HELD);
+		settle_at_meter(h);
+		if (extend_unknown(h, seq) && !push(r, h, JOURNAL_EXTEND))
+			return false;
+		hold_move(h, ++seq, HOLD_SETTLING);
+	}
+	/* Perhaps for the second time: the keeper ignores an operation that it knows. */
+	if (!push(r, h, h->voided ? JOURNAL_VOID : JOURNAL_SETTLE))
+		return false;
+	if (h->voided)
+		r->voided++;
+	else
+		r->settled++;
+	return true;
+}
+
+/* The settlement is durable: give back what it did not charge. */
+static void
+finish_slot(const struct reap *r, uint32_t slot)
+{
+	struct hold *h = hold_at(r->region, slot);
+	struct account *a = account_of(r->region, h);
+	/* Relaxed: ours. */
+	uint64_t word = atomic_load_explicit(&h->state, memory_order_relaxed);
+	uint64_t seq = HOLD_SEQ(word);
+	int64_t give;
+
+	if (HOLD_STATE(word) != HOLD_SETTLING)
+		return;
+	/* Refused: the slot was forged; the account is frozen, and nothing is given. */
+	if (a != NULL && !journaled(h, seq, RING_REFUSED) &&
+	    !__builtin_sub_overflow(h->amount, h->actual, &give) && give > 0 &&
+	    !ledger_took(a, slot, h, seq))
+		ledger_give(r->region, a, slot, seq, give);
+	hold_move(h, seq, HOLD_FREE);
+}
+
+enum reap_state
+reap_step(struct reap *r, int *pushed)
+{
+	struct ring *ring = region_ring(r->region, r->proc);
+	uint32_t first = hold_first(r->region, r->proc), count = r->region->h->holds_per_proc;
+	bool behind = ring_durable(ring) < ring_head(ring);
+
+	*pushed = 0;
+	if (r->state == REAP_DRAIN && !behind)
+		r->state = REAP_PUSH;
+	if (r->state == REAP_PUSH) {
+		/* Nobody will ask for the dead process's results: room for ours. */
+		ring_ack(ring, ring_durable(ring));
+		while (r->next < count && push_slot(r, first + r->next))
+			r->next++;
+		if (r->next == count)
+			r->state = REAP_WAIT;
+		behind = ring_durable(ring) < ring_head(ring);
+	}
+	if (r->state == REAP_WAIT && !behind) {
+		for (uint32_t i = 0; i < count; i++)
+			finish_slot(r, first + i);
+		ring_ack(ring, ring_head(ring));
+		r->state = REAP_DONE;
+	}
+	/* Also while draining: the dead process may have published without waking. */
+	*pushed = r->state != REAP_DONE;
+	return r->state;
+}
