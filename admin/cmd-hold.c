@@ -1,0 +1,26 @@
+/*
+ * tollctl hold list
+ */
+#include "admin/tollctl.h"
+
+static enum ctl_exit
+list(struct ctl *ctl, const struct command *c)
+{
+	static const struct column columns[] = {
+	    {"hold", "HOLD", false},
+	    {"account", "ACCOUNT", false},
+	    {"amount", "AMOUNT", true},
+	    {"metered", "TOKENS", true},
+	    {"age", "AGE", true},
+	    {"stream_id", "STREAM", false},
+	    {NULL, NULL, false},
+	};
+
+	return print_pages(ctl, c, "holds", columns);
+}
+
+const struct command cmd_hold_list = {
+    "hold list", "hold.list", "List open holds: credit set aside for streams.",
+    {{0}},
+    list,
+};

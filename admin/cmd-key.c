@@ -1,0 +1,89 @@
+/*
+ * tollctl key create | list | revoke
+ */
+#include <stdio.h>
+#include <unistd.h>
+
+#include "admin/tollctl.h"
+
+/* In a script, KEY=$(tollctl key create alice) is to be the key and nothing else. */
+static enum ctl_exit
+create(struct ctl *ctl, const struct command *c)
+{
+	const msgpack_object *result;
+	const char *key;
+	size_t len;
+
+	if (ctl->json)
+		return ctl_show(ctl, c);
+	result = ctl_call(ctl, c, NULL);
+	if (result == NULL)
+		return ctl->exit;
+	if (isatty(STDOUT_FILENO) != 0) {
+		print_object(result);
+		(void)fprintf(stderr, "This is the only time that the key is shown.\n");
+		return CTL_DONE;
+	}
+	key = proto_get_text(result, "key", &len);
+	print_text(key, len);
+	(void)printf("\n");
+	return CTL_DONE;
+}
+
+const struct command cmd_key_create = {
+    "key create", "key.create",
+    "Make an API key for an account and print it, this once.  If the output is not a\n"
+    "terminal (and without --json), the key alone is printed.",
+    {
+	{"ID", NULL, "id", CMD_TEXT, true, "the account"},
+	{"--ttl", "TIME", "ttl", CMD_DURATION, false,
+	    "how long it is good: 90s, 15m, 1h, 7d (default: until revoked)"},
+	{"--label", "TEXT", "label", CMD_TEXT, false, "a name for it, kept in the journal"},
+	{0},
+    },
+    create,
+};
+
+static enum ctl_exit
+list(struct ctl *ctl, const struct command *c)
+{
+	static const struct column columns[] = {
+	    {"key_id", "KEY ID", false},
+	    {"account", "ACCOUNT", false},
+	    {"status", "STATUS", false},
+	    {"expires_at", "EXPIRES", false},
+	    {"label", "LABEL", false},
+	    {NULL, NULL, false},
+	};
+
+	return print_pages(ctl, c, "keys", columns);
+}
+
+const struct command cmd_key_list = {
+    "key list", "key.list", "List an account's keys; the keys themselves are not kept.",
+    {
+	{"ID", NULL, "id", CMD_TEXT, true, "the account"},
+	{0},
+    },
+    list,
+};
+
+static enum ctl_exit
+revoke_key(struct ctl *ctl, const struct command *c)
+{
+	if (ctl->json)
+		return ctl_show(ctl, c);
+	if (ctl_call(ctl, c, NULL) == NULL)
+		return ctl->exit;
+	(void)printf("revoked  %s\n", ctl->given[0]);
+	return CTL_DONE;
+}
+
+const struct command cmd_key_revoke = {
+    "key revoke", "key.revoke", "Revoke a key; when this returns, it is refused everywhere.",
+    {
+	{"KEYID", NULL, "key_id", CMD_TEXT, true, "key_..., as key create and key list show it"},
+	{0},
+    },
+    revoke_key,
+};

@@ -1,0 +1,241 @@
+/*
+ * key.create, key.list, key.revoke.  Admin process.
+ *
+ * A key exists in clear only in its call, until the answer is handed over, and is wiped then.
+ */
+#include <string.h>
+
+#include "daemon/admin.h"
+#include "daemon/state.h"
+
+static void
+put_expiry(struct proto_out *out, uint64_t expires_us)
+{
+	proto_put_str(out, "expires_at");
+	if (expires_us == 0)
+		proto_put_nil(out);
+	else
+		proto_put_int(out, (int64_t)(expires_us / 1000000));
+}
+
+static void
+made_cb(void *arg, uint64_t position)
+{
+	struct admin_call *call = arg;
+	enum ring_status status = ring_result(ledger_ring(call->admin->ledger), position, NULL);
+	char key_id[AUTH_KEY_ID_LEN + 1];
+	struct proto_out *out;
+
+	if (status != RING_APPLIED) {
+		(void)admin_refused(call, status);
+		admin_finish(call);
+		return;
+	}
+	admin_log(call, "key created");
+	auth_format_key_id(call->key_id, key_id);
+	out = admin_result(call);
+	proto_put_map(out, 4);
+	proto_put_kstr(out, "key", call->key);
+	proto_put_kstr(out, "key_id", key_id);
+	proto_put_ktext(out, "account", call->account->id, call->account->id_len);
+	put_expiry(out, call->expires_us);
+	admin_finish(call);
+}
+
+enum admin_step
+admin_key_create(struct admin_call *call, const struct proto_value *v)
+{
+	struct admin *a = call->admin;
+	struct journal_key payload = {.scopes = KEY_SCOPE_CHAT, .label_len = (uint16_t)v[2].len};
+	struct journal_record record = {
+	    .type = JOURNAL_KEY,
+	    .version = JOURNAL_VERSION,
+	    .proc = PROC_ADMIN,
+	    .slot = JOURNAL_NONE,
+	    .price = JOURNAL_NONE,
+	    .time_us = admin_realtime_us(),
+	};
+	uint64_t position;
+
+	call->account = admin_account(call, &v[0]);
+	if (call->account == NULL)
+		return ADMIN_DONE;
+	record.account = call->account->number;
+	if (v[1].given)
+		call->expires_us = record.time_us + (uint64_t)v[1].number * 1000000;
+	auth_make_key(call->key, &call->key_id);
+	auth_hash(a->heritage->key_secret, call->key, strlen(call->key), payload.hash);
+	payload.key_id = call->key_id;
+	payload.expires_us = call->expires_us;
+	position = ring_push2(
+	    ledger_ring(a->ledger), &record, &payload, sizeof payload, v[2].text, v[2].len);
+	if (position == 0) {
+		explicit_bzero(call->key, sizeof call->key);
+		return ADMIN_BUSY;
+	}
+	durable_wait(a->durable, position, made_cb, call);
+	return ADMIN_LATER;
+}
+
+static void
+revoked_cb(void *arg, uint64_t position)
+{
+	struct admin_call *call = arg;
+	enum ring_status status = ring_result(ledger_ring(call->admin->ledger), position, NULL);
+	char key_id[AUTH_KEY_ID_LEN + 1];
+	struct proto_out *out;
+
+	if (status == RING_UNKNOWN)
+		(void)admin_error(call, "key_not_found", "key_id", "no such key");
+	else if (status != RING_APPLIED && status != RING_REPEATED)
+		(void)admin_refused(call, status);
+	else {
+		if (status == RING_APPLIED)
+			admin_log(call, "key revoked");
+		auth_format_key_id(call->key_id, key_id);
+		out = admin_result(call);
+		proto_put_map(out, status == RING_REPEATED ? 3 : 2);
+		proto_put_kstr(out, "key_id", key_id);
+		proto_put_kbool(out, "revoked", true);
+		if (status == RING_REPEATED)
+			proto_put_kbool(out, "repeated", true);
+	}
+	admin_finish(call);
+}
+
+enum admin_step
+admin_key_revoke(struct admin_call *call, const struct proto_value *v)
+{
+	struct admin *a = call->admin;
+	struct journal_record record = {
+	    .type = JOURNAL_KEY_REVOKE,
+	    .version = JOURNAL_VERSION,
+	    .proc = PROC_ADMIN,
+	    .slot = JOURNAL_NONE,
+	    .account = JOURNAL_NONE,
+	    .price = JOURNAL_NONE,
+	    .time_us = admin_realtime_us(),
+	};
+	char text[AUTH_KEY_ID_LEN + 1] = "";
+	uint64_t position;
+
+	memcpy(text, v[0].text, v[0].len); /* the table of methods bounds it */
+	if (strlen(text) != v[0].len || auth_parse_key_id(text, &call->key_id) != 0)
+		return admin_error(call, "invalid_argument", "key_id",
+		    "a key id is \"key_\" and 16 hexadecimal digits (not the key itself)");
+	record.extra = (int64_t)call->key_id;
+	position = ring_push(ledger_ring(a->ledger), &record, NULL, 0);
+	if (position == 0)
+		return ADMIN_BUSY;
+	durable_wait(a->durable, position, revoked_cb, call);
+	return ADMIN_LATER;
+}
+
+static const char *
+status_text(const struct key_entry *k, uint64_t now_us)
+{
+	/* Relaxed: one word. */
+	if (atomic_load_explicit(&k->flags, memory_order_relaxed) & KEY_REVOKED)
+		return "revoked";
+	return k->expires_us != 0 && k->expires_us <= now_us ? "expired" : "active";
+}
+
+/* The label is in state.mdb only.  Nil where there is none, or where that cannot be read. */
+static void
+put_label(struct proto_out *out, struct admin *a, uint64_t key_id)
+{
+	struct state_key row;
+	const char *why;
+
+	if (a->state == NULL)
+		a->state = state_reader_open(a->heritage->config->state_dir, &why);
+	proto_put_str(out, "label");
+	if (a->state != NULL && state_key_next(a->state, key_id, &row) == 1 &&
+	    row.key_id == key_id && row.label_len > 0 && proto_text_ok(row.label, row.label_len))
+		proto_put_text(out, row.label, row.label_len);
+	else
+		proto_put_nil(out);
+}
+
+/*
+ * A page: {"keys": [...], "next": where to go on, or nil}.  Keys of all accounts lie in one
+ * array, in the order of their creation; so many are looked at for one answer that it stays
+ * short, and a page may well be empty with a "next".
+ */
+static void
+put_page(struct admin_call *call)
+{
+	enum { LOOK = 200000 };
+	struct region *r = call->admin->region;
+	/* Acquire, pairs with the keeper's insert: keys below the count are whole. */
+	uint32_t count = atomic_load_explicit(&r->h->keys, memory_order_acquire);
+	uint32_t found[ADMIN_PAGE_MAX], n = 0, at = call->at;
+	uint32_t stop = count > at && count - at > LOOK ? at + LOOK : count;
+	uint64_t now_us = admin_realtime_us();
+	struct proto_out *out = admin_result(call);
+
+	for (; at < stop && n < call->limit; at++)
+		if (key_at(r, at)->account == call->account->number)
+			found[n++] = at;
+	proto_put_map(out, 2);
+	proto_put_str(out, "keys");
+	proto_put_array(out, n);
+	for (uint32_t i = 0; i < n; i++) {
+		const struct key_entry *k = key_at(r, found[i]);
+		char key_id[AUTH_KEY_ID_LEN + 1];
+
+		auth_format_key_id(k->key_id, key_id);
+		proto_put_map(out, 5);
+		proto_put_kstr(out, "key_id", key_id);
+		proto_put_ktext(out, "account", call->account->id, call->account->id_len);
+		proto_put_kstr(out, "status", status_text(k, now_us));
+		put_expiry(out, k->expires_us);
+		put_label(out, call->admin, k->key_id);
+	}
+	proto_put_str(out, "next");
+	if (at < count)
+		proto_put_int(out, at);
+	else
+		proto_put_nil(out);
+}
+
+static void
+synced_cb(void *arg, uint64_t position)
+{
+	(void)position;
+	put_page(arg);
+	admin_finish(arg);
+}
+
+enum admin_step
+admin_key_list(struct admin_call *call, const struct proto_value *v)
+{
+	struct admin *a = call->admin;
+	const struct journal_record sync = {
+	    .type = JOURNAL_SYNC,
+	    .version = JOURNAL_VERSION,
+	    .proc = PROC_ADMIN,
+	    .slot = JOURNAL_NONE,
+	    .account = JOURNAL_NONE,
+	    .price = JOURNAL_NONE,
+	    .time_us = admin_realtime_us(),
+	};
+	uint64_t position;
+
+	call->account = admin_account(call, &v[0]);
+	if (call->account == NULL)
+		return ADMIN_DONE;
+	call->at = (uint32_t)v[1].number;
+	call->limit = v[2].given ? (uint32_t)v[2].number : ADMIN_PAGE_MAX;
+	/* Labels of keys just made: state.mdb has to catch up for the first page. */
+	if (call->at > 0 ||
+	    atomic_load_explicit(&a->region->h->journal_ok, memory_order_relaxed) == 0) {
+		put_page(call);
+		return ADMIN_DONE;
+	}
+	position = ring_push(ledger_ring(a->ledger), &sync, NULL, 0);
+	if (position == 0)
+		return ADMIN_BUSY;
+	durable_wait(a->durable, position, synced_cb, call);
+	return ADMIN_LATER;
+}

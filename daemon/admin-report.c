@@ -1,0 +1,259 @@
+/*
+ * hold.list, workers.list, stats.get, daemon.ping: reports from shared memory.  Admin process.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "daemon/admin.h"
+#include "daemon/ids.h"
+#include "daemon/metrics_table.h"
+
+/* What a report tells of a hold, copied while its owner may be at work on it. */
+struct hold_report {
+	uint32_t slot, account, generation;
+	int64_t amount;
+	uint32_t metered;
+	uint64_t opened_us;
+	uint8_t stream_id[16];
+};
+
+/*
+ * Copy an open hold; false if the slot has none.  The owner writes these fields only in other
+ * states, so they belong together if the state's word is the same before and after; amount may
+ * be an extend older.
+ */
+static bool
+hold_report(const struct admin *a, uint32_t slot, struct hold_report *out)
+{
+	const struct hold *h = hold_at(a->region, slot);
+	uint64_t ttl_us = a->heritage->config->ledger.hold_ttl * UINT64_C(1000000);
+
+	for (int tries = 0; tries < 3; tries++) {
+		/* Acquire, pairs with hold_move. */
+		uint64_t word = atomic_load_explicit(&h->state, memory_order_acquire);
+		enum hold_state st = HOLD_STATE(word);
+
+		if (st != HOLD_HELD && st != HOLD_EXTENDING && st != HOLD_SETTLING)
+			return false;
+		*out = (struct hold_report){.slot = slot, .account = h->account,
+		    .generation = h->generation, .amount = h->amount};
+		out->metered =
+		    METER_TOKENS(atomic_load_explicit(&h->meter, memory_order_relaxed));
+		out->opened_us = h->deadline_us - ttl_us;
+		memcpy(out->stream_id, h->stream_id, sizeof out->stream_id);
+		/* The second look must not slip in front of the copies. */
+		atomic_thread_fence(memory_order_acquire);
+		if (atomic_load_explicit(&h->state, memory_order_relaxed) == word)
+			/* Acquire, pairs with the keeper's insert. */
+			return out->account <
+			       atomic_load_explicit(
+				   &a->region->h->accounts, memory_order_acquire);
+	}
+	return false;
+}
+
+static void
+put_hold(struct proto_out *out, const struct admin *a, const struct hold_report *h)
+{
+	const struct account *account = account_at(a->region, h->account);
+	struct stream_id id = {.proc = (uint8_t)hold_proc(a->region, h->slot),
+	    .generation = h->generation};
+	char stream[STREAM_ID_LEN + 1], name[32];
+	uint64_t now_us = admin_realtime_us();
+
+	memcpy(id.secret, h->stream_id, sizeof id.secret);
+	stream_id_format(&id, stream);
+	/* Slots are used again and again; with a piece of the stream's id the name is of one. */
+	(void)snprintf(name, sizeof name, "%u-%02x%02x%02x%02x", h->slot, h->stream_id[0],
+	    h->stream_id[1], h->stream_id[2], h->stream_id[3]);
+	proto_put_map(out, 6);
+	proto_put_kstr(out, "hold", name);
+	proto_put_ktext(out, "account", account->id, account->id_len);
+	proto_put_kint(out, "amount", h->amount);
+	proto_put_kint(out, "metered", h->metered);
+	proto_put_kstr(out, "stream_id", stream);
+	proto_put_kint(out, "age",
+	    now_us > h->opened_us ? (int64_t)((now_us - h->opened_us) / 1000000) : 0);
+}
+
+/* A page: {"holds": [...], "next": the slot to go on with, or nil}. */
+enum admin_step
+admin_hold_list(struct admin_call *call, const struct proto_value *v)
+{
+	const struct admin *a = call->admin;
+	uint32_t count = hold_count(a->region), at = (uint32_t)v[0].number;
+	uint32_t limit = v[1].given ? (uint32_t)v[1].number : ADMIN_PAGE_MAX, n = 0;
+	struct hold_report found[ADMIN_PAGE_MAX];
+	struct proto_out *out = admin_result(call);
+
+	for (; at < count && n < limit; at++)
+		if (hold_report(a, at, &found[n]))
+			n++;
+	proto_put_map(out, 2);
+	proto_put_str(out, "holds");
+	proto_put_array(out, n);
+	for (uint32_t i = 0; i < n; i++)
+		put_hold(out, a, &found[i]);
+	proto_put_str(out, "next");
+	if (at < count)
+		proto_put_int(out, at);
+	else
+		proto_put_nil(out);
+	return ADMIN_DONE;
+}
+
+static const char *
+proc_state(const struct proc_slot *p)
+{
+	/* Relaxed: words that only the master changes. */
+	if (atomic_load_explicit(&p->reaping, memory_order_relaxed) != 0)
+		return "reaping";
+	return atomic_load_explicit(&p->pid, memory_order_relaxed) != 0 ? "running" : "down";
+}
+
+static uint32_t
+holds_of(const struct region *r, uint32_t proc)
+{
+	uint32_t first = hold_first(r, proc), n = 0;
+
+	for (uint32_t i = 0; i < r->h->holds_per_proc; i++)
+		/* Relaxed: a report. */
+		n += HOLD_STATE(atomic_load_explicit(
+			 &hold_at(r, first + i)->state, memory_order_relaxed)) != HOLD_FREE;
+	return n;
+}
+
+/* [{"worker", "pid", "state", "generation", "streams", "holds"}]. */
+enum admin_step
+admin_workers_list(struct admin_call *call, const struct proto_value *v)
+{
+	const struct region *r = call->admin->region;
+	uint32_t shown[2 * REGION_WORKERS_MAX], n = 0;
+	struct proto_out *out = admin_result(call);
+
+	(void)v;
+	for (uint32_t p = PROC_WORKER; p < r->h->procs; p++)
+		if (p < PROC_WORKER + r->h->dims.workers ||
+		    strcmp(proc_state(region_proc(r, p)), "down") != 0)
+			shown[n++] = p;
+	proto_put_array(out, n);
+	for (uint32_t i = 0; i < n; i++) {
+		const struct proc_slot *p = region_proc(r, shown[i]);
+		uint32_t pid = atomic_load_explicit(&p->pid, memory_order_relaxed);
+
+		proto_put_map(out, 6);
+		proto_put_kint(out, "worker", shown[i] - PROC_WORKER + 1);
+		proto_put_kint(out, "pid", pid);
+		proto_put_kstr(out, "state", proc_state(p));
+		proto_put_kint(out, "generation",
+		    atomic_load_explicit(&p->generation, memory_order_relaxed));
+		proto_put_kint(out, "streams",
+		    pid == 0 ? 0
+			     : (int64_t)atomic_load_explicit(&p->streams, memory_order_relaxed));
+		proto_put_kint(out, "holds", holds_of(r, shown[i]));
+	}
+	return ADMIN_DONE;
+}
+
+/* stats.get is made in two passes: MessagePack wants counts before contents. */
+struct stats {
+	uint32_t series[M_FAMILIES]; /* counted by the first */
+	struct proto_out *out;       /* the second writes */
+	bool failed;
+};
+
+static void
+count_sample(void *arg, const struct metrics_sample *s)
+{
+	struct stats *st = arg;
+
+	st->series[s->family - metrics_families]++;
+}
+
+static const char *
+unit_text(enum metrics_unit unit)
+{
+	static const char *const text[] = {[UNIT_ONE] = "one", [UNIT_SECONDS] = "microseconds",
+	    [UNIT_CREDITS] = "microcredits", [UNIT_RATIO] = "millionths"};
+
+	return text[unit];
+}
+
+static void
+put_family(void *arg, const struct metrics_family *f)
+{
+	struct stats *st = arg;
+	uint32_t n = st->series[f - metrics_families];
+
+	proto_put_map(st->out, 3);
+	proto_put_kstr(st->out, "name", f->name);
+	proto_put_kstr(st->out, "unit", unit_text(f->unit));
+	proto_put_str(st->out, "series");
+	proto_put_array(st->out, n);
+}
+
+static void
+put_sample(void *arg, const struct metrics_sample *s)
+{
+	struct stats *st = arg;
+	const struct metrics_family *f = s->family;
+	bool histogram = f->type == METRIC_HISTOGRAM;
+	size_t labels = (s->value[0] != NULL) + (size_t)(s->value[1] != NULL);
+	uint64_t count = 0;
+
+	proto_put_map(st->out, histogram ? 3 : 2);
+	proto_put_str(st->out, "labels");
+	proto_put_map(st->out, labels);
+	for (size_t i = 0; i < labels; i++)
+		proto_put_kstr(st->out, f->label[i]->name, s->value[i]);
+	if (!histogram) {
+		proto_put_kint(st->out, "value", (int64_t)s->words[0]);
+		return;
+	}
+	for (uint32_t i = 0; i <= f->buckets->n; i++)
+		count += s->words[i];
+	proto_put_kint(st->out, "count", (int64_t)count);
+	proto_put_kint(st->out, "sum", (int64_t)s->words[f->buckets->n + 1]);
+}
+
+/* [{"name", "unit", "series": [{"labels": {}, "value"}]}]; histograms: "count" and "sum". */
+enum admin_step
+admin_stats_get(struct admin_call *call, const struct proto_value *v)
+{
+	const struct admin *a = call->admin;
+	const struct config *c = a->heritage->config;
+	struct metrics_snapshot *snapshot = metrics_snapshot(a->region);
+	struct stats st = {.out = &call->out};
+
+	(void)v;
+	if (snapshot == NULL)
+		return admin_error(call, "out_of_memory", NULL, "out of memory");
+	metrics_visit(&(struct metrics_visitor){NULL, count_sample, &st}, snapshot, c);
+	(void)admin_result(call);
+	proto_put_array(st.out, M_FAMILIES);
+	metrics_visit(&(struct metrics_visitor){put_family, put_sample, &st}, snapshot, c);
+	metrics_snapshot_free(snapshot);
+	return ADMIN_DONE;
+}
+
+/* {"version", "pid", "accounts_loaded", "journal_ok", "draining"}. */
+enum admin_step
+admin_daemon_ping(struct admin_call *call, const struct proto_value *v)
+{
+	const struct region *r = call->admin->region;
+	struct proto_out *out = admin_result(call);
+
+	(void)v;
+	proto_put_map(out, 5);
+	proto_put_kstr(out, "version", TOLLD_VERSION);
+	/* Relaxed: single words, for a look. */
+	proto_put_kint(out, "pid",
+	    atomic_load_explicit(&region_proc(r, PROC_MASTER)->pid, memory_order_relaxed));
+	proto_put_kbool(out, "accounts_loaded",
+	    atomic_load_explicit(&r->h->filled, memory_order_relaxed) != 0);
+	proto_put_kbool(out, "journal_ok",
+	    atomic_load_explicit(&r->h->journal_ok, memory_order_relaxed) != 0);
+	proto_put_kbool(
+	    out, "draining", atomic_load_explicit(&r->h->draining, memory_order_relaxed) != 0);
+	return ADMIN_DONE;
+}

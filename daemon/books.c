@@ -1,0 +1,422 @@
+/*
+ * The keeper's books: tables, look-ups, and filling them from rows.  Keeper (and admin, for an
+ * audit).  Judging records is books_check.c's, entering them books_apply.c's.
+ */
+#include "daemon/books.h"
+
+#include <openssl/sha.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/books_private.h"
+#include "daemon/log.h"
+#include "shm/account.h"
+
+/* Room for one more of `size` bytes; not counted yet. */
+void *
+books_room(struct table *t, size_t more, size_t size)
+{
+	if (t->count + more > t->cap) {
+		size_t cap = t->cap < 16 ? 16 : t->cap;
+		void *data;
+
+		while (cap < t->count + more)
+			cap *= 2;
+		data = realloc(t->data, cap * size);
+		if (data == NULL)
+			fatal("keeper: books");
+		t->data = data;
+		t->cap = cap;
+	}
+	return (char *)t->data + t->count * size;
+}
+
+void
+books_add_u32(struct table *t, uint32_t value)
+{
+	*(uint32_t *)books_room(t, 1, sizeof value) = value;
+	t->count++;
+}
+
+static uint64_t
+text_add(struct books *b, const char *text, size_t len)
+{
+	uint64_t at = b->text.count;
+
+	if (len > 0)
+		memcpy(books_room(&b->text, len, 1), text, len);
+	b->text.count += len;
+	return at;
+}
+
+static const char *
+text_at(const struct books *b, uint64_t at)
+{
+	return b->text.data == NULL ? "" : (const char *)b->text.data + at;
+}
+
+/* FNV-1a and a final mix; ids are checked and counted before they come here. */
+static uint64_t
+hash_bytes(const void *bytes, size_t len)
+{
+	const unsigned char *p = bytes;
+	uint64_t h = UINT64_C(0xcbf29ce484222325);
+
+	for (size_t i = 0; i < len; i++)
+		h = (h ^ p[i]) * UINT64_C(0x100000001b3);
+	h ^= h >> 32;
+	h *= UINT64_C(0xd6e8feb86659fd93);
+	return h ^ h >> 32;
+}
+
+static void
+lookup_put(struct lookup *l, uint64_t word)
+{
+	size_t at = (size_t)(word >> 32) & l->mask;
+
+	while (l->entry[at] != 0)
+		at = (at + 1) & l->mask;
+	l->entry[at] = word;
+}
+
+static void
+lookup_add(struct lookup *l, uint64_t hash, uint32_t index)
+{
+	if (l->entry == NULL || 2 * (l->used + 1) > l->mask) {
+		struct lookup bigger = {.mask = l->entry == NULL ? 63 : 2 * l->mask + 1};
+
+		bigger.entry = calloc(bigger.mask + 1, sizeof *bigger.entry);
+		if (bigger.entry == NULL)
+			fatal("keeper: books");
+		for (size_t i = 0; l->entry != NULL && i <= l->mask; i++)
+			if (l->entry[i] != 0)
+				lookup_put(&bigger, l->entry[i]);
+		bigger.used = l->used;
+		free(l->entry);
+		*l = bigger;
+	}
+	lookup_put(l, (hash & ~UINT64_C(0xffffffff)) | (index + 1u));
+	l->used++;
+}
+
+/* Walk the entries of a hash: start with *at = SIZE_MAX; JOURNAL_NONE after the last. */
+static uint32_t
+lookup_next(const struct lookup *l, uint64_t hash, size_t *at)
+{
+	if (l->entry == NULL)
+		return JOURNAL_NONE;
+	*at = *at == SIZE_MAX ? (size_t)(hash >> 32) & l->mask : (*at + 1) & l->mask;
+	for (; l->entry[*at] != 0; *at = (*at + 1) & l->mask)
+		if (l->entry[*at] >> 32 == hash >> 32)
+			return (uint32_t)l->entry[*at] - 1;
+	return JOURNAL_NONE;
+}
+
+struct books *
+books_new(void)
+{
+	struct books *b = calloc(1, sizeof *b);
+
+	if (b == NULL)
+		fatal("keeper: books");
+	return b;
+}
+
+void
+books_free(struct books *b)
+{
+	if (b == NULL)
+		return;
+	free(b->accounts.data);
+	free(b->holds.data);
+	free(b->keys.data);
+	free(b->refs.data);
+	free(b->prices.data);
+	free(b->text.data);
+	free(b->by_id.entry);
+	free(b->by_key_id.entry);
+	free(b->by_key_hash.entry);
+	free(b->by_ref.entry);
+	free(b->changed_accounts.data);
+	free(b->changed_slots.data);
+	free(b->changed_keys.data);
+	free(b);
+}
+
+/* Looking. */
+
+#define GETTER(name, table, type)                                                                 \
+	const struct type *name(const struct books *b, uint32_t i)                                \
+	{                                                                                         \
+		return i < b->table.count ? (const struct type *)b->table.data + i : NULL;        \
+	}
+#define COUNTER(name, table)                                                                      \
+	uint32_t name(const struct books *b)                                                      \
+	{                                                                                         \
+		return (uint32_t)b->table.count;                                                  \
+	}
+GETTER(books_account, accounts, books_account)
+GETTER(books_hold, holds, books_hold)
+GETTER(books_key, keys, books_key)
+GETTER(books_ref, refs, books_ref)
+GETTER(books_price, prices, books_price)
+COUNTER(books_accounts, accounts)
+COUNTER(books_slots, holds)
+COUNTER(books_keys, keys)
+COUNTER(books_refs, refs)
+COUNTER(books_prices, prices)
+
+const char *
+books_account_id(const struct books *b, uint32_t number, size_t *len)
+{
+	const struct books_account *a = books_account(b, number);
+
+	*len = a == NULL ? 0 : a->id_len;
+	return a == NULL ? NULL : text_at(b, a->id_at);
+}
+
+const char *
+books_key_label(const struct books *b, const struct books_key *k)
+{
+	return text_at(b, k->label_at);
+}
+
+const char *
+books_price_model(const struct books *b, const struct books_price *p)
+{
+	return text_at(b, p->model_at);
+}
+
+uint32_t
+books_account_find(const struct books *b, const char *id, size_t len)
+{
+	uint64_t hash = hash_bytes(id, len);
+	size_t at = SIZE_MAX;
+	uint32_t i;
+
+	while ((i = lookup_next(&b->by_id, hash, &at)) != JOURNAL_NONE) {
+		const struct books_account *a = books_account(b, i);
+
+		if (a->id_len == len && memcmp(text_at(b, a->id_at), id, len) == 0)
+			break;
+	}
+	return i;
+}
+
+uint32_t
+books_key_find(const struct books *b, uint64_t key_id)
+{
+	uint64_t hash = hash_bytes(&key_id, sizeof key_id);
+	size_t at = SIZE_MAX;
+	uint32_t i;
+
+	while ((i = lookup_next(&b->by_key_id, hash, &at)) != JOURNAL_NONE)
+		if (books_key(b, i)->key_id == key_id)
+			break;
+	return i;
+}
+
+bool
+books_key_hash_taken(const struct books *b, const uint8_t hash[static 32])
+{
+	uint64_t h = hash_bytes(hash, 32);
+	size_t at = SIZE_MAX;
+	uint32_t i;
+
+	while ((i = lookup_next(&b->by_key_hash, h, &at)) != JOURNAL_NONE)
+		if (memcmp(books_key(b, i)->hash, hash, 32) == 0)
+			return true;
+	return false;
+}
+
+const struct books_ref *
+books_ref_find(const struct books *b, const uint8_t id[static 16])
+{
+	uint64_t hash = hash_bytes(id, 16);
+	size_t at = SIZE_MAX;
+	uint32_t i;
+
+	while ((i = lookup_next(&b->by_ref, hash, &at)) != JOURNAL_NONE)
+		if (memcmp(books_ref(b, i)->id, id, 16) == 0)
+			return books_ref(b, i);
+	return NULL;
+}
+
+uint32_t
+books_price_find(const struct books *b, const char *model, size_t len, const struct price *price)
+{
+	/* From the end: what is in force was added last. */
+	for (uint32_t i = books_prices(b); i-- > 0;) {
+		const struct books_price *p = books_price(b, i);
+
+		if (p->model_len == len && memcmp(text_at(b, p->model_at), model, len) == 0 &&
+		    p->price.prompt == price->prompt && p->price.cached == price->cached &&
+		    p->price.completion == price->completion)
+			return i;
+	}
+	return JOURNAL_NONE;
+}
+
+void
+books_ref_id(uint32_t account, const void *ref, size_t len, uint8_t id[static 16])
+{
+	/* A ref comes as 16-bit length and bytes, so this is enough for any. */
+	unsigned char text[sizeof account + UINT16_MAX], digest[SHA256_DIGEST_LENGTH];
+
+	memcpy(text, &account, sizeof account);
+	memcpy(text + sizeof account, ref, len);
+	SHA256(text, sizeof account + len, digest);
+	memcpy(id, digest, 16);
+}
+
+bool
+books_ref_of(const struct journal_record *r, const void *payload, const void **ref, size_t *len)
+{
+	struct journal_ref head;
+
+	*ref = NULL;
+	*len = 0;
+	if (r->payload_len == 0)
+		return true;
+	if (r->payload_len < sizeof head)
+		return false;
+	memcpy(&head, payload, sizeof head);
+	if (sizeof head + head.ref_len + head.reason_len > r->payload_len)
+		return false;
+	*ref = (const char *)payload + sizeof head;
+	*len = head.ref_len;
+	return true;
+}
+
+/* The slot's entry, made if need be; NULL if there can be no such slot. */
+struct books_hold *
+books_slot(struct books *b, uint32_t slot)
+{
+	if (slot >= BOOKS_SLOTS_MAX)
+		return NULL;
+	if (slot >= b->holds.count) {
+		size_t more = slot + 1 - b->holds.count;
+
+		memset(books_room(&b->holds, more, sizeof(struct books_hold)), 0,
+		    more * sizeof(struct books_hold));
+		b->holds.count += more;
+	}
+	return (struct books_hold *)b->holds.data + slot;
+}
+
+void
+books_add_ref(struct books *b, const struct books_ref *ref)
+{
+	memcpy(books_room(&b->refs, 1, sizeof *ref), ref, sizeof *ref);
+	lookup_add(&b->by_ref, hash_bytes(ref->id, sizeof ref->id), (uint32_t)b->refs.count++);
+}
+
+/* Filling. */
+
+int
+books_load_account(struct books *b, uint32_t number, const struct books_account *row,
+    const char *id, size_t id_len)
+{
+	struct books_account *a;
+
+	if (number != b->accounts.count || !account_id_ok(id, id_len) ||
+	    books_account_find(b, id, id_len) != JOURNAL_NONE)
+		return -1;
+	a = books_room(&b->accounts, 1, sizeof *a);
+	*a = *row;
+	a->id_at = text_add(b, id, id_len);
+	a->id_len = (uint8_t)id_len;
+	a->changed = false;
+	b->accounts.count++;
+	lookup_add(&b->by_id, hash_bytes(id, id_len), number);
+	return 0;
+}
+
+int
+books_load_hold(struct books *b, uint32_t slot, const struct books_hold *row)
+{
+	struct books_hold *h = books_slot(b, slot);
+
+	if (h == NULL || (row->open && (row->account >= b->accounts.count ||
+	    row->price >= b->prices.count)))
+		return -1;
+	*h = *row;
+	h->changed = false;
+	return 0;
+}
+
+int
+books_load_key(struct books *b, const struct books_key *row, const char *label)
+{
+	uint32_t index = books_keys(b);
+	struct books_key *k;
+
+	if (row->account >= b->accounts.count || books_key_find(b, row->key_id) != JOURNAL_NONE)
+		return -1;
+	k = books_room(&b->keys, 1, sizeof *k);
+	*k = *row;
+	k->label_at = text_add(b, label, row->label_len);
+	k->changed = false;
+	b->keys.count++;
+	lookup_add(&b->by_key_id, hash_bytes(&k->key_id, sizeof k->key_id), index);
+	lookup_add(&b->by_key_hash, hash_bytes(k->hash, sizeof k->hash), index);
+	return 0;
+}
+
+int
+books_load_ref(struct books *b, const struct books_ref *row)
+{
+	books_add_ref(b, row);
+	b->refs_from = books_refs(b);
+	return 0;
+}
+
+int
+books_load_price(struct books *b, uint32_t price_id, const struct price *price, const char *model,
+    size_t model_len)
+{
+	struct books_price *p;
+
+	if (price_id != b->prices.count)
+		return -1;
+	p = books_room(&b->prices, 1, sizeof *p);
+	p->price = *price;
+	p->model_at = text_add(b, model, model_len);
+	p->model_len = (uint32_t)model_len;
+	b->prices.count++;
+	return 0;
+}
+
+void
+books_changes(const struct books *b, struct books_changes *c)
+{
+	*c = (struct books_changes){
+	    .account = b->changed_accounts.data,
+	    .slot = b->changed_slots.data,
+	    .key = b->changed_keys.data,
+	    .accounts = b->changed_accounts.count,
+	    .slots = b->changed_slots.count,
+	    .keys = b->changed_keys.count,
+	    .refs_from = b->refs_from,
+	    .prices_from = b->prices_from,
+	};
+}
+
+void
+books_changes_clear(struct books *b)
+{
+	const uint32_t *n;
+
+	n = b->changed_accounts.data;
+	for (size_t i = 0; i < b->changed_accounts.count; i++)
+		((struct books_account *)b->accounts.data)[n[i]].changed = false;
+	n = b->changed_slots.data;
+	for (size_t i = 0; i < b->changed_slots.count; i++)
+		((struct books_hold *)b->holds.data)[n[i]].changed = false;
+	n = b->changed_keys.data;
+	for (size_t i = 0; i < b->changed_keys.count; i++)
+		((struct books_key *)b->keys.data)[n[i]].changed = false;
+	b->changed_accounts.count = b->changed_slots.count = b->changed_keys.count = 0;
+	b->refs_from = books_refs(b);
+	b->prices_from = books_prices(b);
+}

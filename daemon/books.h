@@ -1,0 +1,172 @@
+#ifndef DAEMON_BOOKS_H
+#define DAEMON_BOOKS_H
+
+/*
+ * The keeper's own books: what the journal says about accounts, holds, keys, refs and prices,
+ * in private memory.  Workers parse hostile bytes and write shared memory, so nothing in there
+ * is believed: each record is judged by these books before it is committed.
+ *
+ * Pure over memory, no LMDB, no region.  The keeper owns one; an audit makes another one and
+ * plays the journal into it.  Out of memory is fatal.
+ */
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "shm/journal_record.h"
+#include "shm/money.h"
+#include "shm/ring.h"
+
+#define BOOKS_SLOTS_MAX (1u << 20) /* hold slots; as many as a region can have */
+
+struct books;
+
+struct books_account {
+	int64_t balance; /* topups + adjustments - charged */
+	int64_t held;    /* sum of its open holds */
+	int64_t overdraft;
+	int64_t charged, topups, adjustments;
+	/* Debits by adjustments that the admin process may not have applied in shared memory yet:
+	 * a reserve that was granted there before them is no contradiction. */
+	int64_t slack;
+	uint64_t id_at; /* books.c */
+	uint32_t requests_per_minute, tokens_per_minute, concurrent_streams;
+	uint8_t id_len;
+	uint8_t flags; /* ACCOUNT_CLOSED, ACCOUNT_FROZEN; not from the journal, not kept in it */
+	bool changed;
+};
+
+/* A hold slot: what its last operation left. */
+struct books_hold {
+	uint64_t op;    /* the last one in the journal */
+	int64_t amount; /* open: what is held */
+	int64_t slack;  /* its part in the account's */
+	uint64_t opened_us;
+	/* The last answer, given to records that were not stored too (refused, repeated). */
+	uint64_t answered_op;
+	int64_t answered_value;
+	uint32_t account, price, prompt;
+	uint32_t mark; /* completion tokens at the last mark */
+	uint8_t type; /* of op; a mark that carries an earlier record's op leaves that record's */
+	uint8_t answered_status;
+	uint8_t answered_type; /* 0: not known any more */
+	bool open;
+	bool changed;
+};
+
+struct books_key {
+	uint8_t hash[32];
+	uint64_t key_id, expires_us, created_us;
+	uint32_t account, scopes;
+	uint32_t flags; /* KEY_REVOKED */
+	uint32_t label_len;
+	uint64_t label_at; /* books.c */
+	bool changed;
+};
+
+struct books_ref {
+	uint8_t id[16]; /* of account and ref: half a SHA-256 */
+	uint64_t sequence;
+	int64_t amount, balance; /* balance: the answer that it got */
+};
+
+struct books_price {
+	struct price price;
+	uint64_t model_at; /* books.c */
+	uint32_t model_len;
+};
+
+struct books *books_new(void) __attribute__((warn_unused_result));
+void books_free(struct books *);
+
+/* Which types a producer may send: only the admin process makes money, accounts and keys. */
+#define BOOKS_TYPE(type) (1u << (type))
+#define BOOKS_FROM_WORKER                                                                         \
+	(BOOKS_TYPE(JOURNAL_RESERVE) | BOOKS_TYPE(JOURNAL_EXTEND) | BOOKS_TYPE(JOURNAL_MARK) |    \
+	    BOOKS_TYPE(JOURNAL_SETTLE) | BOOKS_TYPE(JOURNAL_VOID) | BOOKS_TYPE(JOURNAL_SYNC))
+#define BOOKS_FROM_ADMIN                                                                          \
+	(BOOKS_TYPE(JOURNAL_TOPUP) | BOOKS_TYPE(JOURNAL_ADJUST) | BOOKS_TYPE(JOURNAL_ACCOUNT) |   \
+	    BOOKS_TYPE(JOURNAL_KEY) | BOOKS_TYPE(JOURNAL_KEY_REVOKE) | BOOKS_TYPE(JOURNAL_SYNC))
+#define BOOKS_FROM_JOURNAL (~0u)
+
+struct books_input {
+	const struct journal_record *record;
+	const void *payload;              /* record->payload_len bytes */
+	unsigned types;                   /* BOOKS_FROM_... */
+	uint32_t slot_first, slot_count;  /* hold slots of the producer */
+};
+
+struct books_verdict {
+	enum ring_status status;
+	bool store;              /* it goes to the journal and through books_apply */
+	int64_t value;           /* ring_entry.value; ACCOUNT: the number to store it with */
+	const char *contradicts; /* RING_REFUSED: what; a constant text */
+	uint32_t freeze;         /* RING_REFUSED: the account whose books it contradicts, or NONE */
+};
+
+/* Does a record of this type belong to a hold slot's sequence? */
+bool books_has_slot(uint8_t type);
+/* Is it a new operation of one of the sender's slots? */
+bool books_next(const struct books *, const struct books_input *);
+/* Judge a record; changes nothing. */
+void books_check(const struct books *, const struct books_input *, struct books_verdict *);
+/*
+ * Enter a record under its sequence.  -1 if it can't be entered at all (a damaged journal);
+ * records that passed books_check always can.
+ */
+int books_apply(struct books *, const struct journal_record *, const void *payload,
+    uint64_t sequence) __attribute__((warn_unused_result));
+/* Remember the answer to a record that was not stored, so that its repetition gets it too. */
+void books_answer(struct books *, uint32_t slot, uint64_t op, uint8_t type, enum ring_status,
+    int64_t value);
+void books_set_flags(struct books *, uint32_t account, uint8_t flags);
+/*
+ * The record that ends an open hold at its last mark: when its own end was refused, or after a
+ * power cut.  op is the caller's.
+ */
+void books_end_record(const struct books *, uint32_t slot, uint64_t op, uint64_t time_us,
+    struct journal_record *);
+
+/* Looking at them.  Numbers, slots, indices and ids beyond the end give NULL. */
+uint32_t books_accounts(const struct books *);
+const struct books_account *books_account(const struct books *, uint32_t number);
+const char *books_account_id(const struct books *, uint32_t number, size_t *len);
+/* The number of that id, or JOURNAL_NONE. */
+uint32_t books_account_find(const struct books *, const char *id, size_t len);
+uint32_t books_slots(const struct books *);
+const struct books_hold *books_hold(const struct books *, uint32_t slot);
+uint32_t books_keys(const struct books *);
+const struct books_key *books_key(const struct books *, uint32_t index);
+const char *books_key_label(const struct books *, const struct books_key *);
+/* Index of the key of that id, or JOURNAL_NONE. */
+uint32_t books_key_find(const struct books *, uint64_t key_id);
+uint32_t books_refs(const struct books *);
+const struct books_ref *books_ref(const struct books *, uint32_t index);
+uint32_t books_prices(const struct books *);
+const struct books_price *books_price(const struct books *, uint32_t price_id);
+const char *books_price_model(const struct books *, const struct books_price *);
+/* The price id of exactly this model and price, or JOURNAL_NONE. */
+uint32_t books_price_find(const struct books *, const char *model, size_t len,
+    const struct price *);
+
+/* Filling them from rows instead of records; -1 if a row does not fit in. */
+int books_load_account(struct books *, uint32_t number, const struct books_account *,
+    const char *id, size_t id_len) __attribute__((warn_unused_result));
+int books_load_hold(struct books *, uint32_t slot, const struct books_hold *)
+    __attribute__((warn_unused_result));
+int books_load_key(struct books *, const struct books_key *, const char *label)
+    __attribute__((warn_unused_result));
+int books_load_ref(struct books *, const struct books_ref *) __attribute__((warn_unused_result));
+int books_load_price(struct books *, uint32_t price_id, const struct price *, const char *model,
+    size_t model_len) __attribute__((warn_unused_result));
+
+/* What books_apply changed since books_changes_clear: the rows to project. */
+struct books_changes {
+	const uint32_t *account, *slot, *key;
+	size_t accounts, slots, keys;
+	uint32_t refs_from, prices_from; /* these and all after them */
+};
+void books_changes(const struct books *, struct books_changes *);
+void books_changes_clear(struct books *);
+
+#endif

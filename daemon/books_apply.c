@@ -1,0 +1,298 @@
+/*
+ * Entering records into the books.  Keeper (and admin, for an audit).
+ *
+ * What comes here has been judged by books_check.c, or stands in the journal; here is only made
+ * sure that it can be entered at all.
+ */
+#include <string.h>
+
+#include "daemon/books_private.h"
+#include "shm/account.h"
+
+static struct books_account *
+account_to_change(struct books *b, uint32_t number)
+{
+	struct books_account *a;
+
+	if (number >= b->accounts.count)
+		return NULL;
+	a = (struct books_account *)b->accounts.data + number;
+	if (!a->changed) {
+		a->changed = true;
+		books_add_u32(&b->changed_accounts, number);
+	}
+	return a;
+}
+
+/*
+ * A slot goes on to its next operation.  Whoever starts it has finished the one before, so an
+ * adjustment by it has reached shared memory.
+ */
+static struct books_hold *
+slot_advance(struct books *b, const struct journal_record *r)
+{
+	struct books_hold *h = books_slot(b, r->slot);
+
+	if (h == NULL)
+		return NULL;
+	if (h->slack != 0) {
+		account_to_change(b, h->account)->slack -= h->slack;
+		h->slack = 0;
+	}
+	if (r->op > h->op || r->type != JOURNAL_MARK) {
+		h->op = r->op;
+		h->type = r->type;
+	}
+	if (r->type != JOURNAL_MARK) {
+		h->answered_op = r->op;
+		h->answered_type = r->type;
+		h->answered_status = RING_APPLIED;
+		h->answered_value = 0;
+	}
+	if (!h->changed) {
+		h->changed = true;
+		books_add_u32(&b->changed_slots, r->slot);
+	}
+	return h;
+}
+
+static int
+apply_reserve(struct books *b, const struct journal_record *r)
+{
+	struct books_account *a = account_to_change(b, r->account);
+	struct books_hold *h = slot_advance(b, r);
+
+	if (a == NULL || h == NULL || h->open ||
+	    __builtin_add_overflow(a->held, r->amount, &a->held))
+		return -1;
+	h->open = true;
+	h->account = r->account;
+	h->price = r->price;
+	h->prompt = r->prompt;
+	h->mark = 0;
+	h->amount = r->amount;
+	h->opened_us = r->time_us;
+	return 0;
+}
+
+/* EXTEND, MARK, SETTLE, VOID. */
+static int
+apply_to_open(struct books *b, const struct journal_record *r)
+{
+	struct books_account *a = account_to_change(b, r->account);
+	struct books_hold *h = slot_advance(b, r);
+
+	if (a == NULL || h == NULL || !h->open || h->account != r->account)
+		return -1;
+	if (r->type == JOURNAL_EXTEND || r->type == JOURNAL_MARK) {
+		int64_t more = r->type == JOURNAL_EXTEND ? r->amount : 0;
+
+		if (__builtin_add_overflow(h->amount, more, &h->amount) ||
+		    __builtin_add_overflow(a->held, more, &a->held))
+			return -1;
+		if (r->completion > h->mark)
+			h->mark = r->completion;
+		return 0;
+	}
+	if (r->type == JOURNAL_SETTLE) {
+		if (__builtin_sub_overflow(a->balance, r->amount, &a->balance) ||
+		    __builtin_add_overflow(a->charged, r->amount, &a->charged))
+			return -1;
+	}
+	if (__builtin_sub_overflow(a->held, h->amount, &a->held))
+		return -1;
+	h->open = false;
+	h->amount = 0;
+	h->mark = 0;
+	return 0;
+}
+
+/* TOPUP, ADJUST. */
+static int
+apply_credit(struct books *b, const struct journal_record *r, const void *payload,
+    uint64_t sequence)
+{
+	struct books_account *a = account_to_change(b, r->account);
+	struct books_hold *h = a == NULL ? NULL : slot_advance(b, r);
+	int64_t *sum = r->type == JOURNAL_TOPUP ? &a->topups : &a->adjustments;
+	const void *ref;
+	size_t len;
+
+	if (h == NULL || h->open || !books_ref_of(r, payload, &ref, &len) ||
+	    __builtin_add_overflow(*sum, r->amount, sum) ||
+	    __builtin_add_overflow(a->balance, r->amount, &a->balance))
+		return -1;
+	h->account = r->account;
+	h->answered_value = a->balance;
+	if (r->amount < 0) {
+		if (r->amount == INT64_MIN ||
+		    __builtin_add_overflow(a->slack, -r->amount, &a->slack))
+			return -1;
+		h->slack = -r->amount;
+	}
+	if (len > 0) {
+		struct books_ref entry = {.sequence = sequence, .amount = r->amount,
+		    .balance = a->balance};
+
+		books_ref_id(r->account, ref, len, entry.id);
+		books_add_ref(b, &entry);
+	}
+	return 0;
+}
+
+static int
+apply_account(struct books *b, const struct journal_record *r, const void *payload)
+{
+	struct books_account a = {.overdraft = r->amount};
+	struct journal_account head;
+
+	if (r->payload_len < sizeof head)
+		return -1;
+	memcpy(&head, payload, sizeof head);
+	if (sizeof head + head.id_len > r->payload_len)
+		return -1;
+	a.requests_per_minute = head.requests_per_minute;
+	a.tokens_per_minute = head.tokens_per_minute;
+	a.concurrent_streams = head.concurrent_streams;
+	if (books_load_account(b, r->account, &a, (const char *)payload + sizeof head,
+		head.id_len) < 0)
+		return -1;
+	(void)account_to_change(b, r->account);
+	return 0;
+}
+
+static void
+key_changed(struct books *b, uint32_t index)
+{
+	struct books_key *k = (struct books_key *)b->keys.data + index;
+
+	if (!k->changed) {
+		k->changed = true;
+		books_add_u32(&b->changed_keys, index);
+	}
+}
+
+static int
+apply_key(struct books *b, const struct journal_record *r, const void *payload)
+{
+	struct journal_key head;
+	struct books_key k = {0};
+
+	if (r->payload_len < sizeof head)
+		return -1;
+	memcpy(&head, payload, sizeof head);
+	if (sizeof head + head.label_len > r->payload_len)
+		return -1;
+	memcpy(k.hash, head.hash, sizeof k.hash);
+	k.key_id = head.key_id;
+	k.expires_us = head.expires_us;
+	k.created_us = r->time_us;
+	k.account = r->account;
+	k.scopes = head.scopes;
+	k.label_len = head.label_len;
+	if (books_load_key(b, &k, (const char *)payload + sizeof head) < 0)
+		return -1;
+	key_changed(b, books_keys(b) - 1);
+	return 0;
+}
+
+static int
+apply_price(struct books *b, const struct journal_record *r, const void *payload)
+{
+	struct journal_price head;
+	struct price price;
+
+	if (r->payload_len < sizeof head)
+		return -1;
+	memcpy(&head, payload, sizeof head);
+	if (sizeof head + head.model_len > r->payload_len)
+		return -1;
+	price = (struct price){head.prompt, head.cached, head.completion};
+	return books_load_price(b, r->price, &price, (const char *)payload + sizeof head,
+	    head.model_len);
+}
+
+int
+books_apply(struct books *b, const struct journal_record *r, const void *payload,
+    uint64_t sequence)
+{
+	uint32_t key;
+
+	switch ((enum journal_type)r->type) {
+	case JOURNAL_RESERVE:
+		return apply_reserve(b, r);
+	case JOURNAL_EXTEND:
+	case JOURNAL_MARK:
+	case JOURNAL_SETTLE:
+	case JOURNAL_VOID:
+		return apply_to_open(b, r);
+	case JOURNAL_TOPUP:
+	case JOURNAL_ADJUST:
+		return apply_credit(b, r, payload, sequence);
+	case JOURNAL_ACCOUNT:
+		return apply_account(b, r, payload);
+	case JOURNAL_KEY:
+		return apply_key(b, r, payload);
+	case JOURNAL_KEY_REVOKE:
+		key = books_key_find(b, (uint64_t)r->extra);
+		if (key == JOURNAL_NONE)
+			return -1;
+		((struct books_key *)b->keys.data)[key].flags |= KEY_REVOKED;
+		key_changed(b, key);
+		return 0;
+	case JOURNAL_PRICE:
+		return apply_price(b, r, payload);
+	case JOURNAL_SYNC:
+		break;
+	}
+	return -1;
+}
+
+void
+books_answer(struct books *b, uint32_t slot, uint64_t op, uint8_t type, enum ring_status status,
+    int64_t value)
+{
+	struct books_hold *h = books_slot(b, slot);
+
+	if (h == NULL || op < h->answered_op)
+		return;
+	h->answered_op = op;
+	h->answered_type = type;
+	h->answered_status = (uint8_t)status;
+	h->answered_value = value;
+}
+
+void
+books_set_flags(struct books *b, uint32_t account, uint8_t flags)
+{
+	if (account < b->accounts.count)
+		((struct books_account *)b->accounts.data)[account].flags |= flags;
+}
+
+void
+books_end_record(const struct books *b, uint32_t slot, uint64_t op, uint64_t time_us,
+    struct journal_record *r)
+{
+	const struct books_hold *h = books_hold(b, slot);
+
+	*r = (struct journal_record){
+	    .type = JOURNAL_VOID,
+	    .version = JOURNAL_VERSION,
+	    .outcome = OUTCOME_WORKER_DIED,
+	    .slot = slot,
+	    .op = op,
+	    .account = h->account,
+	    .price = h->price,
+	    .time_us = time_us,
+	};
+	if (h->mark > 0) {
+		const struct books_price *p = books_price(b, h->price);
+		int64_t cost = price_cost(&p->price, h->prompt, 0, h->mark);
+
+		r->type = JOURNAL_SETTLE;
+		r->prompt = h->prompt;
+		r->completion = h->mark;
+		r->amount = cost < h->amount ? cost : h->amount;
+		r->extra = cost - r->amount;
+	}
+}

@@ -1,0 +1,390 @@
+/*
+ * Judging a record by the books before it is committed.  Keeper (and admin, for an audit).
+ *
+ * Two kinds of "no".  A contradiction (RING_REFUSED) is something that no correct process
+ * sends, whatever was going on around it: somebody writes in shared memory who should not, and
+ * the sender is killed for it.  Everything that a race or an operator's mistake can bring about
+ * has a status of its own and costs nobody anything.
+ */
+#include <string.h>
+
+#include "daemon/books_private.h"
+#include "shm/account.h"
+
+static void
+answer(struct books_verdict *v, enum ring_status status)
+{
+	v->status = status;
+	v->store = false;
+}
+
+static void
+contradicts(struct books_verdict *v, const char *what)
+{
+	answer(v, RING_REFUSED);
+	v->contradicts = what;
+}
+
+bool
+books_has_slot(uint8_t type)
+{
+	return type >= JOURNAL_RESERVE && type <= JOURNAL_ADJUST;
+}
+
+/* The latest operation of a slot, stored or not. */
+static uint64_t
+latest(const struct books_hold *h)
+{
+	if (h == NULL)
+		return 0;
+	return h->op > h->answered_op ? h->op : h->answered_op;
+}
+
+/* Its slot is one of the sender's, its operation a possible one. */
+static bool
+own_slot(const struct books_input *in)
+{
+	const struct journal_record *r = in->record;
+
+	return r->slot >= in->slot_first && r->slot - in->slot_first < in->slot_count &&
+	    r->op != 0 && r->op >> 44 == 0;
+}
+
+bool
+books_next(const struct books *b, const struct books_input *in)
+{
+	const struct journal_record *r = in->record;
+
+	return books_has_slot(r->type) && own_slot(in) && r->op > latest(books_hold(b, r->slot));
+}
+
+/*
+ * Is this the slot's next operation?  If not, the answer is given.
+ *
+ * What the reaper sends again is always the slot's latest operation, and never another type of
+ * it.  Anything older is forged: taken for a repetition it would be acknowledged and journaled
+ * nowhere.  A mark has no operation of its own: it carries that of the reserve or extend before
+ * it.
+ */
+static bool
+check_slot(const struct books *b, const struct books_input *in, struct books_verdict *v)
+{
+	const struct journal_record *r = in->record;
+	const struct books_hold *h = books_hold(b, r->slot);
+
+	if (!own_slot(in)) {
+		contradicts(v, "slot or operation are not the sender's");
+		return false;
+	}
+	if (r->op > latest(h) || (r->type == JOURNAL_MARK && r->op == latest(h)))
+		return true;
+	if (r->op == h->answered_op &&
+	    (h->answered_type == r->type || h->answered_type == 0)) {
+		answer(v, (enum ring_status)h->answered_status);
+		v->value = h->answered_value;
+	} else
+		contradicts(v, "the slot's operations are further on");
+	return false;
+}
+
+/* Balances, sums and overdrafts stay within this, so that no sum of a few of them overflows. */
+#define AMOUNT_MAX (INT64_MAX / 8)
+
+static bool
+in_range(int64_t amount)
+{
+	return amount >= -AMOUNT_MAX && amount <= AMOUNT_MAX;
+}
+
+/* Would the account still be above its floor with this much more held? */
+static bool
+above_floor(const struct books_account *a, int64_t amount)
+{
+	return (__int128)a->balance - a->held - amount + a->overdraft + a->slack >= 0;
+}
+
+static void
+check_reserve(const struct books *b, const struct books_input *in, struct books_verdict *v)
+{
+	const struct journal_record *r = in->record;
+	const struct books_hold *h = books_hold(b, r->slot);
+	const struct books_account *a = books_account(b, r->account);
+	struct journal_reserve head;
+
+	if (r->payload_len < sizeof head) {
+		contradicts(v, "the reserve has no stream");
+		return;
+	}
+	memcpy(&head, in->payload, sizeof head);
+	if (sizeof head + head.model_len > r->payload_len)
+		contradicts(v, "the reserve's payload is cut off");
+	else if (h != NULL && h->open)
+		contradicts(v, "the hold is open already");
+	else if (a == NULL)
+		contradicts(v, "there is no such account");
+	else if (r->amount < 0 || books_price(b, r->price) == NULL)
+		contradicts(v, "there is no such amount or price");
+	else if ((a->flags & (ACCOUNT_CLOSED | ACCOUNT_FROZEN)) != 0)
+		answer(v, RING_CLOSED); /* it was not when the sender looked */
+	else if (!above_floor(a, r->amount))
+		contradicts(v, "the account would be below its floor");
+}
+
+/* Are the tokens of a mark ones that the hold had paid for? */
+static bool
+mark_paid(const struct books *b, const struct books_hold *h, uint32_t completion)
+{
+	return completion == 0 ||
+	    price_cost(&books_price(b, h->price)->price, h->prompt, 0, completion) <= h->amount;
+}
+
+static void
+check_extend(const struct books *b, const struct journal_record *r, const struct books_hold *h,
+    struct books_verdict *v)
+{
+	int64_t total;
+
+	if (r->amount <= 0 || __builtin_add_overflow(h->amount, r->amount, &total) ||
+	    total != r->extra)
+		contradicts(v, "the hold's new total is not the sum");
+	else if (!mark_paid(b, h, r->completion))
+		contradicts(v, "the meter is above what was paid");
+	else if (!above_floor(books_account(b, h->account), r->amount))
+		contradicts(v, "the account would be below its floor");
+}
+
+static void
+check_settle(const struct books *b, const struct journal_record *r, const struct books_hold *h,
+    struct books_verdict *v)
+{
+	int64_t cost = price_cost(&books_price(b, h->price)->price, r->prompt, r->cached,
+	    r->completion);
+
+	if (r->amount < 0 || r->amount > h->amount)
+		contradicts(v, "the charge is above the hold");
+	else if (r->extra < 0 || r->amount != cost - r->extra)
+		contradicts(v, "charge and uncollected are not the cost");
+	else if (r->extra > 0 && r->amount < h->amount)
+		contradicts(v, "uncollected, although the hold has more");
+	else if (r->outcome >= OUTCOME_MAX)
+		contradicts(v, "there is no such outcome");
+}
+
+/* EXTEND, MARK, SETTLE, VOID. */
+static void
+check_open(const struct books *b, const struct books_input *in, struct books_verdict *v)
+{
+	const struct journal_record *r = in->record;
+	const struct books_hold *h = books_hold(b, r->slot);
+
+	if (h == NULL || !h->open) {
+		if (r->type == JOURNAL_VOID)
+			answer(v, RING_APPLIED); /* nothing was held: its giving back is right */
+		else if (h != NULL && h->answered_op > h->op && h->answered_status != RING_APPLIED)
+			/* The reserve before it got this answer, not yet read when this was sent. */
+			answer(v, (enum ring_status)h->answered_status);
+		else
+			contradicts(v, "the hold is not open");
+		return;
+	}
+	if (r->account != h->account || r->price != h->price) {
+		contradicts(v, "account or price are not the hold's");
+		return;
+	}
+	switch (r->type) {
+	case JOURNAL_EXTEND:
+		check_extend(b, r, h, v);
+		break;
+	case JOURNAL_MARK:
+		if (!mark_paid(b, h, r->completion))
+			contradicts(v, "the meter is above what was paid");
+		break;
+	case JOURNAL_SETTLE:
+		check_settle(b, r, h, v);
+		break;
+	default:
+		if (r->amount != 0 || r->outcome >= OUTCOME_MAX)
+			contradicts(v, "a void charges nothing");
+		break;
+	}
+}
+
+/* TOPUP, ADJUST. */
+static void
+check_credit(const struct books *b, const struct books_input *in, struct books_verdict *v)
+{
+	const struct journal_record *r = in->record;
+	const struct books_account *a = books_account(b, r->account);
+	const struct books_hold *h = books_hold(b, r->slot);
+	const struct books_ref *known;
+	const void *ref;
+	size_t len;
+	uint8_t id[16];
+	int64_t sum;
+
+	if (h != NULL && h->open)
+		contradicts(v, "the hold is open");
+	else if (r->type == JOURNAL_TOPUP && r->amount <= 0)
+		contradicts(v, "a top-up is above zero");
+	else if (!books_ref_of(r, in->payload, &ref, &len))
+		contradicts(v, "the ref is cut off");
+	else if (a == NULL)
+		answer(v, RING_UNKNOWN);
+	else if ((a->flags & ACCOUNT_CLOSED) != 0)
+		answer(v, RING_CLOSED);
+	if (v->status != RING_APPLIED)
+		return;
+	if (len > 0) {
+		books_ref_id(r->account, ref, len, id);
+		known = books_ref_find(b, id);
+		if (known != NULL) {
+			answer(v, RING_REPEATED);
+			v->value = known->balance;
+			return;
+		}
+	}
+	sum = r->type == JOURNAL_TOPUP ? a->topups : a->adjustments;
+	v->value = a->balance;
+	if (!in_range(r->amount) || !in_range(a->balance + r->amount) ||
+	    !in_range(sum + r->amount) || !in_range(a->slack - (r->amount < 0 ? r->amount : 0)))
+		answer(v, RING_RANGE);
+	else
+		v->value += r->amount;
+}
+
+static void
+check_account(const struct books *b, const struct books_input *in, struct books_verdict *v)
+{
+	const struct journal_record *r = in->record;
+	struct journal_account head;
+	const char *id = (const char *)in->payload + sizeof head;
+
+	if (r->payload_len < sizeof head) {
+		contradicts(v, "the account has no id");
+		return;
+	}
+	memcpy(&head, in->payload, sizeof head);
+	if (sizeof head + head.id_len > r->payload_len || !account_id_ok(id, head.id_len))
+		contradicts(v, "the account's id is not one");
+	else if (r->amount < 0 || r->amount > AMOUNT_MAX)
+		answer(v, RING_RANGE);
+	else if ((v->value = books_account_find(b, id, head.id_len)) != JOURNAL_NONE)
+		answer(v, RING_EXISTS);
+	else
+		v->value = books_accounts(b);
+}
+
+static void
+check_key(const struct books *b, const struct books_input *in, struct books_verdict *v)
+{
+	const struct journal_record *r = in->record;
+	const struct books_account *a = books_account(b, r->account);
+	struct journal_key head;
+
+	if (r->payload_len < sizeof head) {
+		contradicts(v, "the key has no hash");
+		return;
+	}
+	memcpy(&head, in->payload, sizeof head);
+	if (sizeof head + head.label_len > r->payload_len)
+		contradicts(v, "the key's label is cut off");
+	else if (a == NULL)
+		answer(v, RING_UNKNOWN);
+	else if ((a->flags & ACCOUNT_CLOSED) != 0)
+		answer(v, RING_CLOSED);
+	else if (books_key_find(b, head.key_id) != JOURNAL_NONE ||
+	    books_key_hash_taken(b, head.hash))
+		answer(v, RING_EXISTS);
+}
+
+static void
+check_revoke(const struct books *b, const struct journal_record *r, struct books_verdict *v)
+{
+	uint32_t key = books_key_find(b, (uint64_t)r->extra);
+
+	if (key == JOURNAL_NONE)
+		answer(v, RING_UNKNOWN);
+	else if ((books_key(b, key)->flags & KEY_REVOKED) != 0)
+		answer(v, RING_REPEATED);
+}
+
+static void
+check_price(const struct books *b, const struct books_input *in, struct books_verdict *v)
+{
+	const struct journal_record *r = in->record;
+	struct journal_price head;
+
+	if (r->payload_len < sizeof head) {
+		contradicts(v, "the price has no contents");
+		return;
+	}
+	memcpy(&head, in->payload, sizeof head);
+	if (sizeof head + head.model_len > r->payload_len || r->price != books_prices(b) ||
+	    head.prompt < 0 || head.cached < 0 || head.completion < 0)
+		contradicts(v, "the price is not the next one");
+}
+
+/* Whose books does a contradiction concern? */
+static uint32_t
+concerned(const struct books *b, const struct books_input *in)
+{
+	const struct journal_record *r = in->record;
+	const struct books_hold *h = books_hold(b, r->slot);
+
+	if (books_has_slot(r->type) && own_slot(in) && h != NULL && h->open)
+		return h->account;
+	return r->account < books_accounts(b) ? r->account : JOURNAL_NONE;
+}
+
+static void
+check_type(const struct books *b, const struct books_input *in, struct books_verdict *v)
+{
+	switch ((enum journal_type)in->record->type) {
+	case JOURNAL_RESERVE:
+		check_reserve(b, in, v);
+		break;
+	case JOURNAL_EXTEND:
+	case JOURNAL_MARK:
+	case JOURNAL_SETTLE:
+	case JOURNAL_VOID:
+		check_open(b, in, v);
+		break;
+	case JOURNAL_TOPUP:
+	case JOURNAL_ADJUST:
+		check_credit(b, in, v);
+		break;
+	case JOURNAL_ACCOUNT:
+		check_account(b, in, v);
+		break;
+	case JOURNAL_KEY:
+		check_key(b, in, v);
+		break;
+	case JOURNAL_KEY_REVOKE:
+		check_revoke(b, in->record, v);
+		break;
+	case JOURNAL_PRICE:
+		check_price(b, in, v);
+		break;
+	case JOURNAL_SYNC:
+		v->store = false;
+		break;
+	}
+}
+
+void
+books_check(const struct books *b, const struct books_input *in, struct books_verdict *v)
+{
+	const struct journal_record *r = in->record;
+
+	*v = (struct books_verdict){
+	    .status = RING_APPLIED, .store = true, .freeze = JOURNAL_NONE};
+	if (r->version != JOURNAL_VERSION)
+		contradicts(v, "the record is of another version");
+	else if (r->type < JOURNAL_RESERVE || r->type > JOURNAL_SYNC ||
+	    (in->types & BOOKS_TYPE(r->type)) == 0)
+		contradicts(v, "the sender may not send such a record");
+	else if (!books_has_slot(r->type) || check_slot(b, in, v))
+		check_type(b, in, v);
+	if (v->status == RING_REFUSED && v->contradicts != NULL)
+		v->freeze = concerned(b, in);
+}

@@ -1,0 +1,41 @@
+#ifndef DAEMON_BOOKS_PRIVATE_H
+#define DAEMON_BOOKS_PRIVATE_H
+
+/* What books.c, books_apply.c and books_check.c share: the tables behind daemon/books.h. */
+#include "daemon/books.h"
+
+/* A growing array. */
+struct table {
+	void *data;
+	size_t count, cap;
+};
+
+/* Open addressing: hash bits << 32 | index + 1, 0 for none; at most half full. */
+struct lookup {
+	uint64_t *entry;
+	size_t mask, used;
+};
+
+struct books {
+	struct table accounts, holds, keys, refs, prices; /* struct books_... */
+	struct table text;                                /* ids, labels, models: bytes */
+	struct lookup by_id, by_key_id, by_key_hash, by_ref;
+	struct table changed_accounts, changed_slots, changed_keys; /* uint32_t */
+	uint32_t refs_from, prices_from;
+};
+
+/* Room for more rows at a table's end; not counted yet. */
+void *books_room(struct table *, size_t more, size_t size);
+void books_add_u32(struct table *, uint32_t value);
+void books_add_ref(struct books *, const struct books_ref *);
+/* A slot's entry, made if need be; NULL if there can be no such slot. */
+struct books_hold *books_slot(struct books *, uint32_t slot);
+/* The id under which an account's ref is kept. */
+void books_ref_id(uint32_t account, const void *ref, size_t len, uint8_t id[static 16]);
+const struct books_ref *books_ref_find(const struct books *, const uint8_t id[static 16]);
+bool books_key_hash_taken(const struct books *, const uint8_t hash[static 32]);
+/* A TOPUP's or ADJUST's ref inside its payload; false if the payload is not well-formed. */
+bool books_ref_of(const struct journal_record *, const void *payload, const void **ref,
+    size_t *len);
+
+#endif

@@ -1,0 +1,347 @@
+/*
+ * What a client may say to /chat/preview and /chat/send.  Pure.
+ *
+ * Our own fields are model, message or messages, session_id, and the token limit; everything
+ * else is a sampling field of OpenAI's and goes to the provider as it came.  What would change
+ * how the answer is metered (n, stream options) is ours to set.
+ */
+#include "daemon/chat_request.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/ids.h"
+
+enum field {
+	F_MODEL,
+	F_MESSAGE,
+	F_MESSAGES,
+	F_SESSION,
+	F_MAX_TOKENS,
+	F_MAX_COMPLETION_TOKENS,
+	F_N,
+	F_STREAM,
+	F_STREAM_OPTIONS,
+	FIELDS
+};
+
+/* Also the list of what is not passed on as it came. */
+static const char *const field_name[FIELDS] = {
+    "model",
+    "message",
+    "messages",
+    "session_id",
+    "max_tokens",
+    "max_completion_tokens",
+    "n",
+    "stream",
+    "stream_options",
+};
+
+static int fault(struct chat_fault *, int status, const char *code, const char *param,
+    const char *fmt, ...) __attribute__((format(printf, 5, 6)));
+
+static int
+fault(struct chat_fault *f, int status, const char *code, const char *param, const char *fmt, ...)
+{
+	va_list ap;
+
+	f->status = status;
+	f->code = code;
+	f->param = param;
+	va_start(ap, fmt);
+	vsnprintf(f->message, sizeof f->message, fmt, ap);
+	va_end(ap);
+	return -1;
+}
+
+static int
+invalid(struct chat_fault *f, const char *param, const char *what)
+{
+	return fault(f, 400, "invalid_request", param, "'%s' %s", param, what);
+}
+
+/* Count a JSON string's text; its tokens are added to the request's. */
+static int
+count(const struct config *cfg, struct chat_request *r, struct json_value text)
+{
+	struct buf b = {0};
+
+	json_decode_buf(text, &b);
+	if (b.failed)
+		return -1;
+	r->prompt_tokens += tokenizer_count(cfg->model[r->model].tokenizer, b.data, b.len);
+	r->prompt_bytes += b.len;
+	buf_free(&b);
+	return 0;
+}
+
+/* A message's content: a string, an array of parts, or null (an assistant's tool call). */
+static int
+count_content(const struct config *cfg, struct chat_request *r, struct json_value content,
+    struct chat_fault *f)
+{
+	const char *it = NULL;
+	struct json_value part, type, text;
+
+	if (content.type == JSON_STRING)
+		return count(cfg, r, content);
+	if (content.type == JSON_NULL || content.type == JSON_NONE)
+		return 0;
+	if (content.type != JSON_ARRAY)
+		return invalid(f, "messages", "has a content that is neither text nor parts");
+	while (json_each(content, &it, NULL, &part)) {
+		if (!json_get(part, "type", &type) || !json_is(type, "text") ||
+		    !json_get(part, "text", &text) || text.type != JSON_STRING)
+			return invalid(f, "messages", "has a content part that is not text");
+		if (count(cfg, r, text) != 0)
+			return -1;
+	}
+	return 0;
+}
+
+static bool
+known_role(struct json_value role)
+{
+	static const char *const roles[] = {"user", "assistant", "system", "developer", "tool",
+	    "function"};
+
+	for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)
+		if (json_is(role, roles[i]))
+			return true;
+	return false;
+}
+
+static int
+count_messages(const struct config *cfg, struct chat_request *r, struct chat_fault *f)
+{
+	static const char *const keys[] = {"role", "content", "name", "tool_calls"};
+	const char *it = NULL;
+	struct json_value m, v[4];
+	size_t n = 0;
+
+	while (json_each(r->messages, &it, NULL, &m)) {
+		if (m.type != JSON_OBJECT)
+			return invalid(f, "messages", "must hold objects");
+		json_get_many(m, keys, v, 4);
+		if (v[0].type != JSON_STRING || !known_role(v[0]))
+			return invalid(f, "messages", "has a message without a known role");
+		r->prompt_tokens += TOKENS_PER_MESSAGE + 1;
+		r->prompt_bytes += 64;
+		if (count_content(cfg, r, v[1], f) != 0)
+			return -1;
+		if (v[2].type == JSON_STRING && count(cfg, r, v[2]) != 0)
+			return -1;
+		/* A tool call's JSON is prompt too; its text is at least as long as what counts. */
+		if (v[3].type == JSON_ARRAY) {
+			r->prompt_tokens += tokenizer_count(cfg->model[r->model].tokenizer, v[3].p,
+			    v[3].len);
+			r->prompt_bytes += v[3].len;
+		}
+		n++;
+	}
+	if (n == 0)
+		return invalid(f, "messages", "must not be empty");
+	return 0;
+}
+
+/* What the provider adds to the prompt out of other fields. */
+static void
+count_extras(const struct config *cfg, struct chat_request *r)
+{
+	static const char *const keys[] = {"tools", "functions", "response_format"};
+	struct json_value v[3];
+
+	json_get_many(r->root, keys, v, 3);
+	for (int i = 0; i < 3; i++) {
+		if (v[i].type == JSON_NONE)
+			continue;
+		r->prompt_tokens += tokenizer_count(cfg->model[r->model].tokenizer, v[i].p, v[i].len);
+		r->prompt_bytes += 2 * v[i].len + 64;
+	}
+}
+
+static int
+parse_model(const struct config *cfg, struct json_value v, struct chat_request *r,
+    struct chat_fault *f)
+{
+	char name[256];
+	size_t n;
+
+	if (v.type == JSON_NONE) {
+		if (cfg->default_model[0] == '\0')
+			return invalid(f, "model", "is missing");
+		r->model = config_model(cfg, cfg->default_model, strlen(cfg->default_model));
+		return 0;
+	}
+	if (v.type != JSON_STRING || v.len > sizeof name)
+		return invalid(f, "model", "must be a model's name");
+	n = json_decode(v, name);
+	r->model = config_model(cfg, name, n);
+	if (r->model < 0)
+		return fault(f, 404, "model_not_found", "model",
+		    "there is no model of that name here");
+	return 0;
+}
+
+static int
+parse_limit(const struct config *cfg, const struct json_value v[], struct chat_request *r,
+    struct chat_fault *f)
+{
+	const struct config_model *m = &cfg->model[r->model];
+	struct json_value limit = v[F_MAX_TOKENS];
+	const char *name = "max_tokens";
+	int64_t n;
+
+	if (v[F_MAX_COMPLETION_TOKENS].type != JSON_NONE &&
+	    v[F_MAX_COMPLETION_TOKENS].type != JSON_NULL) {
+		limit = v[F_MAX_COMPLETION_TOKENS];
+		name = "max_completion_tokens";
+		r->max_completion_tokens = true;
+	}
+	r->max_tokens = m->max_completion;
+	if (limit.type != JSON_NONE && limit.type != JSON_NULL) {
+		if (!json_int(limit, &n) || n < 1)
+			return invalid(f, name, "must be a whole number above zero");
+		if (n < r->max_tokens)
+			r->max_tokens = (uint32_t)n;
+	}
+	if (m->context > 0) {
+		if (r->prompt_tokens >= m->context)
+			return fault(f, 400, "invalid_request",
+			    r->messages.type == JSON_NONE ? "message" : "messages",
+			    "the prompt is about %u tokens; the model's context holds %u",
+			    r->prompt_tokens, m->context);
+		if (r->max_tokens > m->context - r->prompt_tokens)
+			r->max_tokens = m->context - r->prompt_tokens;
+	}
+	return 0;
+}
+
+static int
+parse_prompt(const struct config *cfg, const struct json_value v[], struct chat_request *r,
+    struct chat_fault *f)
+{
+	f->status = 0;
+	r->prompt_tokens = TOKENS_PER_REQUEST;
+	r->prompt_bytes = 64;
+	if ((v[F_MESSAGE].type == JSON_NONE) == (v[F_MESSAGES].type == JSON_NONE))
+		return invalid(f, v[F_MESSAGE].type == JSON_NONE ? "message" : "messages",
+		    v[F_MESSAGE].type == JSON_NONE ? "is missing"
+						   : "and 'message' can't both be given");
+	if (v[F_MESSAGE].type != JSON_NONE) {
+		if (v[F_MESSAGE].type != JSON_STRING || v[F_MESSAGE].len <= 2)
+			return invalid(f, "message", "must be a text that is not empty");
+		r->message = v[F_MESSAGE];
+		r->prompt_tokens += TOKENS_PER_MESSAGE + 1;
+		r->prompt_bytes += 64;
+		if (count(cfg, r, r->message) != 0)
+			return -1;
+	} else {
+		if (v[F_MESSAGES].type != JSON_ARRAY)
+			return invalid(f, "messages", "must be an array");
+		r->messages = v[F_MESSAGES];
+		if (count_messages(cfg, r, f) != 0)
+			return -1;
+	}
+	count_extras(cfg, r);
+	return 0;
+}
+
+int
+chat_request_parse(const struct config *cfg, struct span body, struct chat_request *r,
+    struct chat_fault *f)
+{
+	struct json_value v[FIELDS], usage;
+	enum json_error e;
+	size_t at;
+	int64_t n;
+
+	memset(r, 0, sizeof *r);
+	e = json_check(body.p, body.len, &r->root, &at);
+	if (e != JSON_OK)
+		return fault(f, 400, "invalid_json", NULL, "the body is not JSON: %s at byte %zu",
+		    json_error_text(e), at);
+	if (r->root.type != JSON_OBJECT)
+		return fault(f, 400, "invalid_json", NULL, "the body must be a JSON object");
+	json_get_many(r->root, field_name, v, FIELDS);
+	if (parse_model(cfg, v[F_MODEL], r, f) != 0)
+		return -1;
+	if (v[F_SESSION].type != JSON_NONE && v[F_SESSION].type != JSON_NULL) {
+		if (v[F_SESSION].type != JSON_STRING || v[F_SESSION].len != ID_LEN + 2 ||
+		    !id_parse(v[F_SESSION].p + 1, ID_LEN, r->session_id))
+			return invalid(f, "session_id", "is not one that was given out here");
+		r->has_session = true;
+	}
+	if (v[F_N].type != JSON_NONE && v[F_N].type != JSON_NULL &&
+	    (!json_int(v[F_N], &n) || n != 1))
+		return invalid(f, "n", "must be 1 here");
+	if (v[F_STREAM_OPTIONS].type == JSON_OBJECT &&
+	    json_get(v[F_STREAM_OPTIONS], "include_usage", &usage))
+		r->include_usage = usage.type == JSON_TRUE;
+	if (parse_prompt(cfg, v, r, f) != 0) {
+		if (f->status == 0)
+			return fault(f, 503, "overloaded", NULL, "out of memory");
+		return -1;
+	}
+	return parse_limit(cfg, v, r, f);
+}
+
+static bool
+ours(struct json_value key)
+{
+	for (int i = 0; i < FIELDS; i++)
+		if (json_is(key, field_name[i]))
+			return true;
+	return false;
+}
+
+void
+chat_request_body(const struct config *cfg, const struct chat_request *r, struct buf *b)
+{
+	const char *upstream = cfg->model[r->model].upstream;
+	const char *it = NULL;
+	struct json_value key, value;
+
+	buf_str(b, "{\"model\":");
+	buf_json(b, upstream, strlen(upstream));
+	buf_str(b, ",\"messages\":");
+	if (r->messages.type == JSON_ARRAY) {
+		buf_add(b, r->messages.p, r->messages.len);
+	} else {
+		buf_str(b, "[{\"role\":\"user\",\"content\":");
+		buf_add(b, r->message.p, r->message.len);
+		buf_str(b, "}]");
+	}
+	while (json_each(r->root, &it, &key, &value)) {
+		if (ours(key))
+			continue;
+		buf_str(b, ",");
+		buf_add(b, key.p, key.len);
+		buf_str(b, ":");
+		buf_add(b, value.p, value.len);
+	}
+	buf_str(b, ",\"stream\":true,\"stream_options\":{\"include_usage\":true},");
+}
+
+void
+chat_request_limit(struct buf *b, bool max_completion_tokens, uint32_t max_tokens)
+{
+	buf_printf(b, "\"%s\":%u}", max_completion_tokens ? "max_completion_tokens" : "max_tokens",
+	    max_tokens);
+}
+
+struct json_value
+chat_request_said(const struct chat_request *r)
+{
+	const char *it = NULL;
+	struct json_value m, last = {0};
+
+	if (r->messages.type != JSON_ARRAY)
+		return r->message;
+	while (json_each(r->messages, &it, NULL, &m))
+		last = m;
+	return last;
+}

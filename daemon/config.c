@@ -1,0 +1,74 @@
+/*
+ * The config: from a file to struct config, by way of config_file.c (what the file says) and
+ * config_check.c (what it means).  Master, before any fork.
+ */
+#include "daemon/config.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/config_file.h"
+
+struct config *
+config_load(const char *path, FILE *errors)
+{
+	struct config_file file;
+	struct config *c = config_realloc(NULL, 1, sizeof(*c));
+
+	memset(c, 0, sizeof(*c));
+	c->path = config_strdup(path);
+	config_defaults(c);
+	if (config_file_read(&file, path, config_shapes))
+		config_check(&file, c);
+	if (config_file_report(&file, errors) > 0) {
+		config_free(c);
+		c = NULL;
+	}
+	config_file_free(&file);
+	return c;
+}
+
+/* Secrets don't stay behind in freed memory. */
+static void
+free_secret(char *secret)
+{
+	if (secret)
+		explicit_bzero(secret, strlen(secret));
+	free(secret);
+}
+
+void
+config_free(struct config *c)
+{
+	if (!c)
+		return;
+	for (int i = 0; i < c->listen_count; i++)
+		free(c->listen[i]);
+	for (int i = 0; i < c->origin_count; i++)
+		free(c->origins[i]);
+	for (int i = 0; i < c->provider_count; i++) {
+		free(c->provider[i].name);
+		free(c->provider[i].base_url);
+		free_secret(c->provider[i].api_key);
+	}
+	for (int i = 0; i < c->model_count; i++) {
+		free(c->model[i].name);
+		free(c->model[i].upstream);
+	}
+	free(c->path);
+	free(c->user);
+	free(c->default_model);
+	free(c->admin_listen);
+	free(c->state_dir);
+	free(c->runtime_dir);
+	free(c);
+}
+
+int
+config_model(const struct config *c, const char *name, size_t len)
+{
+	for (int i = 0; i < c->model_count; i++)
+		if (strlen(c->model[i].name) == len && memcmp(c->model[i].name, name, len) == 0)
+			return i;
+	return -1;
+}

@@ -1,0 +1,80 @@
+#ifndef DAEMON_CONFIG_H
+#define DAEMON_CONFIG_H
+
+/*
+ * tolld.conf, parsed and checked (libConfuse).  Read by the master before any fork; children
+ * inherit the result and never change it.
+ */
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "daemon/log.h"
+#include "daemon/tokenizer.h"
+#include "shm/money.h"
+
+#define CONFIG_LISTEN_MAX 16
+#define CONFIG_MODELS_MAX 256
+#define CONFIG_PROVIDERS_MAX 64
+#define CONFIG_ORIGINS_MAX 64
+#define CONFIG_FALLBACKS_MAX 8
+
+enum config_dialect { DIALECT_OPENAI, DIALECT_OLLAMA, DIALECT_ANTHROPIC, DIALECT_AUTO };
+
+struct config_provider {
+	char *name;
+	enum config_dialect dialect;
+	char *base_url; /* without a trailing slash */
+	char *api_key;  /* "" for none; never logged */
+	int retries;
+};
+
+struct config_model {
+	char *name;     /* as clients say it */
+	char *upstream; /* as the provider says it */
+	int providers[CONFIG_FALLBACKS_MAX], provider_count; /* indices, in order */
+	enum tokenizer tokenizer;
+	struct price price;
+	uint32_t context, max_completion; /* tokens */
+	bool hidden_tokens;
+};
+
+struct config {
+	char *path; /* for messages; NULL for the embedded default */
+	char *user, *default_model;
+	int workers; /* resolved: at least 1 */
+	char *listen[CONFIG_LISTEN_MAX];
+	int listen_count;
+	char *admin_listen; /* "" for none */
+	char *state_dir, *runtime_dir;
+	char *origins[CONFIG_ORIGINS_MAX];
+	int origin_count;
+	uint32_t max_body, flush_ms_max;
+	enum log_format log_format;
+	enum log_level log_level;
+	struct {
+		int64_t overdraft; /* micro-credits */
+		uint32_t slice_tokens, hold_ttl, reconnect_grace, max_accounts, max_holds;
+	} ledger;
+	struct {
+		uint32_t requests_per_minute, tokens_per_minute, concurrent_streams; /* 0: none */
+	} limits;
+	struct { /* seconds */
+		uint32_t connect, first_token, idle, stream, request, header, drain;
+	} timeouts;
+	struct config_provider provider[CONFIG_PROVIDERS_MAX];
+	int provider_count;
+	struct config_model model[CONFIG_MODELS_MAX];
+	int model_count;
+};
+
+/*
+ * Read and check a file.  NULL after having written one line per fault to `errors`, each
+ * "FILE:LINE: KEY: what is wrong"; warnings go there too.  Fatal when out of memory.
+ */
+struct config *config_load(const char *path, FILE *errors) __attribute__((warn_unused_result));
+void config_free(struct config *);
+/* Index of a model by its name, or -1. */
+int config_model(const struct config *, const char *name, size_t len);
+
+#endif

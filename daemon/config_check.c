@@ -1,0 +1,359 @@
+/*
+ * What a config's values mean: one table of keys for each section, and the rules that join
+ * several keys.  Master.
+ */
+#include <pwd.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "daemon/config.h"
+#include "daemon/config_file.h"
+#include "daemon/config_value.h"
+#include "shm/region.h"
+
+#define DAY 86400
+
+/* The keys. */
+
+#define C(field) offsetof(struct config, field)
+#define P(field) offsetof(struct config_provider, field)
+#define M(field) offsetof(struct config_model, field)
+#define LARGE 1000000000
+
+static const struct config_key top_keys[] = {
+	{ "user", value_string, C(user), 0, 64, false },
+	{ "default_model", value_string, C(default_model), 0, 128, false },
+	{ "workers", value_int, C(workers), 0, REGION_WORKERS_MAX, false },
+	{ "listen", value_listen, 0, 0, 0, true },
+	{ "admin_listen", value_admin_listen, C(admin_listen), 0, 0, false },
+	{ "state_dir", value_string, C(state_dir), 1, 1024, false },
+	{ "runtime_dir", value_string, C(runtime_dir), 1, 90, false }, /* a socket's path */
+	{ "cors_origins", value_origin, 0, 0, 0, true },
+	{ "max_body", value_uint, C(max_body), 1024, 64 << 20, false },
+	{ "flush_ms_max", value_uint, C(flush_ms_max), 0, 1000, false },
+	{ "log_format", value_log_format, C(log_format), 0, 0, false },
+	{ "log_level", value_log_level, C(log_level), 0, 0, false },
+	{ "drain_timeout", value_uint, C(timeouts.drain), 0, DAY, false },
+	{ 0 },
+};
+
+static const struct config_key ledger_keys[] = {
+	{ "overdraft", value_money, C(ledger.overdraft), 0, 0, false },
+	{ "slice_tokens", value_uint, C(ledger.slice_tokens), 1, 1000000, false },
+	{ "hold_ttl", value_uint, C(ledger.hold_ttl), 1, DAY, false },
+	{ "reconnect_grace", value_uint, C(ledger.reconnect_grace), 0, 3600, false },
+	{ "max_accounts", value_uint, C(ledger.max_accounts), 1, 1 << 27, false },
+	{ "max_holds", value_uint, C(ledger.max_holds), 1, (1 << 20) - 2, false },
+	{ 0 },
+};
+
+static const struct config_key limits_keys[] = {
+	{ "requests_per_minute", value_uint, C(limits.requests_per_minute), 0, LARGE, false },
+	{ "tokens_per_minute", value_uint, C(limits.tokens_per_minute), 0, LARGE, false },
+	{ "concurrent_streams", value_uint, C(limits.concurrent_streams), 0, LARGE, false },
+	{ 0 },
+};
+
+static const struct config_key timeouts_keys[] = {
+	{ "connect", value_uint, C(timeouts.connect), 1, DAY, false },
+	{ "first_token", value_uint, C(timeouts.first_token), 1, DAY, false },
+	{ "idle", value_uint, C(timeouts.idle), 1, DAY, false },
+	{ "stream", value_uint, C(timeouts.stream), 1, DAY, false },
+	{ "request", value_uint, C(timeouts.request), 1, DAY, false },
+	{ "header", value_uint, C(timeouts.header), 1, DAY, false },
+	{ 0 },
+};
+
+static const struct config_key provider_keys[] = {
+	{ "dialect", value_dialect, P(dialect), 0, 0, false },
+	{ "base_url", value_url, P(base_url), 0, 0, false },
+	{ "api_key", value_api_key, P(api_key), 0, 0, false },
+	{ "api_key_file", value_api_key_file, P(api_key), 0, 0, false },
+	{ "retries", value_int, P(retries), 0, 10, false },
+	{ 0 },
+};
+
+static const struct config_key model_keys[] = {
+	{ "provider", value_nothing, 0, 0, 0, true },
+	{ "upstream", value_string, M(upstream), 1, 256, false },
+	{ "tokenizer", value_tokenizer, M(tokenizer), 0, 0, false },
+	{ "price_prompt", value_money, M(price.prompt), 0, 0, false },
+	{ "price_cached", value_money, M(price.cached), 0, 0, false },
+	{ "price_completion", value_money, M(price.completion), 0, 0, false },
+	{ "context", value_uint, M(context), 1, LARGE, false },
+	{ "max_completion", value_uint, M(max_completion), 1, LARGE, false },
+	{ "hidden_tokens", value_bool, M(hidden_tokens), 0, 0, false },
+	{ 0 },
+};
+
+const struct config_shape config_shapes[] = {
+	{ "", false, top_keys },
+	{ "ledger", false, ledger_keys },
+	{ "limits", false, limits_keys },
+	{ "timeouts", false, timeouts_keys },
+	{ "provider", true, provider_keys },
+	{ "model", true, model_keys },
+	{ 0 },
+};
+
+void
+config_defaults(struct config *c)
+{
+	c->user = config_strdup("toll");
+	c->default_model = config_strdup("");
+	c->admin_listen = config_strdup("127.0.0.1:9464");
+	c->state_dir = config_strdup("/var/lib/tolld");
+	c->runtime_dir = config_strdup("/run/tolld");
+	c->max_body = 1 << 20;
+	c->flush_ms_max = 25;
+	c->log_format = LOG_LOGFMT;
+	c->log_level = LOG_INFO;
+	c->ledger.overdraft = 200 * INT64_C(1000000);
+	c->ledger.slice_tokens = 300;
+	c->ledger.hold_ttl = 60;
+	c->ledger.reconnect_grace = 10;
+	c->ledger.max_accounts = 1 << 20;
+	c->ledger.max_holds = 1 << 16;
+	c->timeouts.connect = 10;
+	c->timeouts.first_token = 60;
+	c->timeouts.idle = 60;
+	c->timeouts.stream = 300;
+	c->timeouts.request = 60;
+	c->timeouts.header = 10;
+	c->timeouts.drain = 30;
+}
+
+/* The rules. */
+
+static const struct config_entry *
+find(const struct config_file *f, size_t section, const char *key)
+{
+	for (size_t i = 0; i < f->entries; i++)
+		if (f->entry[i].section == section && strcmp(f->entry[i].key, key) == 0)
+			return &f->entry[i];
+	return NULL;
+}
+
+/* The line of a key, or of its section where the key is left out. */
+static int
+line_of(const struct config_file *f, size_t section, const char *key)
+{
+	const struct config_entry *e = find(f, section, key);
+	return e ? e->line : f->section[section].line;
+}
+
+static bool
+has_control(const char *value)
+{
+	for (; *value; value++)
+		if ((unsigned char)*value < 0x20 || *value == 0x7f)
+			return true;
+	return false;
+}
+
+static void
+apply(struct config_file *f, const struct config_key *k, char *base,
+    const struct config_entry *e)
+{
+	const struct config_entry *before = find(f, e->section, e->key);
+	char *value;
+	if (e->first && before != e) {
+		config_fault(f, e->line, k->name, "is on line %d already", before->line);
+		return;
+	}
+	value = config_text_expand(f, e);
+	if (!value)
+		return;
+	if (has_control(value) && !(k->list && strcmp(value, CONFIG_EMPTY) == 0))
+		config_fault(f, e->line, k->name, "holds a control character");
+	else
+		k->set(f, k, base + k->offset, e, value);
+	explicit_bzero(value, strlen(value));
+	free(value);
+}
+
+/* Put all values of a section in their fields. */
+static void
+apply_section(struct config_file *f, size_t section, const struct config_key *keys, void *base)
+{
+	for (size_t i = 0; i < f->entries; i++) {
+		if (f->entry[i].section != section)
+			continue;
+		for (const struct config_key *k = keys; k->name; k++)
+			if (strcmp(k->name, f->entry[i].key) == 0)
+				apply(f, k, base, &f->entry[i]);
+	}
+}
+
+static bool
+title_ok(struct config_file *f, const struct config_section *s, size_t max)
+{
+	if (*s->title && strlen(s->title) <= max && !has_control(s->title))
+		return true;
+	config_fault(f, s->line, s->name, "its name must have 1..%zu printable characters", max);
+	return false;
+}
+
+static int
+find_provider(const struct config *c, const char *name)
+{
+	for (int i = 0; i < c->provider_count; i++)
+		if (strcmp(c->provider[i].name, name) == 0)
+			return i;
+	return -1;
+}
+
+static void
+check_provider(struct config_file *f, struct config *c, size_t section)
+{
+	const struct config_section *s = &f->section[section];
+	struct config_provider *p = &c->provider[c->provider_count];
+	if (!title_ok(f, s, 64) || find_provider(c, s->title) >= 0)
+		return;
+	if (c->provider_count == CONFIG_PROVIDERS_MAX) {
+		config_fault(f, s->line, s->name, "more than %d of them", CONFIG_PROVIDERS_MAX);
+		return;
+	}
+	c->provider_count++;
+	p->name = config_strdup(s->title);
+	p->dialect = DIALECT_OPENAI;
+	p->retries = 2;
+	apply_section(f, section, provider_keys, p);
+	if (!p->base_url && !find(f, section, "base_url") && !f->broken)
+		config_fault(f, s->line, "base_url", "is missing in provider \"%s\"", p->name);
+	if (!p->api_key)
+		p->api_key = config_strdup("");
+}
+
+/* The names in a model's list of providers. */
+static void
+check_fallbacks(struct config_file *f, const struct config *c, size_t section,
+    struct config_model *m)
+{
+	for (size_t i = 0; i < f->entries; i++) {
+		const struct config_entry *e = &f->entry[i];
+		if (e->section != section || strcmp(e->key, "provider") != 0 ||
+		    strcmp(e->value, CONFIG_EMPTY) == 0)
+			continue;
+		int p = find_provider(c, e->value);
+		bool twice = false;
+		for (int j = 0; j < m->provider_count; j++)
+			twice = twice || m->providers[j] == p;
+		if (p < 0)
+			config_fault(f, e->line, e->key, "there is no provider \"%s\"", e->value);
+		else if (twice)
+			config_fault(f, e->line, e->key, "\"%s\" is there twice", e->value);
+		else if (m->provider_count == CONFIG_FALLBACKS_MAX)
+			config_fault(f, e->line, e->key, "more than %d of them",
+			    CONFIG_FALLBACKS_MAX);
+		else {
+			m->providers[m->provider_count++] = p;
+			continue;
+		}
+		return;
+	}
+	if (m->provider_count == 0)
+		config_fault(f, line_of(f, section, "provider"), "provider",
+		    "model \"%s\" needs at least one", m->name);
+}
+
+static void
+check_model(struct config_file *f, struct config *c, size_t section)
+{
+	static const char *const needed[] = { "price_prompt", "price_completion" };
+	const struct config_section *s = &f->section[section];
+	struct config_model *m = &c->model[c->model_count];
+	if (!title_ok(f, s, 128) || config_model(c, s->title, strlen(s->title)) >= 0)
+		return;
+	if (c->model_count == CONFIG_MODELS_MAX) {
+		config_fault(f, s->line, s->name, "more than %d of them", CONFIG_MODELS_MAX);
+		return;
+	}
+	c->model_count++;
+	m->name = config_strdup(s->title);
+	m->tokenizer = TOKENIZER_ESTIMATE;
+	m->context = 128000;
+	m->max_completion = 4096;
+	apply_section(f, section, model_keys, m);
+	if (!m->upstream)
+		m->upstream = config_strdup(m->name);
+	if (!find(f, section, "price_cached"))
+		m->price.cached = m->price.prompt;
+	if (f->broken)
+		return;
+	check_fallbacks(f, c, section, m);
+	for (size_t i = 0; i < sizeof(needed) / sizeof(*needed); i++)
+		if (!find(f, section, needed[i]))
+			config_fault(f, s->line, needed[i], "is missing in model \"%s\"", m->name);
+	if (!find(f, section, "max_completion") && m->max_completion > m->context)
+		m->max_completion = m->context;
+	if (m->max_completion > m->context)
+		config_fault(f, line_of(f, section, "max_completion"), "max_completion",
+		    "%u is more than the context of %u", m->max_completion, m->context);
+}
+
+/* All processors that this process may run on. */
+static int
+processors(void)
+{
+	cpu_set_t set;
+	int n = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+	return n < 1 ? 1 : n > REGION_WORKERS_MAX ? REGION_WORKERS_MAX : n;
+}
+
+/* Rules that join values of several sections. */
+static void
+check_together(struct config_file *f, struct config *c)
+{
+	uint32_t sharers = 1 + 2 * (uint32_t)c->workers;
+	for (size_t i = 0; i < f->sections && c->ledger.max_holds < 8 * sharers; i++)
+		if (strcmp(f->section[i].name, "ledger") == 0) {
+			config_fault(f, line_of(f, i, "max_holds"), "max_holds",
+			    "%u workers need at least %u", (unsigned)c->workers, 8 * sharers);
+			break;
+		}
+	if (*c->default_model && config_model(c, c->default_model,
+	    strlen(c->default_model)) < 0)
+		config_fault(f, line_of(f, 0, "default_model"), "default_model",
+		    "there is no model \"%s\"", c->default_model);
+	if (c->model_count == 0)
+		config_warning(f, 1, "model", "there is none: every request will be refused");
+	/* Only who starts as root changes users.  The default user is no mistake of this file's;
+	 * the start still refuses to go on without it. */
+	if (geteuid() == 0 && *c->user && !getpwnam(c->user)) {
+		if (find(f, 0, "user"))
+			config_fault(f, line_of(f, 0, "user"), "user", "there is no user \"%s\"",
+			    c->user);
+		else
+			config_warning(f, 1, "user", "there is no user \"%s\": tolld will not "
+			    "start as root before it is made", c->user);
+	}
+}
+
+void
+config_check(struct config_file *f, struct config *c)
+{
+	static const struct config_key *const plain[] = { ledger_keys, limits_keys,
+		timeouts_keys };
+
+	apply_section(f, 0, top_keys, c);
+	/* value_listen and value_origin take the whole config: their tables' offset is 0. */
+	if (c->listen_count == 0 && !find(f, 0, "listen"))
+		c->listen[c->listen_count++] = config_strdup("127.0.0.1:8080");
+	if (c->workers == 0)
+		c->workers = processors();
+	for (size_t i = 1; i < f->sections; i++)
+		for (size_t j = 0; j < sizeof(plain) / sizeof(*plain); j++)
+			if (strcmp(f->section[i].name, config_shapes[j + 1].section) == 0)
+				apply_section(f, i, plain[j], c);
+	for (size_t i = 1; i < f->sections; i++)
+		if (strcmp(f->section[i].name, "provider") == 0)
+			check_provider(f, c, i);
+	for (size_t i = 1; i < f->sections; i++)
+		if (strcmp(f->section[i].name, "model") == 0)
+			check_model(f, c, i);
+	if (!f->broken)
+		check_together(f, c);
+}

@@ -1,0 +1,309 @@
+/*
+ * The kinds of values in the config.  Master.
+ */
+#include "daemon/config_value.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+#include "daemon/address.h"
+#include "daemon/config.h"
+
+#define SECRET_MAX 8192
+
+#define SETTER(name)                                                                             \
+	void name(struct config_file *f, const struct config_key *k, void *field,           \
+	    const struct config_entry *e, const char *value)
+
+static void
+replace(char **field, const char *value, size_t len)
+{
+	free(*field);
+	*field = config_realloc(NULL, len + 1, 1);
+	memcpy(*field, value, len);
+	(*field)[len] = 0;
+}
+
+/* min and max are lengths. */
+SETTER(value_string)
+{
+	if (strlen(value) < (size_t)k->min)
+		config_fault(f, e->line, k->name, "must not be empty");
+	else if (strlen(value) > (size_t)k->max)
+		config_fault(f, e->line, k->name, "has more than %d bytes", (int)k->max);
+	else
+		replace(field, value, strlen(value));
+}
+
+static bool
+parse_integer(struct config_file *f, const struct config_key *k, const struct config_entry *e,
+    const char *value, int64_t *out)
+{
+	const char *digits = value + (*value == '-' || *value == '+');
+	char *end;
+	errno = 0;
+	*out = strtoll(value, &end, 10);
+	if (!*digits || strspn(digits, "0123456789") != strlen(digits))
+		config_fault(f, e->line, k->name, "\"%s\" is not a whole number", value);
+	else if (errno == ERANGE || *out < k->min || *out > k->max)
+		config_fault(f, e->line, k->name, "%s is not in %lld..%lld", value,
+		    (long long)k->min, (long long)k->max);
+	else
+		return true;
+	return false;
+}
+
+SETTER(value_uint)
+{
+	int64_t n;
+	if (parse_integer(f, k, e, value, &n))
+		*(uint32_t *)field = (uint32_t)n;
+}
+
+SETTER(value_int)
+{
+	int64_t n;
+	if (parse_integer(f, k, e, value, &n))
+		*(int *)field = (int)n;
+}
+
+SETTER(value_money)
+{
+	int64_t amount;
+	if (money_parse(value, strlen(value), &amount) < 0)
+		config_fault(f, e->line, k->name, errno == ERANGE ? "%s is too large"
+		    : "\"%s\" is not an amount of credits with at most six decimals", value);
+	else if (amount < 0)
+		config_fault(f, e->line, k->name, "%s is negative", value);
+	else
+		*(int64_t *)field = amount;
+}
+
+/* The index of a word in a NULL-ended list; a fault and -1 if it isn't there. */
+static int
+one_of(struct config_file *f, const struct config_key *k, const struct config_entry *e,
+    const char *value, const char *const word[])
+{
+	char list[128] = "";
+	for (int i = 0; word[i]; i++) {
+		if (strcmp(word[i], value) == 0)
+			return i;
+		snprintf(list + strlen(list), sizeof(list) - strlen(list), "%s%s",
+		    i ? ", " : "", word[i]);
+	}
+	config_fault(f, e->line, k->name, "\"%s\" is not one of %s", value, list);
+	return -1;
+}
+
+SETTER(value_bool)
+{
+	static const char *const word[] = { "false", "true", "no", "yes", "off", "on", NULL };
+	int i = one_of(f, k, e, value, word);
+	if (i >= 0)
+		*(bool *)field = i % 2 == 1;
+}
+
+SETTER(value_log_format)
+{
+	static const char *const word[] = { "logfmt", "json", NULL };
+	int i = one_of(f, k, e, value, word);
+	if (i >= 0)
+		*(enum log_format *)field = i == 0 ? LOG_LOGFMT : LOG_JSON;
+}
+
+SETTER(value_log_level)
+{
+	static const char *const word[] = { "debug", "info", "warn", "error", NULL };
+	int i = one_of(f, k, e, value, word);
+	if (i >= 0)
+		*(enum log_level *)field = (enum log_level)i;
+}
+
+SETTER(value_dialect)
+{
+	static const char *const word[] = { "openai", "ollama", "anthropic", "auto", NULL };
+	int i = one_of(f, k, e, value, word);
+	if (i >= 0)
+		*(enum config_dialect *)field = (enum config_dialect)i;
+}
+
+SETTER(value_tokenizer)
+{
+	int t = tokenizer_by_name(value);
+	if (t < 0) {
+		config_fault(f, e->line, k->name, "there is no tokenizer \"%s\"", value);
+		return;
+	}
+	*(enum tokenizer *)field = (enum tokenizer)t;
+	if (t != TOKENIZER_ESTIMATE && !tokenizer_exact((enum tokenizer)t))
+		config_warning(f, e->line, k->name, "\"%s\" is not built in: model \"%s\" is "
+		    "metered by an estimate", value, f->section[e->section].title);
+}
+
+SETTER(value_listen)
+{
+	struct config *c = field;
+	struct address a;
+	const char *why;
+	if (strcmp(value, CONFIG_EMPTY) == 0)
+		config_fault(f, e->line, k->name, "needs at least one address");
+	else if (!address_parse(value, &a, &why))
+		config_fault(f, e->line, k->name, "\"%s\": %s", value, why);
+	else if (c->listen_count == CONFIG_LISTEN_MAX)
+		config_fault(f, e->line, k->name, "more than %d addresses", CONFIG_LISTEN_MAX);
+	else {
+		for (int i = 0; i < c->listen_count; i++)
+			if (strcmp(c->listen[i], value) == 0) {
+				config_fault(f, e->line, k->name, "%s is there twice", value);
+				return;
+			}
+		c->listen[c->listen_count++] = config_strdup(value);
+	}
+}
+
+SETTER(value_admin_listen)
+{
+	struct address a;
+	const char *why;
+	if (*value && !address_parse(value, &a, &why))
+		config_fault(f, e->line, k->name, "\"%s\": %s", value, why);
+	else
+		replace(field, value, strlen(value));
+}
+
+/* What is wrong with "http[s]://HOST[:PORT]" at the start of url; *rest is what follows it. */
+static const char *
+check_origin(const char *url, const char **rest)
+{
+	const char *host = strncasecmp(url, "https://", 8) == 0 ? url + 8
+	    : strncasecmp(url, "http://", 7) == 0             ? url + 7
+	                                                      : NULL;
+	if (!host)
+		return "must start with https:// or http://";
+	size_t len = strcspn(host, "/?#");
+	*rest = host + len;
+	for (const char *p = url; *p; p++)
+		if (*p <= ' ' || *p > '~' || strchr("\"<>\\^`{|}", *p))
+			return "has a character that a URL cannot have";
+	if (memchr(host, '@', len))
+		return "must not have user information";
+	const char *colon = memchr(host, ':', len);
+	size_t name_len = colon ? (size_t)(colon - host) : len;
+	if (*host == '[') {
+		const char *bracket = memchr(host, ']', len);
+		if (!bracket || (bracket + 1 != *rest && bracket[1] != ':'))
+			return "is not well-formed at its host";
+		name_len = (size_t)(bracket + 1 - host);
+		colon = bracket + 1 == *rest ? NULL : bracket + 1;
+	}
+	if (name_len == 0)
+		return "has no host";
+	if (colon) {
+		char *end;
+		long port = strtol(colon + 1, &end, 10);
+		if (end != *rest || colon[1] < '0' || colon[1] > '9' || port < 1 || port > 65535)
+			return "has a port that is not in 1..65535";
+	}
+	return NULL;
+}
+
+SETTER(value_url)
+{
+	const char *rest, *why = check_origin(value, &rest);
+	size_t len = strlen(value);
+	if (!why && strchr(value, '#'))
+		why = "must not have a fragment";
+	if (!why && strchr(value, '?'))
+		why = "must not have a query";
+	if (why) {
+		/* Not the URL itself: it may hold a password. */
+		config_fault(f, e->line, k->name, "the URL %s", why);
+		return;
+	}
+	while (len > 0 && value[len - 1] == '/')
+		len--;
+	replace(field, value, len);
+}
+
+SETTER(value_origin)
+{
+	struct config *c = field;
+	const char *rest, *why;
+	if (strcmp(value, CONFIG_EMPTY) == 0)
+		return;
+	rest = "";
+	why = strcmp(value, "*") == 0 ? NULL : check_origin(value, &rest); /* "*": any page */
+	if (!why && *rest)
+		why = "must end after its host or port";
+	if (why)
+		config_fault(f, e->line, k->name, "the origin \"%s\" %s", value, why);
+	else if (c->origin_count == CONFIG_ORIGINS_MAX)
+		config_fault(f, e->line, k->name, "more than %d origins", CONFIG_ORIGINS_MAX);
+	else {
+		char *origin = config_strdup(value);
+		for (char *p = origin; *p; p++) /* as browsers send it */
+			*p = *p >= 'A' && *p <= 'Z' ? (char)(*p + 32) : *p;
+		c->origins[c->origin_count++] = origin;
+	}
+}
+
+static void
+set_secret(struct config_file *f, const struct config_key *k, char **field,
+    const struct config_entry *e, const char *value)
+{
+	for (const char *p = value; *p; p++)
+		if (*p <= ' ' || *p > '~') {
+			config_fault(f, e->line, k->name,
+			    "has a character that a header cannot have");
+			return;
+		}
+	if (*field)
+		config_fault(f, e->line, k->name, "only one of api_key and api_key_file");
+	else
+		*field = config_strdup(value);
+}
+
+SETTER(value_api_key)
+{
+	set_secret(f, k, field, e, value);
+}
+
+SETTER(value_api_key_file)
+{
+	char text[SECRET_MAX + 1];
+	int fd = open(value, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text));
+	if (n < 0)
+		config_fault(f, e->line, k->name, "cannot read %s: %s", value, strerror(errno));
+	else if (n > SECRET_MAX)
+		config_fault(f, e->line, k->name, "%s is longer than %d bytes", value, SECRET_MAX);
+	if (fd >= 0)
+		close(fd);
+	if (n < 0 || n > SECRET_MAX)
+		return;
+	if (n > 0 && text[n - 1] == '\n')
+		n--;
+	if (n > 0 && text[n - 1] == '\r')
+		n--;
+	text[n] = 0;
+	if (n == 0)
+		config_fault(f, e->line, k->name, "%s is empty", value);
+	else if (strlen(text) != (size_t)n)
+		config_fault(f, e->line, k->name, "%s holds a NUL", value);
+	else
+		set_secret(f, k, field, e, text);
+	explicit_bzero(text, sizeof(text));
+}
+
+SETTER(value_nothing)
+{
+	(void)f;
+	(void)k;
+	(void)field;
+	(void)e;
+	(void)value;
+}

@@ -1,0 +1,27 @@
+#ifndef DAEMON_CONFIG_VALUE_H
+#define DAEMON_CONFIG_VALUE_H
+
+/*
+ * One function for each kind of value in the config: put it in its field, or report what is
+ * wrong with it.  For the tables in config_check.c.  Master.
+ */
+#include "daemon/config_file.h"
+
+config_set_fn value_string; /* min..max bytes */
+config_set_fn value_uint; /* uint32_t, min..max */
+config_set_fn value_int; /* int, min..max */
+config_set_fn value_money; /* int64_t of micro-credits, not negative */
+config_set_fn value_bool; /* bool */
+config_set_fn value_log_format; /* enum log_format */
+config_set_fn value_log_level; /* enum log_level */
+config_set_fn value_dialect; /* enum config_dialect */
+config_set_fn value_tokenizer; /* enum tokenizer */
+config_set_fn value_listen; /* struct config: one more address */
+config_set_fn value_admin_listen; /* an address or "" */
+config_set_fn value_url; /* http or https, no trailing slash */
+config_set_fn value_origin; /* struct config: one more origin */
+config_set_fn value_api_key;
+config_set_fn value_api_key_file; /* its contents */
+config_set_fn value_nothing; /* looked up later, when all names are known */
+
+#endif

@@ -1,0 +1,27 @@
+#ifndef DAEMON_DECODE_H
+#define DAEMON_DECODE_H
+
+/*
+ * From a provider's bytes to a stream's text: framing, deltas, metering, and what the provider's
+ * end means.  Worker; the callbacks of the stream's call.
+ */
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "daemon/upstream.h"
+
+#define SSE_LINE_MAX (1u << 20)
+#define STREAM_TEXT_MAX (8u << 20) /* a longer answer is ended as oversize */
+#define ERROR_BODY_MAX 65536
+
+void decode_head(void *stream, int status, const char *media_type, int64_t retry_after);
+void decode_data(void *stream, const char *, size_t);
+void decode_flush(void *stream);
+void decode_end(void *stream, enum call_result, const char *why);
+/* The meter: what text waited for is durable; a slice began. */
+void decode_resume(void *stream, bool slice_began);
+/* The ring has room again. */
+void decode_retry(void *stream);
+
+#endif

@@ -1,0 +1,278 @@
+/*
+ * The keeper process: the only writer of LMDB.  It takes records from all rings, commits them in
+ * one transaction and says that they are durable (keeper_batch.c); beside that it brings
+ * state.mdb up to date.  One flush serves all who came meanwhile.
+ */
+#include "daemon/keeper.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/signalfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "daemon/log.h"
+#include "daemon/metrics.h"
+#include "shm/ring.h"
+#include "shm/wake.h"
+
+/*
+ * The projection waits until nobody has come for a while: a client who is alone would otherwise
+ * find the keeper flushing state.mdb whenever it comes back with its next request.
+ */
+#define PROJECT_IDLE_MS 5
+#define PROJECT_AGE_US 250000
+#define PROJECT_RECORDS 2048
+/* Of streams in one transaction: more than a batch, so that it catches up under any load. */
+#define PROJECT_RECORDS_MAX (2 * KEEPER_BATCH_RECORDS)
+#define HEARTBEAT_MS 250
+#define SWEEP_US 10000000
+/* After the disk failed: how long until it is tried again. */
+#define RETRY_MS 500
+
+static uint64_t
+clock_us(clockid_t clock)
+{
+	struct timespec ts;
+
+	clock_gettime(clock, &ts);
+	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
+}
+
+uint64_t
+keeper_clock_us(void)
+{
+	return clock_us(CLOCK_MONOTONIC);
+}
+
+uint64_t
+keeper_realtime_us(void)
+{
+	return clock_us(CLOCK_REALTIME);
+}
+
+/* Projecting. */
+
+static uint64_t
+unprojected(const struct keeper *k)
+{
+	return journal_last(k->journal) - state_progress(k->state)->streams;
+}
+
+static int
+project(struct keeper *k)
+{
+	if (state_project(k->state, k->books, journal_reader(k->journal),
+		journal_last(k->journal), PROJECT_RECORDS_MAX, keeper_realtime_us()) < 0)
+		return -1;
+	/* Release: who sees it finds the rows. */
+	atomic_store_explicit(&k->region->h->projected_seq, state_progress(k->state)->streams,
+	    memory_order_release);
+	k->unprojected_us = unprojected(k) > 0 ? k->committed_us : 0;
+	return 0;
+}
+
+/* Up to the last record, for a SYNC and before the end. */
+int
+keeper_project_all(struct keeper *k)
+{
+	do {
+		if (project(k) < 0)
+			return -1;
+	} while (unprojected(k) > 0);
+	return 0;
+}
+
+static bool
+work_waits(struct keeper *k)
+{
+	for (uint32_t p = PROC_ADMIN; p < k->region->h->procs; p++)
+		if (!k->distrusted[p] &&
+		    ring_head(region_ring(k->region, p)) != k->rings.position[p])
+			return true;
+	return false;
+}
+
+/* The process. */
+
+static void
+heartbeat(struct keeper *k)
+{
+	k->now_us = keeper_clock_us();
+	/* Relaxed: the master compares it with the clock. */
+	atomic_store_explicit(&region_proc(k->region, PROC_KEEPER)->heartbeat_us, k->now_us,
+	    memory_order_relaxed);
+}
+
+/* Was CHILD_SIG_STOP sent? */
+static void
+look_for_stop(struct keeper *k)
+{
+	struct signalfd_siginfo info;
+
+	if (read(k->signal_fd, &info, sizeof info) == (ssize_t)sizeof info)
+		k->stop = true;
+}
+
+/* Wait for work, a signal or the time. */
+static void
+sleep_for(struct keeper *k, int ms)
+{
+	int fd = k->heritage->wake_fd[PROC_KEEPER];
+	struct pollfd fds[2] = {
+	    {.fd = k->signal_fd, .events = POLLIN}, {.fd = fd, .events = POLLIN}};
+
+	wake_prepare(k->region, PROC_KEEPER);
+	if (!work_waits(k))
+		(void)poll(fds, 2, ms); /* an error is as good as a wake-up */
+	wake_done(k->region, PROC_KEEPER, fd);
+	look_for_stop(k);
+}
+
+/* What is done beside the acknowledging path; -1 if the disk failed. */
+static int
+tend(struct keeper *k, bool idle)
+{
+	uint64_t waiting = unprojected(k);
+	bool sweep = k->now_us - k->swept_us > SWEEP_US;
+
+	if (sweep) {
+		k->swept_us = k->now_us;
+		journal_check_readers(k->journal);
+		state_check_readers(k->state);
+	}
+	if ((waiting > 0 && idle) || waiting > PROJECT_RECORDS || sweep ||
+	    (k->unprojected_us != 0 && k->now_us - k->unprojected_us > PROJECT_AGE_US))
+		return project(k);
+	return 0;
+}
+
+/* 0: stopped, or the master is gone; -1: the disk failed. */
+static int
+serve(struct keeper *k)
+{
+	pid_t parent = getppid();
+
+	for (;;) {
+		int done;
+
+		heartbeat(k);
+		if ((done = keeper_batch(k)) < 0)
+			return -1;
+		if (k->stop && done == 0)
+			return keeper_project_all(k);
+		if (tend(k, done == 0 && k->now_us - k->committed_us >= PROJECT_IDLE_MS * 1000) < 0)
+			return -1;
+		if (done == 0)
+			sleep_for(k, unprojected(k) > 0 ? PROJECT_IDLE_MS : HEARTBEAT_MS);
+		if (getppid() != parent) {
+			log_warnx("the master is gone");
+			return 0;
+		}
+	}
+}
+
+static int
+signals(struct keeper *k)
+{
+	sigset_t set;
+
+	/* It stops last, when nobody is left to hand it anything. */
+	if (signal(CHILD_SIG_DRAIN, SIG_IGN) == SIG_ERR)
+		return -1;
+	(void)sigemptyset(&set);
+	(void)sigaddset(&set, CHILD_SIG_STOP);
+	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
+		return -1;
+	k->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	return k->signal_fd < 0 ? -1 : 0;
+}
+
+/* The disk said no.  Wait before it is tried again. */
+static void
+wait_for_disk(struct keeper *k)
+{
+	struct pollfd fd = {.fd = k->signal_fd, .events = POLLIN};
+
+	/* Relaxed: a report, and what keeps new requests away. */
+	atomic_store_explicit(&k->region->h->journal_ok, 0, memory_order_relaxed);
+	(void)poll(&fd, 1, RETRY_MS);
+	heartbeat(k);
+	look_for_stop(k);
+}
+
+/* Until the journal opens.  -1: told to stop, or trying again does not help. */
+static int
+open_journal(struct keeper *k)
+{
+	const char *why;
+	bool said = false, hopeless = false;
+
+	while ((k->journal = journal_open(k->heritage->config->state_dir, 0, &why)) == NULL) {
+		hopeless = errno == EINVAL;
+		if (!said)
+			log_warnx("journal.mdb: %s", why);
+		said = true;
+		wait_for_disk(k);
+		if (k->stop || hopeless)
+			return -1;
+	}
+	return 0;
+}
+
+static int
+run(struct keeper *k)
+{
+	struct region_header *h = k->region->h;
+
+	/* Relaxed: a keeper before us wrote it, and it is dead.  It ended by the disk: not at
+	 * once again. */
+	if (atomic_load_explicit(&h->filled, memory_order_relaxed) != 0 &&
+	    atomic_load_explicit(&h->journal_ok, memory_order_relaxed) == 0)
+		wait_for_disk(k);
+	if (k->stop || open_journal(k) < 0)
+		return -1;
+	if (recover_books(k) < 0 || recover_region(k) < 0) {
+		wait_for_disk(k);
+		return -1;
+	}
+	/* If somebody waits already, the first batch has to show it. */
+	if (!work_waits(k))
+		atomic_store_explicit(&h->journal_ok, 1, memory_order_relaxed);
+	heartbeat(k);
+	k->swept_us = k->now_us;
+	if (unprojected(k) > 0)
+		k->unprojected_us = k->now_us;
+	if (serve(k) < 0) {
+		atomic_store_explicit(&h->journal_ok, 0, memory_order_relaxed);
+		return -1;
+	}
+	return 0;
+}
+
+int
+keeper_main(struct heritage *heritage)
+{
+	struct keeper *k = calloc(1, sizeof *k);
+	int status;
+
+	log_set_proc("keeper");
+	if (k == NULL)
+		fatal("keeper");
+	k->heritage = heritage;
+	k->region = &heritage->region;
+	metrics_init(k->region, PROC_KEEPER);
+	if (signals(k) < 0)
+		fatal("keeper: signals");
+	status = run(k) < 0 && !k->stop ? 1 : 0;
+	books_free(k->books);
+	state_close(k->state);
+	journal_close(k->journal);
+	buf_free(&k->payload);
+	close(k->signal_fd);
+	free(k);
+	return status;
+}

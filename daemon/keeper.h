@@ -1,0 +1,73 @@
+#ifndef DAEMON_KEEPER_H
+#define DAEMON_KEEPER_H
+
+/* What keeper.c, keeper_batch.c and recover.c share; nobody else's.  keeper_main is in daemon/heritage.h. */
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "daemon/books.h"
+#include "daemon/heritage.h"
+#include "daemon/journal.h"
+#include "daemon/state.h"
+
+#define KEEPER_BATCH_RECORDS 4096
+#define KEEPER_BATCH_BYTES (8u << 20)
+
+/* A record on its way: judged, not yet on disk. */
+struct keeper_pending {
+	uint64_t op;
+	int64_t number;   /* ACCOUNT: the account's; KEY, KEY_REVOKE: the key's index */
+	uint32_t slot;    /* JOURNAL_NONE if it is no next operation of a slot of its sender */
+	uint32_t account; /* whose books may have changed, or JOURNAL_NONE */
+	uint8_t type, status;
+};
+
+struct keeper {
+	struct heritage *heritage;
+	struct region *region;
+	struct journal *journal;
+	struct state *state;
+	struct books *books;
+	struct journal_positions rings; /* what the next commit makes durable */
+	struct keeper_pending pending[KEEPER_BATCH_RECORDS];
+	size_t count;                     /* of pending */
+	bool sync[REGION_PROCS_MAX];      /* a JOURNAL_SYNC of that ring is in the batch */
+	bool distrusted[REGION_PROCS_MAX]; /* the ring itself was forged: not read any more */
+	struct buf payload;
+	uint32_t first;                   /* ring that the next batch begins with */
+	uint64_t now_us;                  /* CLOCK_MONOTONIC, refreshed once a round */
+	uint64_t batch_us;                /* CLOCK_REALTIME when the batch began to be taken */
+	uint64_t committed_us;            /* when the last commit ended */
+	uint64_t unprojected_us;          /* when the oldest unprojected commit ended; 0: none */
+	uint64_t swept_us;                /* when expiry and dead readers were last looked after */
+	int signal_fd;
+	bool stop; /* CHILD_SIG_STOP came */
+};
+
+/* recover.c: from "journal opened" to "the region says what the journal says". */
+
+/* Books from state.mdb and the journal's rest.  -1: the disk (errno) or a damaged journal (0). */
+int recover_books(struct keeper *) __attribute__((warn_unused_result));
+/* Make the region agree, close what a power cut left open, register prices, set `filled`. */
+int recover_region(struct keeper *) __attribute__((warn_unused_result));
+
+/* keeper.c */
+uint64_t keeper_realtime_us(void);
+uint64_t keeper_clock_us(void); /* CLOCK_MONOTONIC */
+/* Project up to the last record: for a SYNC and before the end.  -1: the disk failed. */
+int keeper_project_all(struct keeper *) __attribute__((warn_unused_result));
+
+/* keeper_batch.c */
+
+/* One batch.  1, 0 if there was nothing, -1 if the disk failed: then the books are wrong. */
+int keeper_batch(struct keeper *) __attribute__((warn_unused_result));
+/* Journal a record of the keeper's own, and enter it. */
+void keeper_append(struct keeper *, struct journal_record *, const void *payload);
+int keeper_commit(struct keeper *) __attribute__((warn_unused_result));
+/* Publish an account's books, or insert it if the region does not have it. */
+int keeper_show_account(struct keeper *, uint32_t number) __attribute__((warn_unused_result));
+int keeper_show_key(struct keeper *, uint32_t index) __attribute__((warn_unused_result));
+/* Note what became of a slot's operation. */
+void keeper_show_hold(struct keeper *, uint32_t slot, uint64_t op, uint8_t status);
+
+#endif

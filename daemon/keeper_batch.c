@@ -1,0 +1,352 @@
+/*
+ * A batch of the keeper: take what the rings hold, judge it by the books, commit it, publish it,
+ * wake who waits.  Keeper process.
+ *
+ * Order is everything here.  Books first (a record that contradicts them is not committed), then
+ * the commit, then what others see: accounts and holds, then the ring's durable count, then the
+ * wake-up.  If the commit fails the books are ahead of the disk, so the process ends; the one
+ * that replaces it builds new books from what is durable.
+ */
+#include <errno.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "daemon/keeper.h"
+#include "daemon/log.h"
+#include "daemon/metrics.h"
+#include "shm/account.h"
+#include "shm/ledger.h"
+#include "shm/ring.h"
+#include "shm/wake.h"
+
+/* Showing what is durable. */
+
+int
+keeper_show_account(struct keeper *k, uint32_t number)
+{
+	const struct books_account *a = books_account(k->books, number);
+	struct account_books books = {a->balance, a->held, a->overdraft};
+	struct account *shown;
+	const char *id;
+	size_t len;
+
+	/* Relaxed: our own count. */
+	if (number < atomic_load_explicit(&k->region->h->accounts, memory_order_relaxed)) {
+		account_publish(account_at(k->region, number), &books);
+		return 0;
+	}
+	id = books_account_id(k->books, number, &len);
+	shown = account_insert(k->region, id, len, &books, a->balance - a->held + a->overdraft);
+	if (shown == NULL) {
+		log_warn("account %.*s does not fit in the region", (int)len, id);
+		return -1;
+	}
+	/* Relaxed: limits; a request that is quicker than this sees the config's. */
+	atomic_store_explicit(&shown->requests_per_minute, a->requests_per_minute,
+	    memory_order_relaxed);
+	atomic_store_explicit(&shown->tokens_per_minute, a->tokens_per_minute,
+	    memory_order_relaxed);
+	atomic_store_explicit(&shown->concurrent_streams, a->concurrent_streams,
+	    memory_order_relaxed);
+	return 0;
+}
+
+int
+keeper_show_key(struct keeper *k, uint32_t index)
+{
+	const struct books_key *key = books_key(k->books, index);
+	struct key_entry entry = {.key_id = key->key_id, .expires_us = key->expires_us,
+	    .account = key->account, .scopes = key->scopes}, *shown;
+
+	memcpy(entry.hash, key->hash, sizeof entry.hash);
+	atomic_init(&entry.flags, key->flags);
+	shown = key_insert(k->region, &entry);
+	if (shown == NULL && errno == EEXIST)
+		shown = key_find(k->region, entry.hash);
+	if (shown == NULL) {
+		log_warn("a key does not fit in the region");
+		return -1;
+	}
+	/* Release: who was told that the key is revoked must not find it good after that. */
+	atomic_store_explicit(&shown->flags, key->flags, memory_order_release);
+	return 0;
+}
+
+void
+keeper_show_hold(struct keeper *k, uint32_t slot, uint64_t op, uint8_t status)
+{
+	/* Release, before ring_publish's: the reaper sees the count, then this. */
+	atomic_store_explicit(&hold_at(k->region, slot)->journaled, HOLD_WORD(op, status),
+	    memory_order_release);
+}
+
+/* Committing. */
+
+void
+keeper_append(struct keeper *k, struct journal_record *r, const void *payload)
+{
+	uint64_t sequence;
+
+	sequence = journal_append(k->journal, r, payload);
+	/* Not to be entered although it was judged good: the books are broken. */
+	if (books_apply(k->books, r, payload, sequence) < 0)
+		fatalx("keeper: the books do not take record %llu of type %d",
+		    (unsigned long long)sequence, r->type);
+}
+
+int
+keeper_commit(struct keeper *k)
+{
+	size_t records = journal_staged(k->journal);
+	uint64_t start = keeper_clock_us(), end;
+
+	if (journal_commit(k->journal, &k->rings) < 0)
+		return -1;
+	end = keeper_clock_us();
+	k->committed_us = end;
+	if (records > 0) {
+		metrics_commit(end - start, records);
+		if (k->unprojected_us == 0)
+			k->unprojected_us = end;
+	}
+	journal_begin(k->journal);
+	return 0;
+}
+
+static void
+wake_proc(struct keeper *k, uint32_t proc)
+{
+	wake(k->region, proc, k->heritage->wake_fd[proc]);
+	/* Relaxed, behind the full fence in wake, which pairs with the one in wake_prepare: the
+	 * master sets it, prepares to sleep, looks at the ring.  One of us sees the other. */
+	if (atomic_load_explicit(&region_proc(k->region, proc)->reaping, memory_order_relaxed))
+		wake(k->region, PROC_MASTER, k->heritage->wake_fd[PROC_MASTER]);
+}
+
+/* Publish the rings that took part in the batch; those with a SYNC only if `synced`. */
+static void
+publish_rings(struct keeper *k, bool synced)
+{
+	for (uint32_t p = PROC_ADMIN; p < k->region->h->procs; p++) {
+		struct ring *ring = region_ring(k->region, p);
+
+		if (k->sync[p] != synced || k->rings.position[p] == ring_durable(ring))
+			continue;
+		ring_publish(ring, k->rings.position[p]);
+		k->sync[p] = false;
+		wake_proc(k, p);
+	}
+}
+
+/* The batch is on disk: make it visible, in the order in which it happened. */
+static int
+publish(struct keeper *k)
+{
+	for (size_t i = 0; i < k->count; i++) {
+		const struct keeper_pending *p = &k->pending[i];
+
+		if (p->account != JOURNAL_NONE && keeper_show_account(k, p->account) < 0)
+			return -1;
+		if (p->number >= 0 && p->type != JOURNAL_ACCOUNT &&
+		    keeper_show_key(k, (uint32_t)p->number) < 0)
+			return -1;
+		if (p->slot != JOURNAL_NONE && p->type != JOURNAL_MARK)
+			keeper_show_hold(k, p->slot, p->op, p->status);
+	}
+	/* Release, before the ring's: who sees its record durable sees a sequence not below it. */
+	atomic_store_explicit(&k->region->h->journal_seq, journal_last(k->journal),
+	    memory_order_release);
+	atomic_store_explicit(&k->region->h->journal_ok, 1, memory_order_relaxed);
+	k->count = 0;
+	publish_rings(k, false);
+	return 0;
+}
+
+/* Taking records. */
+
+/* Have a process killed. */
+static void
+mark_bad(struct keeper *k, uint32_t proc)
+{
+	struct proc_slot *slot = region_proc(k->region, proc);
+
+	/* A dead one is not to be killed: the mark would meet its successor.  Relaxed: the
+	 * master clears the mark when it starts one. */
+	if (atomic_load_explicit(&slot->reaping, memory_order_relaxed) != 0)
+		return;
+	atomic_store_explicit(&slot->bad, 1, memory_order_release);
+	wake(k->region, PROC_MASTER, k->heritage->wake_fd[PROC_MASTER]);
+}
+
+/* Somebody writes in shared memory who should not. */
+static void
+distrust(struct keeper *k, uint32_t proc, const struct books_verdict *v,
+    const struct journal_record *r)
+{
+	const char *id = "none";
+	size_t len = 4;
+
+	if (v->freeze != JOURNAL_NONE) {
+		books_set_flags(k->books, v->freeze, ACCOUNT_FROZEN);
+		/* Release, pairs with the ledger's acquire. */
+		atomic_fetch_or_explicit(&account_at(k->region, v->freeze)->flags, ACCOUNT_FROZEN,
+		    memory_order_release);
+		id = books_account_id(k->books, v->freeze, &len);
+	}
+	log_warnx("forged record refused, process %u, type %u, slot %u, operation %llu: %s; "
+	    "account %.*s is frozen", proc, r->type, r->slot, (unsigned long long)r->op,
+	    v->contradicts, (int)len, id);
+	mark_bad(k, proc);
+}
+
+/* The tables in the region must have room before the record is durable. */
+static bool
+has_room(struct keeper *k, uint8_t type)
+{
+	if (type == JOURNAL_ACCOUNT)
+		return region_grow_accounts(k->region, books_accounts(k->books) + 1) == 0;
+	if (type == JOURNAL_KEY)
+		return region_grow_keys(k->region, books_keys(k->books) + 1) == 0;
+	return true;
+}
+
+/*
+ * The end of a hold was refused: end it ourselves at its last mark.  Left open, its slot would
+ * contradict whatever its next owner does.
+ */
+static void
+end_refused(struct keeper *k, const struct journal_record *r, struct keeper_pending *p)
+{
+	const struct books_hold *h = books_hold(k->books, r->slot);
+	struct journal_record end;
+
+	if ((r->type != JOURNAL_SETTLE && r->type != JOURNAL_VOID) || h == NULL || !h->open)
+		return;
+	books_end_record(k->books, r->slot, r->op, keeper_realtime_us(), &end);
+	end.proc = PROC_KEEPER;
+	p->account = end.account;
+	keeper_append(k, &end, NULL);
+}
+
+/* Judge one record and enter it; `p` says what is to be shown once it is on disk. */
+static void
+take(struct keeper *k, uint32_t proc, struct journal_record *r, const void *payload,
+    struct keeper_pending *p, int64_t *value)
+{
+	struct books_input in = {
+	    .record = r,
+	    .payload = payload,
+	    .types = proc == PROC_ADMIN ? BOOKS_FROM_ADMIN : BOOKS_FROM_WORKER,
+	    .slot_first = hold_first(k->region, proc),
+	    .slot_count = k->region->h->holds_per_proc,
+	};
+	struct books_verdict v;
+	bool next = books_next(k->books, &in);
+
+	r->proc = (uint8_t)proc;
+	/* Nothing has happened later than now: a row with such a time would never expire. */
+	if (r->time_us > k->batch_us)
+		r->time_us = k->batch_us;
+	*p = (struct keeper_pending){.op = r->op, .number = -1, .account = JOURNAL_NONE,
+	    .type = r->type, .slot = next ? r->slot : JOURNAL_NONE};
+	books_check(k->books, &in, &v);
+	if (v.store && !has_room(k, r->type)) {
+		v.store = false;
+		v.status = RING_NOSPACE;
+	}
+	if (v.store) {
+		if (r->type == JOURNAL_ACCOUNT)
+			r->account = (uint32_t)v.value;
+		keeper_append(k, r, payload);
+		if (r->type != JOURNAL_KEY && r->type != JOURNAL_KEY_REVOKE)
+			p->account = r->account;
+		else
+			p->number = r->type == JOURNAL_KEY
+			    ? (int64_t)books_keys(k->books) - 1
+			    : (int64_t)books_key_find(k->books, (uint64_t)r->extra);
+	} else if (v.contradicts != NULL) {
+		distrust(k, proc, &v, r);
+		if (next)
+			end_refused(k, r, p);
+	}
+	if (!v.store && next)
+		books_answer(k->books, r->slot, r->op, r->type, v.status, v.value);
+	if (r->type == JOURNAL_SYNC)
+		k->sync[proc] = true;
+	p->status = (uint8_t)v.status;
+	*value = v.value;
+}
+
+/* Is the ring still what it was made as?  Its owner can write all over it. */
+static bool
+ring_sound(struct keeper *k, uint32_t proc, const struct ring *ring)
+{
+	const struct region_dims *d = &k->region->h->dims;
+
+	if (k->distrusted[proc])
+		return false;
+	if (ring->records == d->ring_records && ring->arena_len == d->ring_arena &&
+	    ring_head(ring) - k->rings.position[proc] <= d->ring_records)
+		return true;
+	log_warnx("the ring of process %u is forged", proc);
+	k->distrusted[proc] = true;
+	mark_bad(k, proc);
+	return false;
+}
+
+/* Take what one process has published, as far as the batch has room. */
+static void
+drain_ring(struct keeper *k, uint32_t proc, size_t *bytes)
+{
+	struct ring *ring = region_ring(k->region, proc);
+	struct ring_entry *e;
+
+	if (!ring_sound(k, proc, ring))
+		return;
+	while (k->count < KEEPER_BATCH_RECORDS && *bytes < KEEPER_BATCH_BYTES &&
+	    (e = ring_peek(ring, k->rings.position[proc] + 1)) != NULL) {
+		/* One copy, judged and stored: its owner may change the original meanwhile. */
+		struct ring_entry copy = *e;
+		struct keeper_pending *p = &k->pending[k->count++];
+
+		if (copy.record.payload_len > ring->arena_len) {
+			copy.record.payload_len = 0;
+			copy.record.version = 0; /* refused as such */
+		}
+		k->payload.len = 0;
+		if (buf_reserve(&k->payload, copy.record.payload_len + 1) == NULL)
+			fatal("keeper: payload");
+		ring_payload(ring, &copy, k->payload.data);
+		take(k, proc, &copy.record, k->payload.data, p, &e->value);
+		e->status = p->status;
+		k->rings.position[proc]++;
+		*bytes += sizeof copy + copy.record.payload_len;
+	}
+}
+
+int
+keeper_batch(struct keeper *k)
+{
+	uint32_t rings = k->region->h->procs - PROC_ADMIN;
+	bool sync = false;
+	size_t bytes = 0;
+
+	k->batch_us = keeper_realtime_us();
+	/* A full batch begins with another ring next time, so that none waits for ever. */
+	k->first = (k->first + 1) % rings;
+	for (uint32_t i = 0; i < rings; i++)
+		drain_ring(k, PROC_ADMIN + (k->first + i) % rings, &bytes);
+	if (k->count == 0)
+		return 0;
+	/* Also when nothing is to be stored: the ring positions are. */
+	if (keeper_commit(k) < 0 || publish(k) < 0)
+		return -1;
+	for (uint32_t p = PROC_ADMIN; p < k->region->h->procs; p++)
+		sync |= k->sync[p];
+	if (sync) {
+		if (keeper_project_all(k) < 0)
+			return -1;
+		publish_rings(k, true);
+	}
+	return 1;
+}

@@ -1,0 +1,220 @@
+/*
+ * A worker's listeners, and the server as a whole: accept, tick, drain.
+ *
+ * Each worker has its own SO_REUSEPORT sockets, made and kept by the master.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "daemon/conn_state.h"
+#include "daemon/log.h"
+
+#define RESUME_US 100000 /* after running out of descriptors */
+
+static const char full[] =
+    "HTTP/1.1 503 Service Unavailable\r\n"
+    "Server: tolld\r\n"
+    "Content-Type: application/json\r\n"
+    "Retry-After: 1\r\n"
+    "Connection: close\r\n"
+    "Content-Length: 99\r\n"
+    "\r\n"
+    "{\"error\":{\"message\":\"too many connections\",\"type\":\"server_error\",\"param\":null,"
+    "\"code\":\"overloaded\"}}";
+
+static void
+listeners_enable(struct server *s, bool on)
+{
+	for (int i = 0; i < s->listeners; i++) {
+		if (!on)
+			event_del(s->listener[i].ev);
+		else if (event_add(s->listener[i].ev, NULL) != 0)
+			log_warnx("listener: event_add failed");
+	}
+}
+
+static void
+resume_cb(evutil_socket_t fd, short what, void *arg)
+{
+	struct server *s = arg;
+
+	(void)fd;
+	(void)what;
+	if (!s->draining)
+		listeners_enable(s, true);
+}
+
+/*
+ * No descriptor left.  The spare one is given up to answer who waits; then accepting rests,
+ * since a level-triggered listener would spin.
+ */
+static void
+out_of_descriptors(struct server *s, int listen_fd)
+{
+	static const struct timeval rest = {0, RESUME_US};
+	char drop[4096];
+
+	for (int i = 0; i < CONN_ACCEPT_MAX && s->spare_fd >= 0; i++) {
+		int fd;
+
+		close(s->spare_fd);
+		fd = accept4(listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+		if (fd >= 0) {
+			(void)!send(fd, full, sizeof(full) - 1, MSG_NOSIGNAL);
+			shutdown(fd, SHUT_WR);
+			/* Unread bytes would make close() reset the connection, reply and all. */
+			for (int n = 0; n < 16 && recv(fd, drop, sizeof(drop), 0) > 0; n++)
+				continue;
+			close(fd);
+		}
+		s->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+		if (fd < 0)
+			break;
+	}
+	listeners_enable(s, false);
+	event_add(s->resume, &rest);
+}
+
+static void
+accept_cb(evutil_socket_t listen_fd, short what, void *arg)
+{
+	struct listener *l = arg;
+
+	(void)what;
+	for (int i = 0; i < CONN_ACCEPT_MAX; i++) {
+		int fd = accept4(listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+		if (fd < 0) {
+			if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS ||
+			    errno == ENOMEM)
+				out_of_descriptors(l->server, listen_fd);
+			/* EAGAIN: done.  Anything else is about one connection, which is gone. */
+			return;
+		}
+		if (conn_new(l->server, fd) == NULL)
+			close(fd);
+	}
+}
+
+static int
+listen_on(struct server *s, int fd)
+{
+	struct listener *l = &s->listener[s->listeners];
+
+	l->fd = fd;
+	l->server = s;
+	l->ev = event_new(s->base, fd, EV_READ | EV_PERSIST, accept_cb, l);
+	if (l->ev == NULL)
+		return -1;
+	s->listeners++;
+	return event_add(l->ev, NULL);
+}
+
+struct server *
+server_new(struct event_base *base, struct heritage *h, uint32_t proc, const struct route *routes,
+    void *arg)
+{
+	struct server *s = calloc(1, sizeof(*s));
+
+	if (s == NULL)
+		return NULL;
+	s->base = base;
+	s->heritage = h;
+	s->config = h->config;
+	s->routes = routes;
+	s->arg = arg;
+	TAILQ_INIT(&s->all);
+	TAILQ_INIT(&s->deferred);
+	for (int i = 0; i < s->config->origin_count; i++)
+		s->cors_any |= strcmp(s->config->origins[i], "*") == 0;
+	if (getrandom(&s->id_seed, sizeof(s->id_seed), 0) != (ssize_t)sizeof(s->id_seed))
+		s->id_seed = (uint64_t)getpid();
+	s->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	s->resume = event_new(base, -1, 0, resume_cb, s);
+	s->kick = event_new(base, -1, 0, conn_deferred_cb, s);
+	if (s->resume == NULL || s->kick == NULL)
+		goto fail;
+	for (int i = 0; i < s->config->listen_count; i++) {
+		int fd = h->listen_fd[i][proc - PROC_WORKER];
+
+		if (fd >= 0 && listen_on(s, fd) != 0)
+			goto fail;
+	}
+	return s;
+fail:
+	server_free(s);
+	return NULL;
+}
+
+void *
+server_arg(const struct server *s)
+{
+	return s->arg;
+}
+
+size_t
+server_conns(const struct server *s)
+{
+	return s->count;
+}
+
+void
+server_drain(struct server *s)
+{
+	struct conn *c, *next;
+
+	if (s->draining)
+		return;
+	s->draining = true;
+	event_del(s->resume);
+	listeners_enable(s, false);
+	for (c = TAILQ_FIRST(&s->all); c != NULL; c = next) {
+		next = TAILQ_NEXT(c, all);
+		if (c->state != CONN_IDLE || c->in.len > 0)
+			continue;
+		/* One that was just accepted most likely has its request on the way. */
+		if (!c->fresh)
+			conn_close(c, "draining");
+		else if (c->deadline_ms > conn_now_ms() + 1000)
+			c->deadline_ms = conn_now_ms() + 1000;
+	}
+}
+
+void
+server_tick(struct server *s)
+{
+	uint64_t now = conn_now_ms();
+	struct conn *c, *next;
+
+	/* conn_timeout frees nothing, so next stays good. */
+	for (c = TAILQ_FIRST(&s->all); c != NULL; c = next) {
+		next = TAILQ_NEXT(c, all);
+		if (c->deadline_ms != 0 && c->deadline_ms <= now)
+			conn_timeout(c);
+	}
+}
+
+void
+server_free(struct server *s)
+{
+	struct conn *c;
+
+	while ((c = TAILQ_FIRST(&s->all)) != NULL)
+		conn_free(c);
+	for (int i = 0; i < s->listeners; i++)
+		event_free(s->listener[i].ev);
+	if (s->resume != NULL)
+		event_free(s->resume);
+	if (s->kick != NULL)
+		event_free(s->kick);
+	if (s->spare_fd >= 0)
+		close(s->spare_fd);
+	buf_free(&s->scratch);
+	buf_free(&s->error);
+	free(s);
+}

@@ -1,0 +1,426 @@
+/*
+ * The master: one small loop over signals and one eventfd.  It parses nothing that a peer sent,
+ * allocates nothing once it runs (but for a reload's check), and never waits for a child.
+ *
+ * Its life is a row of phases; each says what must have happened before the next begins.
+ */
+#include "daemon/master.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "daemon/heritage.h"
+#include "daemon/log.h"
+#include "daemon/notify.h"
+#include "daemon/setup.h"
+#include "daemon/sockets.h"
+#include "daemon/supervise.h"
+#include "daemon/title.h"
+#include "shm/ring.h"
+#include "shm/wake.h"
+
+#define SECOND_US UINT64_C(1000000)
+#define STOP_US_MAX (5 * SECOND_US) /* from "stop now" to SIGKILL */
+#define REAP_US_MAX (10 * SECOND_US) /* from there until the keeper counts as stuck */
+#define KEEPER_TRIES_MAX 5 /* exits by itself before it has loaded the books */
+/* How often to look without being woken, in case a keeper dies between its work and its wake. */
+#define LOOK_US UINT64_C(50000)
+
+enum phase {
+	PHASE_LOAD,         /* the keeper fills the tables; nobody else runs */
+	PHASE_RECOVER,      /* a former daemon's holds are being finished */
+	PHASE_SERVE,        /* all run */
+	PHASE_DRAIN,        /* workers finish what runs; ends when all are gone, or in time */
+	PHASE_STOP_WORKERS, /* workers settle at once; ends when all are gone and reaped */
+	PHASE_STOP_ADMIN,   /* ends when it is gone and reaped */
+	PHASE_STOP_KEEPER,  /* ends when it is gone and all records are durable */
+	PHASE_CLEAN,        /* all holds closed, all records durable: the end */
+	PHASE_UNFINISHED,   /* the end, too; the next start has something to recover */
+};
+
+static const char *const phase_name[] = { "load", "recover", "serve", "drain", "stop workers",
+	"stop admin", "stop keeper", "clean", "unfinished" };
+
+struct master {
+	struct setup up;
+	struct heritage *h; /* up.heritage */
+	struct supervisor s;
+	enum phase phase;
+	uint64_t deadline_us; /* of the phase; UINT64_MAX: none */
+	uint64_t started_us;
+	bool killed;           /* this phase has used SIGKILL */
+	bool keeper_told;      /* to stop */
+	unsigned keeper_again; /* times it had to be started for its last commit */
+	bool leave;            /* an end was asked for before there was anyone to serve */
+	bool failed;           /* the start failed, though nothing is left behind */
+};
+
+/* Phases. */
+
+static void
+enter(struct master *m, enum phase phase, uint64_t us_max)
+{
+	log_event(LOG_DEBUG, "phase", "from", phase_name[m->phase], "to", phase_name[phase], NULL);
+	m->phase = phase;
+	m->killed = false;
+	m->deadline_us = us_max == UINT64_MAX ? UINT64_MAX : supervise_now_us() + us_max;
+}
+
+static void
+log_ready(const struct master *m)
+{
+	char workers[16], ms[24];
+	snprintf(workers, sizeof(workers), "%u", (unsigned)(m->up.workers_end - PROC_WORKER));
+	snprintf(ms, sizeof(ms), "%llu",
+	    (unsigned long long)(supervise_now_us() - m->started_us) / 1000);
+	log_event(LOG_INFO, "ready", "version", TOLLD_VERSION, "workers", workers, "listen",
+	    m->h->config->listen[0], "startup_ms", ms, NULL);
+}
+
+static void
+enter_stop_workers(struct master *m)
+{
+	supervise_kill(&m->s, PROC_WORKER, m->s.procs, CHILD_SIG_STOP);
+	enter(m, PHASE_STOP_WORKERS, STOP_US_MAX);
+}
+
+/* The end has been asked for: tell all who run. */
+static void
+enter_shutdown(struct master *m, bool drain)
+{
+	log_event(LOG_INFO, drain ? "draining" : "stopping", NULL);
+	notify("STOPPING=1");
+	/* Relaxed: a flag that is looked at now and then. */
+	atomic_store_explicit(&m->h->region.h->draining, 1, memory_order_relaxed);
+	/* Now the workers' copies are the only ones: closing one refuses new connections. */
+	sockets_stop_listening(m->h);
+	supervise_unwant(&m->s, PROC_WORKER, m->s.procs);
+	if (!drain) {
+		enter_stop_workers(m);
+		return;
+	}
+	supervise_kill(&m->s, PROC_WORKER, m->s.procs, CHILD_SIG_DRAIN);
+	enter(m, PHASE_DRAIN, m->h->config->timeouts.drain * SECOND_US);
+}
+
+/* Before there is anyone to serve, a stop is short. */
+static void
+ask_shutdown(struct master *m, bool drain)
+{
+	switch (m->phase) {
+	case PHASE_LOAD:
+	case PHASE_RECOVER:
+		m->leave = true;
+		m->deadline_us = supervise_now_us() + STOP_US_MAX; /* RECOVER's */
+		break;
+	case PHASE_SERVE:
+		enter_shutdown(m, drain);
+		break;
+	case PHASE_DRAIN:
+		log_info("told again: stopping now");
+		enter_stop_workers(m);
+		break;
+	default:
+		break; /* it is as quick as can be already */
+	}
+}
+
+/* Nobody left in [first, end)?  Past the deadline: first SIGKILL, then no further hope. */
+static bool
+all_gone(struct master *m, uint32_t first, uint32_t end)
+{
+	if (supervise_left(&m->s, first, end) == 0)
+		return true;
+	if (supervise_now_us() < m->deadline_us)
+		return false;
+	if (!m->killed) {
+		log_warnx("killing %u processes that did not stop in time",
+		    supervise_left(&m->s, first, end));
+		supervise_kill(&m->s, first, end, SIGKILL);
+		m->killed = true;
+		m->deadline_us = supervise_now_us() + REAP_US_MAX;
+		return false;
+	}
+	log_event(LOG_ERROR, "holds cannot be finished now: left to the next start", NULL);
+	enter(m, PHASE_UNFINISHED, UINT64_MAX);
+	return false;
+}
+
+static void
+step_load(struct master *m)
+{
+	const struct child *keeper = &m->s.child[PROC_KEEPER];
+	if (m->leave) {
+		/* Unrecovered holds are no clean end; without any there is nothing to keep. */
+		supervise_unwant(&m->s, PROC_KEEPER, PROC_KEEPER + 1);
+		enter(m, m->h->region.leftover ? PHASE_UNFINISHED : PHASE_STOP_KEEPER, STOP_US_MAX);
+		return;
+	}
+	/* Acquire, pairs with the keeper's release: the tables are filled. */
+	if (atomic_load_explicit(&m->h->region.h->filled, memory_order_acquire) == 0) {
+		if (keeper->state == CHILD_WAITING && keeper->starts >= KEEPER_TRIES_MAX &&
+		    WIFEXITED(keeper->status)) {
+			log_event(LOG_ERROR, "the keeper cannot load the journal", NULL);
+			m->failed = true;
+			enter(m, m->h->region.leftover ? PHASE_UNFINISHED : PHASE_CLEAN,
+			    UINT64_MAX);
+		}
+		return;
+	}
+	for (uint32_t p = PROC_ADMIN; m->h->region.leftover && p < m->s.procs; p++)
+		supervise_leftover(&m->s, p);
+	enter(m, PHASE_RECOVER, UINT64_MAX);
+}
+
+static void
+step_recover(struct master *m)
+{
+	if (supervise_left(&m->s, PROC_ADMIN, m->s.procs) > 0) {
+		if (m->leave && supervise_now_us() >= m->deadline_us)
+			enter(m, PHASE_UNFINISHED, UINT64_MAX);
+		return;
+	}
+	if (m->h->region.leftover)
+		log_info("recovered");
+	if (m->leave) {
+		enter(m, PHASE_STOP_KEEPER, STOP_US_MAX);
+		return;
+	}
+	supervise_want(&m->s, PROC_ADMIN, PROC_ADMIN + 1);
+	supervise_want(&m->s, PROC_WORKER, m->up.workers_end);
+	supervise_step(&m->s); /* "ready" means that they are there */
+	enter(m, PHASE_SERVE, UINT64_MAX);
+	log_ready(m);
+	notify("READY=1");
+}
+
+static bool
+all_durable(const struct master *m)
+{
+	for (uint32_t p = PROC_ADMIN; p < m->s.procs; p++) {
+		const struct ring *ring = region_ring(&m->h->region, p);
+		if (ring_durable(ring) < ring_head(ring))
+			return false;
+	}
+	return true;
+}
+
+static void
+step_stop_keeper(struct master *m)
+{
+	struct child *keeper = &m->s.child[PROC_KEEPER];
+	if (keeper->state == CHILD_RUNNING) {
+		if (!m->keeper_told) {
+			supervise_unwant(&m->s, PROC_KEEPER, PROC_KEEPER + 1);
+			supervise_kill(&m->s, PROC_KEEPER, PROC_KEEPER + 1, CHILD_SIG_STOP);
+			m->keeper_told = true;
+			m->deadline_us = supervise_now_us() + STOP_US_MAX;
+		} else if (supervise_now_us() >= m->deadline_us) {
+			log_warnx("killing the keeper, which did not stop in time");
+			supervise_kill(&m->s, PROC_KEEPER, PROC_KEEPER + 1, SIGKILL);
+			m->deadline_us = UINT64_MAX;
+		}
+		return;
+	}
+	m->deadline_us = UINT64_MAX;
+	if (all_durable(m)) {
+		enter(m, PHASE_CLEAN, UINT64_MAX);
+	} else if (keeper->state == CHILD_NONE && m->keeper_again++ < 3) {
+		/* It died before its last commit: the next one makes that. */
+		m->keeper_told = false;
+		supervise_want(&m->s, PROC_KEEPER, PROC_KEEPER + 1);
+	} else if (keeper->state == CHILD_NONE) {
+		log_event(LOG_ERROR, "the last records are not durable", NULL);
+		enter(m, PHASE_UNFINISHED, UINT64_MAX);
+	}
+}
+
+static void
+step_phase(struct master *m)
+{
+	switch (m->phase) {
+	case PHASE_LOAD:
+		step_load(m);
+		break;
+	case PHASE_RECOVER:
+		step_recover(m);
+		break;
+	case PHASE_DRAIN:
+		if (supervise_left(&m->s, PROC_WORKER, m->s.procs) == 0 ||
+		    supervise_now_us() >= m->deadline_us)
+			enter_stop_workers(m);
+		break;
+	case PHASE_STOP_WORKERS:
+		if (!all_gone(m, PROC_WORKER, m->s.procs))
+			break;
+		supervise_unwant(&m->s, PROC_ADMIN, PROC_ADMIN + 1);
+		supervise_kill(&m->s, PROC_ADMIN, PROC_ADMIN + 1, CHILD_SIG_STOP);
+		enter(m, PHASE_STOP_ADMIN, STOP_US_MAX);
+		break;
+	case PHASE_STOP_ADMIN:
+		if (all_gone(m, PROC_ADMIN, PROC_ADMIN + 1))
+			enter(m, PHASE_STOP_KEEPER, STOP_US_MAX);
+		break;
+	case PHASE_STOP_KEEPER:
+		step_stop_keeper(m);
+		break;
+	case PHASE_SERVE:
+	case PHASE_CLEAN:
+	case PHASE_UNFINISHED:
+		break;
+	}
+}
+
+/* Signals. */
+
+/* Check the file again; the log's level is what can change in a running daemon so far. */
+static void
+reload(struct master *m)
+{
+	char *said = NULL, *rest, *line;
+	size_t size;
+	FILE *errors = open_memstream(&said, &size);
+	struct config *c;
+	if (!errors) {
+		log_warn("reload");
+		return;
+	}
+	c = config_load(m->h->config->path, errors);
+	fclose(errors);
+	rest = said;
+	while ((line = strsep(&rest, "\n")))
+		if (*line)
+			log_warnx("%s", line);
+	free(said);
+	if (!c) {
+		log_warnx("reload: the file has faults, nothing was changed");
+		return;
+	}
+	log_set_level(c->log_level);
+	config_free(c);
+	log_info("reload: log_level applied; all other changes need a restart");
+}
+
+static void
+read_signals(struct master *m)
+{
+	struct signalfd_siginfo si;
+	while (read(m->up.signal_fd, &si, sizeof(si)) == (ssize_t)sizeof(si)) {
+		switch ((int)si.ssi_signo) {
+		case SIGCHLD:
+			break; /* several may have become one: the loop asks for all */
+		case SIGTERM:
+			ask_shutdown(m, true);
+			break;
+		case SIGINT:
+		case SIGQUIT:
+			ask_shutdown(m, false);
+			break;
+		case SIGHUP:
+			reload(m);
+			break;
+		case SIGUSR1:
+			log_info("the log goes to stderr: there is nothing to reopen");
+			break;
+		case SIGUSR2:
+			log_warnx("replacing the binary is not available yet");
+			break;
+		default:
+			break;
+		}
+	}
+}
+
+static int
+wait_ms(const struct master *m)
+{
+	uint64_t now = supervise_now_us(), next = supervise_next_us(&m->s);
+	if (m->deadline_us < next)
+		next = m->deadline_us;
+	if ((m->phase == PHASE_LOAD || supervise_reaping(&m->s)) && now + LOOK_US < next)
+		next = now + LOOK_US;
+	if (next == UINT64_MAX)
+		return -1;
+	if (next <= now)
+		return 0;
+	return next - now > 60 * SECOND_US ? 60000 : (int)((next - now + 999) / 1000);
+}
+
+static void
+loop(struct master *m)
+{
+	struct pollfd poll_fd[] = {
+		{ .fd = m->up.signal_fd, .events = POLLIN },
+		{ .fd = m->h->wake_fd[PROC_MASTER], .events = POLLIN },
+	};
+	for (;;) {
+		enum phase before;
+		/* First "I sleep", then a look at everything: a keeper that finds us awake sees
+		 * to it that we look once more. */
+		wake_prepare(&m->h->region, PROC_MASTER);
+		read_signals(m);
+		supervise_collect(&m->s);
+		do {
+			before = m->phase;
+			supervise_step(&m->s);
+			step_phase(m);
+		} while (m->phase != before);
+		if (m->phase == PHASE_CLEAN || m->phase == PHASE_UNFINISHED)
+			return;
+		if (poll(poll_fd, 2, wait_ms(m)) < 0 && errno != EINTR)
+			log_warn("poll");
+		wake_done(&m->h->region, PROC_MASTER, m->h->wake_fd[PROC_MASTER]);
+	}
+}
+
+/* The end. */
+
+/* Whoever is left after an unfinished end: they must not outlive us. */
+static void
+kill_all(struct master *m)
+{
+	supervise_unwant(&m->s, PROC_KEEPER, m->s.procs);
+	supervise_kill(&m->s, PROC_KEEPER, m->s.procs, SIGKILL);
+	for (uint32_t p = PROC_KEEPER; p < m->s.procs; p++)
+		if (m->s.child[p].state == CHILD_RUNNING)
+			while (waitpid(m->s.child[p].pid, NULL, 0) < 0 && errno == EINTR)
+				;
+}
+
+int
+master_run(struct config *config)
+{
+	static struct master m; /* large, and children inherit it */
+	memset(&m, 0, sizeof(m));
+	m.h = &m.up.heritage;
+	m.started_us = supervise_now_us();
+	log_init("master", config->log_format, config->log_level);
+	title_set("tolld: master");
+
+	if (setup_open(&m.up, config) < 0) {
+		setup_close(&m.up, !m.h->region.leftover); /* one that we made is still empty */
+		config_free(config);
+		return 1;
+	}
+	supervise_init(&m.s, m.h, &m.up.owner, m.up.signal_fd);
+	enter(&m, PHASE_LOAD, UINT64_MAX);
+	supervise_want(&m.s, PROC_KEEPER, PROC_KEEPER + 1);
+	loop(&m);
+
+	bool clean = m.phase == PHASE_CLEAN;
+	kill_all(&m);
+	setup_close(&m.up, clean);
+	if (clean)
+		log_event(LOG_INFO, "ended", NULL);
+	else
+		log_event(LOG_ERROR, "ended with work left to the next start", NULL);
+	config_free(config);
+	return clean && !m.failed ? 0 : 1;
+}

@@ -1,0 +1,194 @@
+/*
+ * Metering in flight.  Worker process.
+ *
+ * Two invariants.  hold->meter never exceeds what durable records pay for, and no byte is queued
+ * for a client before its tokens are in hold->meter: so a kill at any instruction charges what
+ * was decoded and perhaps not yet flushed, and never delivers text that nobody pays.  And the
+ * meter is never more than a slice (or one piece, if that is larger) ahead of the last durable
+ * record: so a power cut, which takes the meter with it, leaves at most that uncharged.  Records
+ * are pushed every half slice, so that in a stream that runs well nothing ever waits for them.
+ */
+#include "daemon/meter.h"
+
+#include <stdlib.h>
+
+void
+meter_init(struct meter *m, struct ledger *ledger, struct durable *durable, struct hold *hold,
+    enum tokenizer tokenizer, uint32_t slice, void (*resume)(void *arg, bool slice_began), void *arg)
+{
+	*m = (struct meter){
+	    .ledger = ledger,
+	    .durable = durable,
+	    .hold = hold,
+	    .slice = slice,
+	    .paid = hold_covers(hold),
+	    .max_tokens = hold->max_tokens,
+	    .resume = resume,
+	    .arg = arg,
+	};
+	token_stream_init(&m->shown, tokenizer);
+	token_stream_init(&m->hidden, tokenizer);
+	m->dear_prompt = price_cost(&hold->price, hold->prompt, 0, 0) >
+	    price_cost(&hold->price, 0, 0, slice);
+}
+
+uint32_t
+meter_tokens(const struct meter *m)
+{
+	return m->shown.count + m->hidden.count;
+}
+
+int64_t
+meter_cost(const struct meter *m)
+{
+	return price_cost(&m->hold->price, m->hold->prompt, 0, meter_tokens(m));
+}
+
+/* What the record at a durable position said of the meter. */
+static uint32_t
+recorded(const struct meter *m, uint64_t position)
+{
+	return ring_peek(ledger_ring(m->ledger), position)->record.completion;
+}
+
+static void
+resume(struct meter *m, bool slice_began)
+{
+	bool waited = m->waiting;
+
+	m->waiting = false;
+	if (waited || slice_began)
+		m->resume(m->arg, slice_began);
+}
+
+/* Both callbacks come before the settlement's, whose record is behind theirs in the ring. */
+static void
+extended_cb(void *arg, uint64_t position)
+{
+	struct meter *m = arg;
+
+	m->extending = 0;
+	m->paid = hold_covers(m->hold);
+	m->safe = recorded(m, position);
+	resume(m, true);
+}
+
+static void
+marked_cb(void *arg, uint64_t position)
+{
+	struct meter *m = arg;
+
+	m->safe = recorded(m, position);
+	resume(m, false);
+}
+
+/* Take more credit, to pay for `want` tokens in all. */
+static enum ledger_result
+extend(struct meter *m, uint32_t want, struct span saved, bool *saved_now)
+{
+	uint64_t position;
+	enum ledger_result r =
+	    ledger_extend(m->ledger, m->hold, want, saved.p, saved.len, &position);
+
+	if (r != LEDGER_OK || position == 0)
+		return r;
+	m->extending = position;
+	m->marked = meter_tokens(m);
+	*saved_now = true;
+	durable_wait(m->durable, position, extended_cb, m);
+	return r;
+}
+
+/* Journal what the meter says. */
+static enum ledger_result
+mark(struct meter *m, struct span saved, bool *saved_now)
+{
+	uint64_t position;
+	enum ledger_result r = ledger_mark(m->ledger, m->hold, saved.p, saved.len, &position);
+
+	if (r != LEDGER_OK)
+		return r;
+	m->marked = meter_tokens(m);
+	m->dear_prompt = false;
+	*saved_now = true;
+	durable_wait(m->durable, position, marked_cb, m);
+	return r;
+}
+
+static uint32_t
+ahead(const struct meter *m)
+{
+	return m->paid > UINT32_MAX - m->slice ? UINT32_MAX : m->paid + m->slice;
+}
+
+/*
+ * After a piece was taken: a slice ahead, or a mark, when it is time.  If the ring is full or
+ * the credit short, the next piece finds out.
+ */
+static void
+look_ahead(struct meter *m, uint32_t tokens, struct span saved, bool *saved_now)
+{
+	uint32_t want;
+
+	if (m->extending == 0 && m->paid < m->max_tokens && m->paid - tokens <= m->slice / 2) {
+		want = ahead(m) < m->max_tokens ? ahead(m) : m->max_tokens;
+		if (extend(m, want, saved, saved_now) == LEDGER_OK)
+			return;
+	}
+	if (tokens - m->marked >= (m->slice + 1) / 2 || (m->dear_prompt && tokens > 0))
+		(void)mark(m, saved, saved_now);
+}
+
+/* More than was paid ahead: the next slice, or the end. */
+static enum meter_result
+need_slice(struct meter *m, uint32_t tokens, struct span saved, bool *saved_now)
+{
+	if (m->extending == 0) {
+		/* The provider's limit does not bind our count, so this goes past max_tokens
+		 * where it must. */
+		switch (extend(m, tokens > ahead(m) ? tokens : ahead(m), saved, saved_now)) {
+		case LEDGER_OK:
+			break;
+		case LEDGER_BUSY:
+			return METER_BUSY;
+		default:
+			return METER_CUT;
+		}
+	}
+	m->waiting = true;
+	return METER_WAIT;
+}
+
+enum meter_result
+meter_take(struct meter *m, bool shown, const char *text, size_t len, struct span saved,
+    size_t *taken, bool *saved_now)
+{
+	struct token_stream *mine = shown ? &m->shown : &m->hidden;
+	uint32_t other = shown ? m->hidden.count : m->shown.count;
+	struct token_stream next = *mine;
+	uint32_t tokens = token_stream_append(&next, text, len) + other;
+	enum meter_result r;
+
+	*taken = 0;
+	*saved_now = false;
+	if (tokens > m->paid) {
+		r = need_slice(m, tokens, saved, saved_now);
+		if (r != METER_CUT)
+			return r;
+		if (m->paid > other)
+			*taken = token_stream_fit(mine, text, len, m->paid - other);
+		ledger_meter(m->hold, meter_tokens(m));
+		return METER_CUT;
+	}
+	if (tokens - m->safe > m->slice && m->safe < meter_tokens(m)) {
+		if (m->marked <= m->safe && mark(m, saved, saved_now) != LEDGER_OK)
+			return METER_BUSY;
+		m->waiting = true;
+		return METER_WAIT;
+	}
+	*taken = len;
+	*mine = next;
+	ledger_meter(m->hold, tokens);
+	look_ahead(m, tokens, saved, saved_now);
+	return METER_TAKEN;
+}

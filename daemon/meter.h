@@ -1,0 +1,59 @@
+#ifndef DAEMON_METER_H
+#define DAEMON_METER_H
+
+/*
+ * How far a stream may go: counts the tokens of what the provider sends, keeps the count on the
+ * hold in shared memory before a byte of it is queued, asks for the next slice when half of one
+ * is left, and finds the last payable token.  Worker; knows the ledger, not the network.
+ */
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "daemon/buf.h"
+#include "daemon/durable.h"
+#include "daemon/tokenizer.h"
+#include "shm/ledger.h"
+
+struct meter {
+	struct ledger *ledger;
+	struct durable *durable;
+	struct hold *hold;
+	struct token_stream shown, hidden; /* text; reasoning, tool calls, other choices */
+	uint32_t slice;
+	uint32_t paid;       /* completion tokens that durable records pay for */
+	uint32_t max_tokens; /* no slice is taken ahead beyond this */
+	uint32_t marked;     /* tokens at the last record of this hold */
+	uint32_t safe;       /* tokens at its last durable record: what a power cut would charge */
+	uint64_t extending;  /* ring position of the extend under way, or 0 */
+	bool dear_prompt;    /* costs more than a slice: journal the first token */
+	bool waiting;        /* METER_WAIT was said: resume() is owed */
+	/* What was waited for is durable: offer the text again.  slice: a new one began. */
+	void (*resume)(void *arg, bool slice);
+	void *arg;
+};
+
+enum meter_result {
+	METER_TAKEN, /* all of it */
+	METER_WAIT,  /* none of it yet: a record is on its way to disk, resume() will be called */
+	METER_BUSY,  /* none of it: the ring is full, offer it again when it has room */
+	METER_CUT,   /* *taken bytes of it, and that was the last payable token */
+};
+
+/* The hold's reserve is durable. */
+void meter_init(struct meter *, struct ledger *, struct durable *, struct hold *, enum tokenizer,
+    uint32_t slice, void (*resume)(void *arg, bool slice_began), void *arg);
+
+/*
+ * Take a piece (whole characters) of text that is shown, or of one that only counts.  `saved` is
+ * what was shown since the last record of the hold; it goes into the journal with a slice's
+ * record, and *saved_now says that it did.
+ */
+enum meter_result meter_take(struct meter *, bool shown, const char *text, size_t len,
+    struct span saved, size_t *taken, bool *saved_now) __attribute__((warn_unused_result));
+
+/* Tokens produced so far; what it costs. */
+uint32_t meter_tokens(const struct meter *);
+int64_t meter_cost(const struct meter *);
+
+#endif

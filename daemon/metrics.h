@@ -1,0 +1,70 @@
+#ifndef DAEMON_METRICS_H
+#define DAEMON_METRICS_H
+
+/*
+ * Counters and histograms: each process adds to its own words in the region (relaxed, one
+ * writer); the admin process sums them and prints Prometheus text.  metrics.c holds the one
+ * table that names, describes and places them; REGION_COUNTERS bounds it.  The words outlive a
+ * worker, so counters never go back while the daemon runs.
+ */
+#include <stddef.h>
+#include <stdint.h>
+
+#include "daemon/buf.h"
+#include "daemon/config.h"
+#include "shm/region.h"
+
+enum route_id {
+	ROUTE_OTHER, /* 404s and refused heads */
+	ROUTE_PREVIEW,
+	ROUTE_SEND,
+	ROUTE_STREAM,
+	ROUTE_BALANCE,
+	ROUTE_HISTORY,
+	ROUTE_OPENAI_CHAT,
+	ROUTE_OPENAI_MODELS,
+	ROUTE_OPENAI_EMBEDDINGS,
+	ROUTE_ANTHROPIC,
+	ROUTE_API_CHAT,
+	ROUTE_RECEIPT,
+	ROUTE_WS,
+	ROUTE_PAGE,
+	ROUTE_COUNT
+};
+
+enum token_kind { TOKENS_PROMPT, TOKENS_CACHED, TOKENS_COMPLETION };
+enum reserve_kind { RESERVE_OK, RESERVE_SHORT, RESERVE_FULL, RESERVE_BUSY, RESERVE_CLOSED };
+enum upstream_kind {
+	UPSTREAM_CONNECT,
+	UPSTREAM_TIMEOUT,
+	UPSTREAM_STATUS,
+	UPSTREAM_PROTOCOL,
+	UPSTREAM_MIDSTREAM,
+	UPSTREAM_KINDS
+};
+enum defect_kind { DEFECT_UTF8, DEFECT_JSON, DEFECT_TRUNCATED, DEFECT_OVERSIZE, DEFECT_USAGE,
+	DEFECT_KINDS };
+
+/* Which process's words to add to; once, after the fork. */
+void metrics_init(const struct region *, uint32_t proc);
+
+void metrics_request(enum route_id, int status);
+void metrics_stream(unsigned model, uint8_t outcome, uint64_t duration_us);
+void metrics_tokens(unsigned model, enum token_kind, uint64_t);
+void metrics_charged(unsigned model, int64_t microcredits, int64_t uncollected);
+void metrics_reserve(enum reserve_kind);
+void metrics_first_token(unsigned model, uint64_t us);
+/* Time that the gateway itself added before the first token. */
+void metrics_overhead(uint64_t us);
+void metrics_upstream(unsigned provider, uint64_t chunks, uint64_t bytes);
+void metrics_upstream_error(unsigned provider, enum upstream_kind);
+void metrics_defect(unsigned provider, enum defect_kind);
+/* Our count / the provider's. */
+void metrics_drift(uint32_t ours, uint32_t theirs);
+void metrics_commit(uint64_t us, uint64_t records); /* keeper */
+void metrics_restart(void);                         /* master: a worker was respawned */
+
+/* Admin: the whole exposition.  (tollctl stats walks the same table: daemon/metrics_table.h.) */
+void metrics_print(struct buf *, const struct region *, const struct config *);
+
+#endif

@@ -1,0 +1,31 @@
+#ifndef DAEMON_QUOTE_H
+#define DAEMON_QUOTE_H
+
+/*
+ * What a request would cost and what it needs to start: the one place that preview and send
+ * both ask.  Any process with the region; takes nothing.
+ */
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "daemon/chat_request.h"
+#include "daemon/config.h"
+#include "shm/ledger.h"
+
+struct quote {
+	uint32_t min_tokens;  /* completion tokens that must be payable to start */
+	uint32_t want_tokens; /* what the first reserve asks for */
+	int64_t required;     /* micro-credits for min_tokens: less and it is a 402 */
+	int64_t estimated_cost, max_cost;
+};
+
+/* The price now in force for a model of the config; its id. */
+uint32_t quote_price(const struct region *, int model, struct price *);
+void quote_make(const struct config *, const struct region *, const struct chat_request *,
+    const struct price *, struct quote *);
+/* Would a reserve be granted now? */
+bool quote_allowed(const struct account *, const struct quote *);
+/* A stream of this model ended well: its length goes into the moving mean. */
+void quote_learn(const struct region *, int model, uint32_t completion_tokens);
+
+#endif

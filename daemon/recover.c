@@ -1,0 +1,314 @@
+/*
+ * How a keeper begins.  Runs in the keeper, before it takes its first record.
+ *
+ * Three situations, told apart by the region:
+ *   not filled           a new region (first start, reboot, clean restart): what is open in the
+ *                        journal ended with the power; it is closed at its last mark
+ *   filled, by us        the keeper died, or the whole daemon did and left its region: holds
+ *                        live in the region and their owners (or the reaper) end them; we only
+ *                        say again what is durable
+ *   filled, by another   the region and the journal do not belong together: refuse
+ */
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/keeper.h"
+#include "daemon/log.h"
+#include "shm/account.h"
+#include "shm/ledger.h"
+#include "shm/ring.h"
+#include "shm/wake.h"
+
+/* Play what the journal has after the rows. */
+static int
+replay(struct keeper *k, uint64_t *records)
+{
+	uint64_t from = state_progress(k->state)->applied + 1;
+	struct journal_cursor *c = journal_cursor_new(journal_reader(k->journal), from);
+	struct journal_entry e;
+	int more;
+
+	*records = 0;
+	if (c == NULL)
+		return -1;
+	while ((more = journal_cursor_next(c, &e)) > 0) {
+		if (e.sequence != from + *records || e.payload_len != e.record.payload_len ||
+		    books_apply(k->books, &e.record, e.payload, e.sequence) < 0) {
+			log_warnx("journal.mdb is damaged: record %llu does not fit; "
+			    "see tollctl audit", (unsigned long long)e.sequence);
+			more = -1;
+			errno = 0;
+			break;
+		}
+		++*records;
+	}
+	journal_cursor_free(c);
+	return more;
+}
+
+/* state.mdb's rows; it is thrown away if it can't be of this journal. */
+static int
+load_rows(struct keeper *k)
+{
+	const char *state_dir = k->heritage->config->state_dir, *why;
+
+	for (int attempt = 0;; attempt++) {
+		k->state = state_open(state_dir, 0, &why);
+		if (k->state == NULL) {
+			log_warnx("state.mdb: %s", why);
+			return -1;
+		}
+		k->books = books_new();
+		if (state_progress(k->state)->applied <= journal_last(k->journal) &&
+		    state_load(k->state, k->books) == 0)
+			return 0;
+		if (attempt > 0)
+			fatalx("state.mdb can be neither read nor rebuilt");
+		log_warnx("state.mdb does not belong to the journal; it is rebuilt");
+		books_free(k->books);
+		k->books = NULL;
+		state_close(k->state);
+		k->state = NULL;
+		state_remove(state_dir);
+	}
+}
+
+int
+recover_books(struct keeper *k)
+{
+	char records[24], accounts[24];
+	uint64_t n;
+
+	if (load_rows(k) < 0 || replay(k, &n) < 0)
+		return -1;
+	(void)snprintf(records, sizeof records, "%llu", (unsigned long long)n);
+	(void)snprintf(accounts, sizeof accounts, "%u", books_accounts(k->books));
+	log_event(LOG_INFO, "books loaded", "accounts", accounts, "replayed", records, NULL);
+	return 0;
+}
+
+/* After a power cut: whatever is open ends at its last mark. */
+static int
+close_holds(struct keeper *k)
+{
+	uint64_t now = keeper_realtime_us();
+	uint32_t settled = 0, voided = 0;
+
+	for (uint32_t slot = 0; slot < books_slots(k->books); slot++) {
+		const struct books_hold *h = books_hold(k->books, slot);
+		struct journal_record r;
+
+		if (!h->open)
+			continue;
+		books_end_record(k->books, slot, h->op + 1, now, &r);
+		r.proc = PROC_KEEPER;
+		keeper_append(k, &r, NULL);
+		r.type == JOURNAL_VOID ? voided++ : settled++;
+		if (journal_staged(k->journal) >= KEEPER_BATCH_RECORDS && keeper_commit(k) < 0)
+			return -1;
+	}
+	if (settled + voided > 0)
+		log_info("%u holds settled at their last mark, %u voided", settled, voided);
+	return 0;
+}
+
+/* The prices of the config's models, journaled where they are new. */
+static void
+register_prices(struct keeper *k)
+{
+	const struct config *config = k->heritage->config;
+
+	for (int i = 0; i < config->model_count; i++) {
+		const struct config_model *m = &config->model[i];
+		size_t len = strlen(m->name);
+		uint32_t id;
+
+		if (len > UINT16_MAX)
+			len = UINT16_MAX;
+		id = books_price_find(k->books, m->name, len, &m->price);
+		if (id == JOURNAL_NONE) {
+			struct journal_price head = {.prompt = m->price.prompt,
+			    .cached = m->price.cached, .completion = m->price.completion,
+			    .model_len = (uint16_t)len};
+			struct journal_record r = {.type = JOURNAL_PRICE,
+			    .version = JOURNAL_VERSION, .proc = PROC_KEEPER, .slot = JOURNAL_NONE,
+			    .account = JOURNAL_NONE, .price = books_prices(k->books),
+			    .payload_len = (uint32_t)(sizeof head + len),
+			    .time_us = keeper_realtime_us()};
+
+			id = r.price;
+			k->payload.len = 0;
+			buf_add(&k->payload, &head, sizeof head);
+			buf_add(&k->payload, m->name, len);
+			if (k->payload.failed)
+				fatal("keeper: prices");
+			keeper_append(k, &r, k->payload.data);
+		}
+		/* Relaxed: `filled` or, after a reload, the fork of the new workers comes later. */
+		atomic_store_explicit(region_model_price(k->region, (uint32_t)i), id,
+		    memory_order_relaxed);
+	}
+}
+
+static int
+show_prices(struct keeper *k)
+{
+	uint32_t n = books_prices(k->books);
+
+	if (n > PRICE_MAX) {
+		log_warnx("more than %d prices in the journal", PRICE_MAX);
+		errno = 0;
+		return -1;
+	}
+	for (uint32_t i = 0; i < n; i++)
+		*region_price(k->region, i) = books_price(k->books, i)->price;
+	/* Release, pairs with whoever reads the count: the prices are there. */
+	atomic_store_explicit(&k->region->h->prices, n, memory_order_release);
+	return 0;
+}
+
+static int
+show_tables(struct keeper *k)
+{
+	if (show_prices(k) < 0)
+		return -1;
+	for (uint32_t i = 0; i < books_accounts(k->books); i++)
+		if (keeper_show_account(k, i) < 0)
+			return -1;
+	for (uint32_t i = 0; i < books_keys(k->books); i++)
+		if (keeper_show_key(k, i) < 0)
+			return -1;
+	return 0;
+}
+
+/* Do the ring positions in the journal belong to this region? */
+static int
+check_rings(struct keeper *k, bool filled)
+{
+	struct region_header *h = k->region->h;
+
+	if (k->rings.epoch != h->epoch) {
+		if (filled) {
+			log_warnx("the region in %s belongs to another journal than the one in %s",
+			    k->heritage->config->runtime_dir, k->heritage->config->state_dir);
+			return -1;
+		}
+		memset(&k->rings, 0, sizeof k->rings);
+		k->rings.epoch = h->epoch;
+		return 0;
+	}
+	for (uint32_t p = PROC_ADMIN; p < h->procs; p++) {
+		const struct ring *ring = region_ring(k->region, p);
+
+		/* An older copy of the journal was put back under a region that has gone on. */
+		if (k->rings.position[p] < ring_durable(ring)) {
+			log_warnx("the journal in %s is older than the region in %s",
+			    k->heritage->config->state_dir, k->heritage->config->runtime_dir);
+			return -1;
+		}
+	}
+	return 0;
+}
+
+/* What slots were told, as far as the region still knows it better than the journal. */
+static void
+resume_holds(struct keeper *k)
+{
+	for (uint32_t slot = 0; slot < hold_count(k->region); slot++) {
+		const struct books_hold *h = books_hold(k->books, slot);
+		/* Relaxed: written by a keeper that is dead. */
+		uint64_t word = atomic_load_explicit(&hold_at(k->region, slot)->journaled,
+		    memory_order_relaxed);
+
+		if (h != NULL && HOLD_SEQ(word) < h->op)
+			keeper_show_hold(k, slot, h->op, RING_APPLIED);
+		else if (HOLD_SEQ(word) > (h == NULL ? 0 : h->op) || (word & 0xff) > RING_APPLIED)
+			books_answer(k->books, slot, HOLD_SEQ(word), 0,
+			    (enum ring_status)(word & 0xff), 0);
+	}
+}
+
+/*
+ * Records that the last keeper committed and did not get to publish.  Their results stand in the
+ * entries, written before the commit; their producers could not overwrite them yet.
+ */
+static void
+resume_ring(struct keeper *k, uint32_t proc)
+{
+	struct ring *ring = region_ring(k->region, proc);
+	uint64_t position = ring_durable(ring);
+	const struct ring_entry *e;
+
+	while (position < k->rings.position[proc] && (e = ring_peek(ring, ++position)) != NULL) {
+		const struct journal_record *r = &e->record;
+		uint32_t slot = r->slot, status = e->status;
+
+		if (!books_has_slot(r->type) || r->type == JOURNAL_MARK ||
+		    slot >= hold_count(k->region) || hold_proc(k->region, slot) != proc)
+			continue;
+		keeper_show_hold(k, slot, r->op, (uint8_t)status);
+		if (status != RING_APPLIED)
+			books_answer(k->books, slot, r->op, r->type, (enum ring_status)status,
+			    e->value);
+	}
+	ring_publish(ring, k->rings.position[proc]);
+	wake(k->region, proc, k->heritage->wake_fd[proc]);
+}
+
+static int
+resume(struct keeper *k)
+{
+	struct region_header *h = k->region->h;
+	uint32_t n = atomic_load_explicit(&h->accounts, memory_order_relaxed);
+
+	for (uint32_t i = 0; i < n && i < books_accounts(k->books); i++)
+		books_set_flags(k->books, i, (uint8_t)atomic_load_explicit(
+		    &account_at(k->region, i)->flags, memory_order_relaxed));
+	register_prices(k);
+	/* Always a commit, be it of nothing: it shows that the disk takes one. */
+	if (keeper_commit(k) < 0 || show_tables(k) < 0)
+		return -1;
+	resume_holds(k);
+	for (uint32_t p = PROC_ADMIN; p < h->procs; p++)
+		resume_ring(k, p);
+	return 0;
+}
+
+static int
+fill(struct keeper *k)
+{
+	if (close_holds(k) < 0)
+		return -1;
+	register_prices(k);
+	/* All of it durable, and the epoch with it, before anyone may take a hold. */
+	if (keeper_commit(k) < 0 || show_tables(k) < 0)
+		return -1;
+	for (uint32_t slot = 0;
+	     slot < books_slots(k->books) && slot < hold_count(k->region); slot++)
+		hold_resume(k->region, slot, books_hold(k->books, slot)->op);
+	return 0;
+}
+
+int
+recover_region(struct keeper *k)
+{
+	struct region_header *h = k->region->h;
+	/* Acquire, pairs with the release below by a keeper before us. */
+	bool filled = atomic_load_explicit(&h->filled, memory_order_acquire) != 0;
+
+	k->rings = *journal_rings(k->journal);
+	errno = 0;
+	if (check_rings(k, filled) < 0 || (filled ? resume(k) : fill(k)) < 0)
+		return -1;
+	atomic_store_explicit(&h->journal_seq, journal_last(k->journal), memory_order_relaxed);
+	atomic_store_explicit(&h->projected_seq, state_progress(k->state)->streams,
+	    memory_order_relaxed);
+	/* Release, pairs with the acquire of those who wait for it: the tables are there. */
+	atomic_store_explicit(&h->filled, 1, memory_order_release);
+	/* It waits for the tables at the start, and with a reaping for a keeper that died. */
+	wake(k->region, PROC_MASTER, k->heritage->wake_fd[PROC_MASTER]);
+	return 0;
+}

@@ -1,0 +1,256 @@
+/*
+ * Which handler a request belongs to, and may it: path, method, key, expectation; OPTIONS and
+ * CORS.  Worker; all of it is decided by the head alone, before a body is read.
+ */
+#include <string.h>
+#include <time.h>
+
+#include "daemon/auth.h"
+#include "daemon/conn_state.h"
+#include "daemon/metrics.h"
+
+#define EXPOSED                                                                   \
+	"x-request-id, retry-after, x-should-retry, x-ratelimit-limit-requests, " \
+	"x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "            \
+	"x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
+#define ALLOWED_HEADERS                                                 \
+	"authorization, content-type, idempotency-key, last-event-id, " \
+	"x-api-key, x-request-id, anthropic-version"
+
+/* A path that ends in '*' stands for all that begin with what is before it. */
+static bool
+path_matches(const char *route, struct span path)
+{
+	size_t n = strlen(route);
+
+	if (n > 1 && route[n - 1] == '*')
+		return path.len >= n - 1 && memcmp(path.p, route, n - 1) == 0;
+	return path.len == n && memcmp(path.p, route, n) == 0;
+}
+
+static unsigned
+route_methods(const struct route *r)
+{
+	return r->methods | ((r->methods & HTTP_GET) != 0 ? HTTP_HEAD : 0);
+}
+
+/* Every method that some route of this path takes; *found is the one that takes rq's. */
+static unsigned
+path_methods(const struct server *s, const struct http_request *rq, const struct route **found)
+{
+	unsigned methods = 0;
+
+	*found = NULL;
+	for (const struct route *r = s->routes; r->path != NULL; r++) {
+		if (!path_matches(r->path, rq->path))
+			continue;
+		/* Of a path's routes the first stands for it where no method fits. */
+		if (*found == NULL || (route_methods(r) & rq->method & ~methods) != 0)
+			*found = r;
+		methods |= route_methods(r);
+	}
+	return methods;
+}
+
+static int8_t
+cors_of(const struct server *s, const struct http_request *rq)
+{
+	struct span origin = http_header(rq, "origin");
+
+	if (origin.p == NULL)
+		return CORS_NONE;
+	if (s->cors_any)
+		return CORS_ANY;
+	for (int i = 0; i < s->config->origin_count; i++)
+		if (span_eq(origin, s->config->origins[i]))
+			return (int8_t)i;
+	return CORS_NONE;
+}
+
+static bool
+expects_else(const struct http_request *rq)
+{
+	for (int i = 0; i < rq->headers && rq->minor == 1; i++)
+		if (span_case_eq(rq->header[i].name, "expect") &&
+		    !span_case_eq(rq->header[i].value, "100-continue"))
+			return true;
+	return false;
+}
+
+static enum verdict
+check_key(struct conn *c, const struct http_request *rq)
+{
+	struct heritage *h = c->server->heritage;
+	struct span authorization = http_header(rq, "authorization"), key;
+	char bearer[7 + AUTH_KEY_LEN];
+	struct timespec now;
+
+	/* Anthropic's clients say it by a header of their own. */
+	if (authorization.p == NULL && c->route->id == ROUTE_ANTHROPIC) {
+		key = http_header(rq, "x-api-key");
+		if (key.p != NULL && key.len != AUTH_KEY_LEN)
+			return VERDICT_KEY_UNKNOWN;
+		if (key.p != NULL) {
+			memcpy(bearer, "Bearer ", 7);
+			memcpy(bearer + 7, key.p, key.len);
+			authorization = (struct span){bearer, sizeof(bearer)};
+		}
+	}
+	clock_gettime(CLOCK_REALTIME, &now);
+	switch (auth_bearer(&h->region, h->key_secret, authorization,
+	    (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000, &c->caller.account,
+	    &c->caller.key)) {
+	case AUTH_OK:
+		return VERDICT_OK;
+	case AUTH_MISSING:
+		return VERDICT_KEY_MISSING;
+	case AUTH_REVOKED:
+		return VERDICT_KEY_REVOKED;
+	case AUTH_EXPIRED:
+		return VERDICT_KEY_EXPIRED;
+	case AUTH_UNKNOWN:
+		break;
+	}
+	return VERDICT_KEY_UNKNOWN;
+}
+
+enum verdict
+route_check(struct conn *c, const struct http_request *rq)
+{
+	unsigned methods = path_methods(c->server, rq, &c->route);
+	enum verdict v;
+
+	c->caller = (struct caller){0};
+	c->cors = cors_of(c->server, rq);
+	if (rq->method == HTTP_OPTIONS && (methods & HTTP_OPTIONS) == 0 &&
+	    (c->route != NULL || span_eq(rq->target, "*")))
+		return VERDICT_OPTIONS;
+	if (c->route == NULL)
+		return VERDICT_NOT_FOUND;
+	if ((methods & rq->method) == 0)
+		return VERDICT_METHOD;
+	if (c->route->auth) {
+		v = check_key(c, rq);
+		if (v != VERDICT_OK)
+			return v;
+	}
+	if (expects_else(rq))
+		return VERDICT_EXPECT;
+	return VERDICT_OK;
+}
+
+static void
+methods_text(unsigned methods, char text[static 64])
+{
+	static const struct {
+		enum http_method method;
+		const char *name;
+	} names[] = {
+	    {HTTP_GET, "GET, "},
+	    {HTTP_HEAD, "HEAD, "},
+	    {HTTP_POST, "POST, "},
+	    {HTTP_PUT, "PUT, "},
+	    {HTTP_DELETE, "DELETE, "},
+	    {HTTP_PATCH, "PATCH, "},
+	};
+
+	text[0] = '\0';
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		if ((methods & names[i].method) != 0)
+			strcat(text, names[i].name);
+	strcat(text, "OPTIONS");
+}
+
+static void
+refuse_key(struct conn *c, const char *message)
+{
+	const char *type =
+	    c->route->id == ROUTE_ANTHROPIC ? "authentication_error" : "invalid_request_error";
+
+	conn_header(c, "WWW-Authenticate", "Bearer");
+	conn_error(c, 401, type, "invalid_api_key", NULL, "%s", message);
+}
+
+/* 204; for a preflight of a page that may call us, with what it may send (Fetch standard). */
+static void
+answer_options(struct conn *c, const struct http_request *rq, const char *methods)
+{
+	struct span asked = http_header(rq, "access-control-request-headers");
+
+	conn_header(c, "Allow", "%s", methods);
+	if (c->cors != CORS_NONE && http_header(rq, "access-control-request-method").p != NULL) {
+		conn_header(c, "Access-Control-Allow-Methods", "%s", methods);
+		/* SDKs send headers of their own making; the request's list is as good as ours. */
+		if (asked.p != NULL && asked.len > 0)
+			conn_header(
+			    c, "Access-Control-Allow-Headers", "%.*s", (int)asked.len, asked.p);
+		else
+			conn_header(c, "Access-Control-Allow-Headers", ALLOWED_HEADERS);
+		conn_header(c, "Access-Control-Max-Age", "7200");
+	}
+	conn_reply(c, 204, NULL, NULL, 0);
+}
+
+void
+route_refuse(struct conn *c, const struct http_request *rq)
+{
+	static const char *const refused = "invalid_request_error";
+	const struct route *found;
+	char methods[64];
+
+	methods_text(path_methods(c->server, rq, &found), methods);
+	switch ((enum verdict)c->verdict) {
+	case VERDICT_NOT_FOUND:
+		conn_error(c, 404, refused, "not_found", NULL, "there is nothing at this path");
+		break;
+	case VERDICT_METHOD:
+		/* A method that we don't know: who knows what it takes for its body. */
+		if (rq->method == HTTP_OTHER)
+			c->keep_alive = false;
+		conn_header(c, "Allow", "%s", methods);
+		conn_error(c, 405, refused, "method_not_allowed", NULL, "this path takes %s only",
+		    methods);
+		break;
+	case VERDICT_OPTIONS:
+		if (found == NULL)
+			methods_text(HTTP_GET | HTTP_HEAD | HTTP_POST | HTTP_DELETE, methods);
+		answer_options(c, rq, methods);
+		break;
+	case VERDICT_KEY_MISSING:
+		refuse_key(c, "no API key: send \"Authorization: Bearer KEY\"");
+		break;
+	case VERDICT_KEY_UNKNOWN:
+		refuse_key(c, "unknown API key");
+		break;
+	case VERDICT_KEY_REVOKED:
+		refuse_key(c, "this API key was revoked");
+		break;
+	case VERDICT_KEY_EXPIRED:
+		refuse_key(c, "this API key has expired");
+		break;
+	case VERDICT_EXPECT:
+		conn_error(c, 417, refused, "expectation_failed", NULL,
+		    "only \"Expect: 100-continue\" is understood");
+		break;
+	case VERDICT_OK:
+	case VERDICT_TOO_LARGE:
+		conn_error(c, 413, refused, "body_too_large", NULL,
+		    "the body is larger than %u bytes", c->server->config->max_body);
+		break;
+	}
+}
+
+void
+route_cors(const struct conn *c, struct buf *head)
+{
+	const struct config *config = c->server->config;
+
+	/* Caches must not give one origin's answer to another; also where there was no Origin. */
+	if (config->origin_count > 0 && !c->server->cors_any)
+		buf_str(head, "Vary: Origin\r\n");
+	if (c->cors == CORS_NONE)
+		return;
+	buf_str(head, "Access-Control-Allow-Origin: ");
+	buf_str(head, c->cors == CORS_ANY ? "*" : config->origins[c->cors]);
+	buf_str(head, "\r\nAccess-Control-Expose-Headers: " EXPOSED "\r\n");
+}

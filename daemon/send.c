@@ -1,0 +1,226 @@
+/*
+ * POST /chat/send: may it start?  Checks the request, reserves, stores the user's message with
+ * the reserve's record, and answers when that is on disk.  Charges nothing, streams nothing.
+ * Worker process.
+ */
+#include <string.h>
+
+#include "daemon/chat_request.h"
+#include "daemon/metrics.h"
+#include "daemon/quote.h"
+#include "daemon/stream.h"
+#include "daemon/worker.h"
+
+static void gone(void *, struct conn *);
+
+static const struct conn_ops ops = {gone, NULL};
+
+static void
+refuse_short(struct conn *c, const struct quote *q)
+{
+	struct account_books books;
+	struct buf b = {0};
+
+	account_books(conn_caller(c)->account, &books);
+	buf_str(&b, "{\"error\":{\"message\":\"the account's credit does not cover the prompt and "
+		    "one token of an answer\",\"type\":\"insufficient_quota\","
+		    "\"code\":\"insufficient_credit\",\"param\":null,\"required\":");
+	buf_money(&b, q->required);
+	buf_str(&b, ",\"available\":");
+	buf_money(&b, books.balance - books.held + books.overdraft);
+	buf_str(&b, "}}");
+	conn_header(c, "x-should-retry", "false");
+	conn_reply_buf(c, 402, "application/json", &b);
+	buf_free(&b);
+}
+
+static void
+refuse(struct conn *c, enum ledger_result r, const struct quote *q)
+{
+	switch (r) {
+	case LEDGER_SHORT:
+		metrics_reserve(RESERVE_SHORT);
+		refuse_short(c, q);
+		return;
+	case LEDGER_CLOSED:
+		metrics_reserve(RESERVE_CLOSED);
+		conn_error(c, 402, "insufficient_quota", "insufficient_credit", NULL,
+		    "the account is closed or frozen");
+		return;
+	default:
+		metrics_reserve(r == LEDGER_FULL ? RESERVE_FULL : RESERVE_BUSY);
+		conn_header(c, "Retry-After", "1");
+		conn_error(c, 503, "server_error", "overloaded", NULL,
+		    r == LEDGER_FULL ? "too many open streams" : "the journal is behind");
+	}
+}
+
+/* The record's payload: who it is for, and what the user said. */
+static void
+payload(struct buf *b, const struct stream *st, const struct chat_request *r,
+    const uint8_t message_id[static 16])
+{
+	const char *model = st->w->config->model[r->model].name;
+	struct json_value said = chat_request_said(r);
+	struct journal_reserve j = {
+	    .generation = st->w->generation,
+	    .model_len = (uint16_t)strlen(model),
+	};
+
+	memcpy(j.stream_id, st->id.secret, sizeof j.stream_id);
+	memcpy(j.session_id, r->session_id, sizeof j.session_id);
+	memcpy(j.message_id, message_id, sizeof j.message_id);
+	buf_add(b, &j, sizeof j);
+	buf_str(b, model);
+	buf_add(b, said.p, said.len);
+}
+
+static void
+answer(struct stream *st, struct conn *c)
+{
+	struct account_books books;
+	uint64_t expires = (st->deadline_us - st->created_us) / 1000000 + st->created_s;
+	struct buf b = {0};
+
+	account_books(st->account, &books);
+	buf_printf(&b,
+	    "{\"ok\":true,\"stream_id\":\"%s\",\"session_id\":\"%s\",\"message_id\":\"%s\","
+	    "\"reserved\":",
+	    st->id_text, st->session_text, st->message_text);
+	buf_money(&b, st->reserved);
+	buf_str(&b, ",\"available\":");
+	buf_money(&b, books.balance - books.held + books.overdraft);
+	buf_printf(&b, ",\"expires_at\":%llu,\"stream_url\":\"/stream?id=%s\"}",
+	    (unsigned long long)expires, st->id_text);
+	conn_reply_buf(c, 200, "application/json", &b);
+	buf_free(&b);
+}
+
+static void
+reserved_cb(void *arg, uint64_t position)
+{
+	struct stream *st = arg;
+	struct conn *c = st->sender;
+	enum ring_status status = ring_result(ledger_ring(st->w->ledger), position, NULL);
+
+	st->sender = NULL;
+	if (status != RING_APPLIED)
+		stream_close(st, OUTCOME_CANCELLED, "overloaded", "the reserve was refused");
+	stream_acknowledged(st);
+	if (c == NULL)
+		return;
+	if (st->stop_wanted) {
+		conn_header(c, "Retry-After", "1");
+		conn_error(c, 503, "server_error", st->w->draining ? "draining" : "overloaded",
+		    NULL, "the gateway could not take the request");
+		return;
+	}
+	metrics_reserve(RESERVE_OK);
+	answer(st, c);
+}
+
+/* Nobody will ever know the stream's id: give the credit back at once. */
+static void
+gone(void *arg, struct conn *c)
+{
+	struct stream *st = arg;
+
+	(void)c;
+	st->sender = NULL;
+	stream_cancel(st, OUTCOME_CANCELLED);
+}
+
+static struct stream *
+make_stream(struct worker *w, struct chat_request *r, uint8_t message_id[static 16])
+{
+	struct stream *st = stream_new(w->streams);
+
+	if (st == NULL)
+		return NULL;
+	if (!r->has_session)
+		id_random(r->session_id, sizeof r->session_id);
+	id_random(message_id, 16);
+	id_format(r->session_id, st->session_text);
+	id_format(message_id, st->message_text);
+	st->model = r->model;
+	st->include_usage = r->include_usage;
+	st->max_completion_tokens = r->max_completion_tokens;
+	st->prompt_tokens = r->prompt_tokens;
+	st->prompt_bytes = r->prompt_bytes;
+	st->max_tokens = r->max_tokens;
+	st->deadline_us = st->created_us + (uint64_t)w->config->ledger.hold_ttl * 1000000;
+	chat_request_body(w->config, r, &st->request);
+	return st;
+}
+
+static enum ledger_result
+reserve(struct stream *st, const struct chat_request *r, const struct quote *q,
+    const struct price *price, uint32_t price_id, const uint8_t message_id[static 16],
+    uint64_t *position)
+{
+	struct hold_terms t = {
+	    .account = st->account,
+	    .price = *price,
+	    .price_id = price_id,
+	    .prompt = r->prompt_tokens,
+	    .max_tokens = r->max_tokens,
+	    .min_tokens = q->min_tokens,
+	    .want_tokens = q->want_tokens,
+	    .model = (uint16_t)r->model,
+	    .deadline_us = realtime_us() + (st->deadline_us - st->created_us),
+	};
+	struct buf b = {0};
+	enum ledger_result result = LEDGER_BUSY;
+
+	memcpy(t.stream_id, st->id.secret, sizeof t.stream_id);
+	memcpy(t.session_id, r->session_id, sizeof t.session_id);
+	payload(&b, st, r, message_id);
+	if (!b.failed && !st->request.failed)
+		result = ledger_reserve(st->w->ledger, &t, b.data, b.len, &st->hold, position);
+	buf_free(&b);
+	return result;
+}
+
+void
+send_handler(struct conn *c, const struct http_request *h, struct span body)
+{
+	struct worker *w = conn_arg(c);
+	struct chat_request r;
+	struct chat_fault f;
+	struct quote q;
+	struct price price;
+	struct stream *st;
+	uint8_t message_id[16];
+	uint64_t position;
+	uint32_t price_id;
+	enum ledger_result result;
+
+	(void)h;
+	if (chat_request_parse(w->config, body, &r, &f) != 0) {
+		conn_error(c, f.status, "invalid_request_error", f.code, f.param, "%s", f.message);
+		return;
+	}
+	if (w->draining) {
+		conn_header(c, "Retry-After", "1");
+		conn_error(c, 503, "server_error", "draining", NULL, "the gateway is draining");
+		return;
+	}
+	price_id = quote_price(w->region, r.model, &price);
+	quote_make(w->config, w->region, &r, &price, &q);
+	st = make_stream(w, &r, message_id);
+	if (st == NULL) {
+		refuse(c, LEDGER_BUSY, &q);
+		return;
+	}
+	st->account = conn_caller(c)->account;
+	result = reserve(st, &r, &q, &price, price_id, message_id, &position);
+	if (result != LEDGER_OK) {
+		stream_drop(st);
+		refuse(c, result, &q);
+		return;
+	}
+	st->reserved = st->hold->amount;
+	st->sender = c;
+	conn_later(c, &ops, st);
+	durable_wait(w->durable, position, reserved_cb, st);
+}

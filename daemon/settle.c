@@ -1,0 +1,288 @@
+/*
+ * Settling: our count or the provider's usage, never above the floor, exactly once.
+ * Worker process.
+ *
+ *   never opened, or nothing produced            void
+ *   ended by the provider, with a usage that     what the usage says; above the hold as far as
+ *     can be believed                              the account can bear, the rest uncollected
+ *   anything else                                the prompt and what was produced, by our count
+ */
+#include "daemon/settle.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "daemon/decode.h"
+#include "daemon/log.h"
+#include "daemon/metrics.h"
+#include "daemon/quote.h"
+#include "daemon/watch.h"
+
+static void settled_cb(void *, uint64_t);
+
+/* A usage counts only if it is possible: a provider's slip must not empty an account. */
+static bool
+believable(const struct stream *st)
+{
+	const struct usage *u = &st->usage;
+
+	if (!u->present || st->usage_falls)
+		return false;
+	if (u->prompt < 0 || u->completion < 0 || u->cached < 0 || u->cached > u->prompt)
+		return false;
+	if (u->completion > st->sent_limit || (uint64_t)u->prompt > st->prompt_bytes)
+		return false;
+	return u->completion > 0 || meter_tokens(&st->meter) == 0;
+}
+
+static void
+charge_count(struct stream *st)
+{
+	struct settlement *x = &st->settlement;
+
+	x->prompt = st->prompt_tokens;
+	x->cached = 0;
+	x->completion = meter_tokens(&st->meter);
+	x->charge = price_cost(&st->hold->price, x->prompt, 0, x->completion);
+}
+
+static void
+work_out(struct stream *st)
+{
+	struct settlement *x = &st->settlement;
+	bool opened = st->opened_us != 0;
+	uint32_t ours = opened ? meter_tokens(&st->meter) : 0;
+
+	*x = (struct settlement){.outcome = st->outcome};
+	if (st->complete && believable(st)) {
+		x->prompt = (uint32_t)(st->usage.prompt - st->usage.cached);
+		x->cached = (uint32_t)st->usage.cached;
+		x->completion = (uint32_t)st->usage.completion;
+		x->charge = price_cost(&st->hold->price, x->prompt, x->cached, x->completion);
+		if (ours > 0)
+			metrics_drift(ours, x->completion);
+	} else if (ours > 0) {
+		if (st->complete && st->usage.present) {
+			metrics_defect((unsigned)st->provider, DEFECT_USAGE);
+			st->defects++;
+			log_event(LOG_WARN, "usage not believed", "stream", st->id_text, "provider",
+			    st->w->config->provider[st->provider].name, NULL);
+		}
+		charge_count(st);
+	} else {
+		x->voided = true;
+	}
+	/* Nothing was produced: the provider's failure is nobody's cost. */
+	if (x->prompt + x->cached == 0 && x->completion == 0)
+		x->voided = true;
+	if (x->voided)
+		x->charge = 0;
+}
+
+/* Above the hold: take what the account can bear.  False: the ring is full. */
+static bool
+cover(struct stream *st)
+{
+	struct settlement *x = &st->settlement;
+	uint64_t position;
+
+	if (x->charge <= st->hold->amount)
+		return true;
+	if (ledger_overdraw(st->w->ledger, st->hold, x->charge, &position) != LEDGER_OK)
+		return false;
+	if (position != 0)
+		durable_wait(st->w->durable, position, NULL, NULL);
+	if (x->charge > st->hold->amount) {
+		x->uncollected += x->charge - st->hold->amount;
+		x->charge = st->hold->amount;
+	}
+	return true;
+}
+
+static void
+journal(struct stream *st)
+{
+	struct span rest = {st->text.data + st->saved, st->text.len - st->saved};
+	uint64_t position;
+
+	if (rest.len == 0)
+		rest.p = "";
+	if (!cover(st) ||
+	    ledger_settle(st->w->ledger, st->hold, &st->settlement, rest.p, rest.len, &position) !=
+		LEDGER_OK) {
+		settle_later(st);
+		return;
+	}
+	st->saved = st->text.len;
+	stream_move(st, STREAM_SETTLING);
+	st->settle_position = position;
+	durable_wait(st->w->durable, position, settled_cb, st);
+}
+
+void
+settle_begin(struct stream *st)
+{
+	stream_move(st, STREAM_CLOSING);
+	work_out(st);
+	journal(st);
+}
+
+void
+settle_later(struct stream *st)
+{
+	if (st->retrying)
+		return;
+	st->retrying = true;
+	st->retry_next = st->w->retry;
+	st->w->retry = st;
+}
+
+void
+settle_retry(struct worker *w)
+{
+	struct stream *st = w->retry, *next;
+
+	/* Who finds it full again puts itself on the new list. */
+	w->retry = NULL;
+	for (; st != NULL; st = next) {
+		next = st->retry_next;
+		st->retrying = false;
+		if (st->state == STREAM_CLOSING)
+			journal(st);
+		else if (st->state == STREAM_CALLING || st->state == STREAM_RUNNING)
+			decode_retry(st);
+	}
+}
+
+static const char *
+outcome_text(uint8_t outcome)
+{
+	static const char *const text[OUTCOME_MAX] = {"none", "stop", "length", "tool_calls",
+	    "content_filter", "credit", "cancelled", "upstream", "worker_died", "expired",
+	    "shutdown"};
+
+	return outcome < OUTCOME_MAX ? text[outcome] : "unknown";
+}
+
+static void
+log_line(const struct stream *st)
+{
+	const struct settlement *x = &st->settlement;
+	char cost[MONEY_TEXT_MAX], tokens[32], ms[24], first[24], chunks[24], id[80];
+
+	money_format(cost, x->charge);
+	snprintf(tokens, sizeof tokens, "%" PRIu32 "+%" PRIu32, x->prompt + x->cached,
+	    x->completion);
+	snprintf(ms, sizeof ms, "%" PRIu64, (st->ended_us - st->created_us) / 1000);
+	snprintf(first, sizeof first, "%" PRIu64,
+	    st->first_us == 0 ? 0 : (st->first_us - st->opened_us) / 1000);
+	snprintf(chunks, sizeof chunks, "%" PRIu64, st->chunks);
+	snprintf(id, sizeof id, "%.*s", (int)st->account->id_len, st->account->id);
+	/* The stream's id opens it for whoever has it: only its message is named. */
+	log_event(LOG_INFO, "stream ended", "message", st->message_text, "account", id, "model",
+	    st->w->config->model[st->model].name, "outcome", outcome_text(st->outcome), "error",
+	    st->error_code == NULL ? "" : st->error_code, "tokens", tokens, "cost", cost, "ms", ms,
+	    "first_token_ms", first, "chunks", chunks, NULL);
+}
+
+static void
+count(const struct stream *st)
+{
+	const struct settlement *x = &st->settlement;
+	unsigned model = (unsigned)st->model;
+
+	metrics_stream(model, st->outcome, st->ended_us - st->created_us);
+	metrics_tokens(model, TOKENS_PROMPT, x->prompt);
+	metrics_tokens(model, TOKENS_CACHED, x->cached);
+	metrics_tokens(model, TOKENS_COMPLETION, x->completion);
+	metrics_charged(model, x->charge, x->uncollected);
+	if (st->opened_us != 0)
+		metrics_upstream((unsigned)st->provider, st->chunks, st->bytes);
+	if (st->complete && x->completion > 0)
+		quote_learn(st->w->region, st->model, x->completion);
+}
+
+static void
+settled_cb(void *arg, uint64_t position)
+{
+	struct stream *st = arg;
+	struct account_books books;
+	struct end_waiter *e;
+
+	if (ledger_close(st->w->ledger, st->hold, position, NULL) != RING_APPLIED)
+		log_event(LOG_ERROR, "settlement refused by the keeper", "message",
+		    st->message_text, NULL);
+	st->hold = NULL;
+	account_books(st->account, &books);
+	st->balance = books.balance;
+	stream_move(st, STREAM_ENDED);
+	count(st);
+	log_line(st);
+	while ((e = st->end_waiters) != NULL) {
+		st->end_waiters = e->next;
+		e->ended(e, st);
+	}
+	stream_touch(st);
+	streams_flush(st->w->streams);
+}
+
+void
+settle_provider_message(struct stream *st, struct span message)
+{
+	const char *key = st->w->config->provider[st->provider].api_key;
+	size_t n = message.len < sizeof st->error_message - 1 ? message.len
+							      : sizeof st->error_message - 1;
+	char *at;
+
+	/* Never half a character. */
+	while (n < message.len && n > 0 && ((unsigned char)message.p[n] & 0xc0) == 0x80)
+		n--;
+	if (n > 0)
+		memcpy(st->error_message, message.p, n);
+	st->error_message[n] = '\0';
+	if (key[0] == '\0')
+		return;
+	while ((at = strstr(st->error_message, key)) != NULL)
+		memset(at, '*', strlen(key));
+}
+
+void
+settle_from_row(struct stream *st, const struct stream_row *row)
+{
+	struct settlement *x = &st->settlement;
+
+	st->model = config_model(st->w->config, row->model, row->model_len);
+	st->account = account_at(st->w->region, row->account);
+	id_format(row->session_id, st->session_text);
+	id_format(row->message_id, st->message_text);
+	st->prompt_tokens = row->prompt + row->cached;
+	st->reserved = row->reserved;
+	st->created_s = row->opened_us / 1000000;
+	st->outcome = row->outcome;
+	*x = (struct settlement){
+	    .charge = row->charge,
+	    .uncollected = row->uncollected,
+	    .prompt = row->prompt,
+	    .cached = row->cached,
+	    .completion = row->completion,
+	    .outcome = row->outcome,
+	    .voided = row->voided != 0,
+	};
+	if (st->account != NULL) {
+		struct account_books books;
+
+		account_books(st->account, &books);
+		st->balance = books.balance;
+	}
+	if (emit_finish_reason(row->outcome) != NULL)
+		return;
+	st->error_code = row->outcome == OUTCOME_WORKER_DIED ? "stream_lost"
+	    : row->outcome == OUTCOME_EXPIRED		     ? "expired"
+	    : row->outcome == OUTCOME_SHUTDOWN		     ? "draining"
+							     : "upstream_error";
+	snprintf(st->error_message, sizeof st->error_message, "%s",
+	    row->outcome == OUTCOME_WORKER_DIED
+		? "the process that ran this stream died; what it had delivered is above"
+		: "the stream did not end well");
+}

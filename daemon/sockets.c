@@ -1,0 +1,338 @@
+/*
+ * Listeners, admin sockets, eventfds and inboxes.  Master, before any fork; the last function
+ * runs in each child.
+ */
+#include "daemon/sockets.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "daemon/address.h"
+#include "daemon/log.h"
+
+#define BACKLOG 4096 /* net.core.somaxconn caps it */
+#define INBOX_BYTES (1 << 20)
+/* Who may use the admin socket, if there is such a group. */
+#define ADMIN_GROUP "toll"
+/* The last of a killed daemon's children may be closing its listeners just now. */
+#define IN_USE_MS_MAX 300
+#define IN_USE_STEP_MS 10
+
+/* Unix sockets that we bound and have to unlink. */
+static char *bound[CONFIG_LISTEN_MAX + 2];
+static size_t bound_count;
+
+static int
+complain(const char *what, const char *where, int error)
+{
+	log_event(LOG_ERROR, what, "address", where, "error", error ? strerror(error) : NULL, NULL);
+	return -1;
+}
+
+static void
+close_fd(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
+/*
+ * What the kernel may hold of a connection's unsent bytes.  Its own measure is megabytes: a
+ * slow reader's stream would run on, and be paid for, far beyond what it has read.
+ */
+#define UNSENT_MAX 32768
+
+/* A bound TCP socket, or -1 with errno. */
+static int
+tcp_bind(const struct address *a, bool shared)
+{
+	const int on = 1, unsent = UNSENT_MAX;
+	int family = a->sockaddr.ss_family, saved;
+	int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return -1;
+	/* TCP_NODELAY and TCP_NOTSENT_LOWAT are inherited by what is accepted. */
+	if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 ||
+	    (shared && setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)) < 0) ||
+	    (family == AF_INET6 &&
+	        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on)) < 0) ||
+	    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) < 0 ||
+	    setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof(unsent)) < 0 ||
+	    bind(fd, (const struct sockaddr *)&a->sockaddr, a->len) < 0) {
+		saved = errno;
+		close(fd);
+		errno = saved;
+		return -1;
+	}
+	return fd;
+}
+
+static int
+tcp_listen(const char *text, const struct address *a, bool shared)
+{
+	int fd = tcp_bind(a, shared);
+	if (fd >= 0 && listen(fd, BACKLOG) < 0) {
+		int saved = errno;
+		close(fd);
+		errno = saved;
+		fd = -1;
+	}
+	if (fd < 0)
+		complain("cannot listen", text, errno);
+	return fd;
+}
+
+/*
+ * SO_REUSEPORT would let a second daemon of the same user take half of our connections: only a
+ * bind without it tells that the address is in use.
+ */
+static int
+tcp_probe(const char *text, const struct address *a)
+{
+	const struct timespec step = { .tv_nsec = IN_USE_STEP_MS * 1000000L };
+	for (int waited = 0;; waited += IN_USE_STEP_MS) {
+		int fd = tcp_bind(a, false);
+		/* Binding alone is allowed beside another that is only bound, too. */
+		if (fd >= 0 && listen(fd, 1) == 0) {
+			close(fd);
+			return 0;
+		}
+		int error = errno;
+		if (fd >= 0)
+			close(fd);
+		if (error != EADDRINUSE || waited >= IN_USE_MS_MAX)
+			return complain("cannot listen", text, error);
+		nanosleep(&step, NULL);
+	}
+}
+
+/* Make way for a unix socket: remove a stale one, refuse a live one or another kind of file. */
+static int
+unix_clear(const char *text, const struct address *a)
+{
+	struct stat st;
+	int fd, error;
+	if (lstat(address_path(a), &st) < 0)
+		return errno == ENOENT ? 0 : complain("cannot listen", text, errno);
+	if (!S_ISSOCK(st.st_mode))
+		return complain("cannot listen: this file is not a socket", text, 0);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return complain("cannot listen", text, errno);
+	error = connect(fd, (const struct sockaddr *)&a->sockaddr, a->len) < 0 ? errno : 0;
+	close(fd);
+	if (error != ECONNREFUSED) /* success, or EAGAIN: its queue is full */
+		return complain("cannot listen: another process does", text, 0);
+	if (unlink(address_path(a)) < 0)
+		return complain("cannot remove a stale socket", text, errno);
+	return 0;
+}
+
+/* Mode 0660: its owner and its group may connect. */
+static int
+unix_listen(const char *text, const struct address *a, uid_t uid, gid_t gid)
+{
+	const char *path = address_path(a);
+	mode_t before;
+	int fd, result;
+	if (unix_clear(text, a) < 0)
+		return -1;
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return complain("cannot listen", text, errno);
+	before = umask(0117); /* never open to others, not even for a moment */
+	result = bind(fd, (const struct sockaddr *)&a->sockaddr, a->len);
+	umask(before);
+	if (result < 0 || listen(fd, BACKLOG) < 0) {
+		complain("cannot listen", text, errno);
+		if (result == 0)
+			unlink(path);
+		close(fd);
+		return -1;
+	}
+	bound[bound_count] = strdup(path);
+	if (!bound[bound_count++])
+		fatal("sockets");
+	/* Without root a group can be given only if one is in it: then it stays with our own. */
+	if (lchown(path, uid, gid) < 0 && (errno != EPERM || geteuid() == 0)) {
+		complain("cannot set the owner of the socket", text, errno);
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+static int
+open_listeners(struct heritage *h, uint32_t workers, const struct owner *owner)
+{
+	uid_t uid = owner->change ? owner->uid : geteuid();
+	gid_t gid = owner->change ? owner->gid : getegid();
+	for (int i = 0; i < h->config->listen_count; i++) {
+		const char *text = h->config->listen[i], *why;
+		int *fd = h->listen_fd[i];
+		struct address a;
+		if (!address_parse(text, &a, &why))
+			return complain(why, text, 0);
+		if (address_is_unix(&a)) {
+			fd[0] = unix_listen(text, &a, uid, gid);
+			for (uint32_t w = 1; w < workers; w++)
+				fd[w] = fd[0];
+			if (fd[0] < 0)
+				return -1;
+			continue;
+		}
+		if (tcp_probe(text, &a) < 0)
+			return -1;
+		for (uint32_t w = 0; w < workers; w++)
+			if ((fd[w] = tcp_listen(text, &a, true)) < 0)
+				return -1;
+	}
+	return 0;
+}
+
+static int
+open_admin(struct heritage *h, const struct owner *owner)
+{
+	const char *http = h->config->admin_listen, *why = NULL;
+	uid_t uid = owner->change ? owner->uid : geteuid();
+	gid_t gid = owner->change ? owner->gid : getegid();
+	const struct group *group = getgrnam(ADMIN_GROUP);
+	char *text;
+	struct address a;
+
+	if (asprintf(&text, "unix:%s/admin.sock", h->config->runtime_dir) < 0)
+		fatal("sockets");
+	if (!address_parse(text, &a, &why))
+		complain(why, text, 0);
+	else
+		h->admin_unix_fd = unix_listen(text, &a, uid, group ? group->gr_gid : gid);
+	free(text);
+	if (h->admin_unix_fd < 0)
+		return -1;
+	if (!*http)
+		return 0;
+	if (!address_parse(http, &a, &why))
+		return complain(why, http, 0);
+	if (!address_is_unix(&a) && tcp_probe(http, &a) < 0)
+		return -1;
+	h->admin_http_fd = address_is_unix(&a) ? unix_listen(http, &a, uid, gid)
+	                                       : tcp_listen(http, &a, false);
+	return h->admin_http_fd < 0 ? -1 : 0;
+}
+
+/*
+ * A pair of sockets that keeps message boundaries.  SEQPACKET rather than DGRAM: the queue of
+ * the latter is cut at net.unix.max_dgram_qlen messages, which is 10 on many systems.
+ */
+static int
+open_inbox(int *rd, int *wr)
+{
+	const int bytes = INBOX_BYTES;
+	int pair[2];
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) < 0)
+		return -1;
+	*rd = pair[0];
+	*wr = pair[1];
+	/* What root may exceed others get as far as net.core.wmem_max goes. */
+	if (setsockopt(*wr, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof(bytes)) < 0)
+		return setsockopt(*wr, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
+	return 0;
+}
+
+void
+sockets_init(struct heritage *h)
+{
+	for (int i = 0; i < CONFIG_LISTEN_MAX; i++)
+		for (int w = 0; w < 2 * REGION_WORKERS_MAX; w++)
+			h->listen_fd[i][w] = -1;
+	h->admin_http_fd = -1;
+	h->admin_unix_fd = -1;
+	for (int p = 0; p < REGION_PROCS_MAX; p++)
+		h->wake_fd[p] = h->inbox_rd[p] = h->inbox_wr[p] = -1;
+}
+
+int
+sockets_open(struct heritage *h, uint32_t workers, const struct owner *owner)
+{
+	for (uint32_t p = 0; p < h->region.h->procs; p++) {
+		h->wake_fd[p] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+		if (h->wake_fd[p] < 0 ||
+		    (p >= PROC_WORKER && open_inbox(&h->inbox_rd[p], &h->inbox_wr[p]) < 0))
+			return complain("cannot make the descriptors between processes", NULL,
+			    errno);
+	}
+	if (open_admin(h, owner) < 0)
+		return -1;
+	return open_listeners(h, workers, owner);
+}
+
+/* Close one address's listeners but for worker `keep`'s (-1: none). */
+static void
+close_listeners(int fd[static 2 * REGION_WORKERS_MAX], int keep)
+{
+	int kept = keep >= 0 ? fd[keep] : -1;
+	for (int w = 0; w < 2 * REGION_WORKERS_MAX; w++) {
+		/* The one descriptor of a unix socket stands in several places. */
+		if (fd[w] >= 0 && fd[w] != kept && (w == 0 || fd[w] != fd[0]))
+			close(fd[w]);
+		if (w > 0 && w != keep)
+			fd[w] = -1;
+	}
+	if (keep != 0)
+		fd[0] = -1;
+}
+
+void
+sockets_stop_listening(struct heritage *h)
+{
+	for (int i = 0; i < CONFIG_LISTEN_MAX; i++)
+		close_listeners(h->listen_fd[i], -1);
+}
+
+void
+sockets_close(struct heritage *h)
+{
+	sockets_stop_listening(h);
+	close_fd(&h->admin_http_fd);
+	close_fd(&h->admin_unix_fd);
+	for (int p = 0; p < REGION_PROCS_MAX; p++) {
+		close_fd(&h->wake_fd[p]);
+		close_fd(&h->inbox_rd[p]);
+		close_fd(&h->inbox_wr[p]);
+	}
+	while (bound_count > 0) {
+		unlink(bound[--bound_count]);
+		free(bound[bound_count]);
+	}
+}
+
+void
+sockets_keep(struct heritage *h, uint32_t proc)
+{
+	int worker = proc >= PROC_WORKER ? (int)(proc - PROC_WORKER) : -1;
+	for (int i = 0; i < CONFIG_LISTEN_MAX; i++)
+		close_listeners(h->listen_fd[i], worker);
+	if (proc != PROC_ADMIN) {
+		close_fd(&h->admin_http_fd);
+		close_fd(&h->admin_unix_fd);
+	}
+	for (uint32_t p = 0; p < REGION_PROCS_MAX; p++) {
+		if (p != proc)
+			close_fd(&h->inbox_rd[p]);
+		if (proc == PROC_KEEPER)
+			close_fd(&h->inbox_wr[p]);
+	}
+}

@@ -1,0 +1,489 @@
+/*
+ * A stream's life: its states and who moves it from one to the next.  Worker process.
+ *
+ * Provider's bytes come in through decode.c, text goes out through watch.c, credit is metered by
+ * meter.c and settled by settle.c; this file holds the table of streams, the moves, the clock,
+ * and what opening, cancelling and ending mean.
+ */
+#include "daemon/stream.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "daemon/decode.h"
+#include "daemon/log.h"
+#include "daemon/metrics.h"
+#include "daemon/settle.h"
+#include "daemon/watch.h"
+
+#define BUCKETS 16384
+#define KEEP_US (60 * UINT64_C(1000000)) /* an ended stream stays in memory so long */
+#define KEEP_MAX 4096                    /* and at most so many of them */
+#define KEEPALIVE_US (15 * UINT64_C(1000000))
+
+struct streams {
+	struct worker *w;
+	struct stream *bucket[BUCKETS];
+	struct stream *all;   /* newest first */
+	struct stream *dirty; /* touched since the last flush */
+	size_t open, ended;
+	bool flushing;
+};
+
+static const char *const state_name[STREAM_STATES] = {
+    "reserving", "waiting", "calling", "running", "closing", "settling", "ended"};
+
+/* moves[a] has bit b: a stream may go from a to b. */
+static const unsigned moves[STREAM_STATES] = {
+    [STREAM_RESERVING] = 1u << STREAM_WAITING,
+    [STREAM_WAITING] = 1u << STREAM_CALLING | 1u << STREAM_CLOSING,
+    [STREAM_CALLING] = 1u << STREAM_RUNNING | 1u << STREAM_CLOSING,
+    [STREAM_RUNNING] = 1u << STREAM_CLOSING,
+    [STREAM_CLOSING] = 1u << STREAM_SETTLING,
+    [STREAM_SETTLING] = 1u << STREAM_ENDED,
+};
+
+uint64_t
+monotonic_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
+}
+
+uint64_t
+coarse_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
+	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
+}
+
+uint64_t
+realtime_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
+}
+
+struct streams *
+streams_new(struct worker *w)
+{
+	struct streams *s = calloc(1, sizeof *s);
+
+	if (s != NULL)
+		s->w = w;
+	return s;
+}
+
+static struct stream **
+bucket(struct streams *s, const struct stream_id *id)
+{
+	uint32_t h;
+
+	/* The secret is random: any of its bits are a hash. */
+	memcpy(&h, id->secret, sizeof h);
+	return &s->bucket[h % BUCKETS];
+}
+
+struct stream *
+stream_find(struct streams *s, const struct stream_id *id)
+{
+	for (struct stream *st = *bucket(s, id); st != NULL; st = st->hash_next) {
+		unsigned char differ = 0;
+
+		for (size_t i = 0; i < sizeof id->secret; i++)
+			differ |= (unsigned char)(st->id.secret[i] ^ id->secret[i]);
+		if (differ == 0 && st->id.proc == id->proc &&
+		    st->id.generation == id->generation)
+			return st;
+	}
+	return NULL;
+}
+
+static void
+insert(struct streams *s, struct stream *st)
+{
+	struct stream **b = bucket(s, &st->id);
+
+	st->hash_next = *b;
+	*b = st;
+	st->next = s->all;
+	if (s->all != NULL)
+		s->all->prev = st;
+	s->all = st;
+	stream_id_format(&st->id, st->id_text);
+}
+
+struct stream *
+stream_new(struct streams *s)
+{
+	struct stream *st = calloc(1, sizeof *st);
+
+	if (st == NULL)
+		return NULL;
+	st->w = s->w;
+	st->state = STREAM_RESERVING;
+	id_random(st->id.secret, sizeof st->id.secret);
+	st->id.proc = (uint8_t)s->w->proc;
+	st->id.generation = s->w->generation;
+	st->created_us = monotonic_us();
+	st->created_s = realtime_us() / 1000000;
+	insert(s, st);
+	s->open++;
+	return st;
+}
+
+/* Out of the table and the memory. */
+static void
+forget(struct streams *s, struct stream *st)
+{
+	for (struct stream **p = bucket(s, &st->id); *p != NULL; p = &(*p)->hash_next) {
+		if (*p == st) {
+			*p = st->hash_next;
+			break;
+		}
+	}
+	for (struct stream **p = &s->dirty; st->dirty && *p != NULL; p = &(*p)->dirty_next) {
+		if (*p == st) {
+			*p = st->dirty_next;
+			break;
+		}
+	}
+	if (st->prev != NULL)
+		st->prev->next = st->next;
+	else
+		s->all = st->next;
+	if (st->next != NULL)
+		st->next->prev = st->prev;
+	buf_free(&st->request);
+	buf_free(&st->text);
+	buf_free(&st->pieces);
+	buf_free(&st->pending);
+	buf_free(&st->pending_hidden);
+	buf_free(&st->raw_error);
+	sse_free(&st->sse);
+	openai_template_free(&st->template);
+	free(st);
+}
+
+void
+stream_drop(struct stream *st)
+{
+	st->w->streams->open--;
+	forget(st->w->streams, st);
+}
+
+struct stream *
+stream_from_row(struct streams *s, const struct stream_id *id, const struct stream_row *row,
+    struct buf *text)
+{
+	struct stream *st = calloc(1, sizeof *st);
+
+	if (st == NULL) {
+		buf_free(text);
+		return NULL;
+	}
+	st->w = s->w;
+	st->state = STREAM_ENDED;
+	st->id = *id;
+	st->ended_us = st->left_us = st->created_us = monotonic_us();
+	st->text = *text;
+	*text = (struct buf){0};
+	insert(s, st);
+	s->ended++;
+	settle_from_row(st, row);
+	if (st->text.len > 0)
+		stream_add_piece(st, st->text.len);
+	return st;
+}
+
+void
+streams_free(struct streams *s)
+{
+	if (s == NULL)
+		return;
+	while (s->all != NULL)
+		forget(s, s->all);
+	free(s);
+}
+
+size_t
+streams_open(const struct streams *s)
+{
+	return s->open;
+}
+
+void
+stream_move(struct stream *st, enum stream_state to)
+{
+	if ((moves[st->state] & 1u << to) == 0)
+		fatalx("stream %s: no move from %s to %s", st->id_text, state_name[st->state],
+		    state_name[to]);
+	st->state = to;
+	if (to == STREAM_ENDED) {
+		st->ended_us = monotonic_us();
+		st->w->streams->open--;
+		st->w->streams->ended++;
+	}
+}
+
+void
+stream_acknowledged(struct stream *st)
+{
+	stream_move(st, STREAM_WAITING);
+	if (st->stop_wanted)
+		settle_begin(st);
+}
+
+void
+stream_touch(struct stream *st)
+{
+	struct streams *s = st->w->streams;
+
+	if (st->dirty)
+		return;
+	st->dirty = true;
+	st->dirty_next = s->dirty;
+	s->dirty = st;
+}
+
+/* The provider is read only while its text has somewhere to go. */
+static void
+update_flow(struct stream *st)
+{
+	size_t lag = watch_lag(st);
+	bool stop;
+
+	if (st->call == NULL)
+		return;
+	if (lag == SIZE_MAX)
+		lag = st->text.len - st->left_len;
+	stop = st->pending.len + st->pending_hidden.len > 0 || lag > WATCH_LAG_MAX;
+	if (stop && !call_paused(st->call)) {
+		call_pause(st->call);
+	} else if (!stop && call_paused(st->call)) {
+		st->progress_us = monotonic_us(); /* its silence was our doing */
+		call_resume(st->call);
+	}
+}
+
+void
+streams_flush(struct streams *s)
+{
+	/* Feeding may end replies, whose connections then may bring the next request. */
+	if (s->flushing)
+		return;
+	s->flushing = true;
+	while (s->dirty != NULL) {
+		struct stream *st = s->dirty;
+
+		s->dirty = st->dirty_next;
+		st->dirty = false;
+		watch_feed(st);
+		update_flow(st);
+	}
+	s->flushing = false;
+}
+
+void
+stream_describe(const struct stream *st, struct emit_stream *es)
+{
+	*es = (struct emit_stream){
+	    .stream_id = st->id_text,
+	    .session_id = st->session_text,
+	    .message_id = st->message_text,
+	    .model = st->model >= 0 ? st->w->config->model[st->model].name : "",
+	    .prompt_tokens = st->prompt_tokens,
+	    .reserved = st->reserved,
+	    .created = (int64_t)st->created_s,
+	    .include_usage = st->include_usage,
+	};
+}
+
+void
+stream_end(const struct stream *st, struct emit_end *end)
+{
+	const struct settlement *x = &st->settlement;
+
+	*end = (struct emit_end){
+	    .outcome = st->outcome,
+	    .prompt_tokens = x->voided ? st->prompt_tokens : x->prompt + x->cached,
+	    .cached_tokens = x->cached,
+	    .completion_tokens = x->completion,
+	    .cost = x->charge,
+	    .balance = st->balance,
+	    .full_text = {st->text.data, st->text.len},
+	    .error_code = st->error_code,
+	    .error_type = "server_error",
+	    .error_message = {st->error_message, strlen(st->error_message)},
+	};
+	if (end->full_text.p == NULL)
+		end->full_text.p = "";
+}
+
+void
+stream_add_piece(struct stream *st, size_t len)
+{
+	unsigned char more = 255, last;
+
+	for (; len > 254; len -= 254)
+		buf_add(&st->pieces, &more, 1);
+	last = (unsigned char)len;
+	buf_add(&st->pieces, &last, 1);
+}
+
+void
+stream_close(struct stream *st, uint8_t outcome, const char *error_code, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (st->state >= STREAM_CLOSING || st->stop_wanted)
+		return;
+	st->outcome = outcome;
+	st->error_code = error_code;
+	if (fmt != NULL) {
+		va_start(ap, fmt);
+		vsnprintf(st->error_message, sizeof st->error_message, fmt, ap);
+		va_end(ap);
+	}
+	if (st->call != NULL) {
+		call_cancel(st->call);
+		st->call = NULL;
+	}
+	buf_free(&st->request);
+	buf_free(&st->pending);
+	buf_free(&st->pending_hidden);
+	sse_free(&st->sse);
+	openai_template_free(&st->template);
+	st->stop_wanted = true;
+	/* A reserve that is not on disk yet is settled as soon as it is. */
+	if (st->state != STREAM_RESERVING)
+		settle_begin(st);
+}
+
+void
+stream_cancel(struct stream *st, uint8_t outcome)
+{
+	stream_close(st, outcome, outcome == OUTCOME_SHUTDOWN ? "draining" : NULL,
+	    outcome == OUTCOME_SHUTDOWN ? "the gateway is shutting down" : NULL);
+}
+
+static const struct call_ops call_ops = {decode_head, decode_data, decode_flush, decode_end};
+
+void
+stream_run(struct stream *st)
+{
+	const struct config_model *m = &st->w->config->model[st->model];
+	int64_t payable;
+
+	stream_move(st, STREAM_CALLING);
+	st->opened_us = st->call_us = st->progress_us = monotonic_us();
+	atomic_store_explicit(&st->hold->opened, 1, memory_order_release);
+	/* No more than what the credit can pay, as far as that is known now. */
+	payable = price_covers(&st->hold->price, st->prompt_tokens, 0,
+	    st->hold->amount + account_available(st->account));
+	st->sent_limit = st->max_tokens;
+	if (payable < st->max_tokens) {
+		st->sent_limit = payable < 1 ? 1 : (uint32_t)payable;
+		st->credit_bound = true;
+	}
+	meter_init(&st->meter, st->w->ledger, st->w->durable, st->hold, m->tokenizer,
+	    st->w->config->ledger.slice_tokens, decode_resume, st);
+	sse_init(&st->sse, SSE_LINE_MAX);
+	chat_request_limit(&st->request, st->max_completion_tokens, st->sent_limit);
+	st->provider = m->providers[0];
+	st->call = upstream_post(st->w->upstream, st->provider, "/chat/completions", &st->request,
+	    &call_ops, st);
+	if (st->call == NULL)
+		stream_close(st, OUTCOME_UPSTREAM, "overloaded", "no room for a call");
+}
+
+static void
+tick_call(struct stream *st, uint64_t now)
+{
+	const struct config *cfg = st->w->config;
+
+	if (call_paused(st->call))
+		st->progress_us = now; /* its silence is our doing */
+	if (now - st->call_us > (uint64_t)cfg->timeouts.stream * 1000000) {
+		metrics_upstream_error((unsigned)st->provider, UPSTREAM_TIMEOUT);
+		stream_close(st, OUTCOME_UPSTREAM, "upstream_timeout",
+		    "the answer took longer than %u s", cfg->timeouts.stream);
+	} else if (st->state == STREAM_CALLING &&
+	    now - st->progress_us > (uint64_t)cfg->timeouts.first_token * 1000000) {
+		metrics_upstream_error((unsigned)st->provider, UPSTREAM_TIMEOUT);
+		stream_close(st, OUTCOME_UPSTREAM, "upstream_timeout",
+		    "no token within %u s", cfg->timeouts.first_token);
+	} else if (st->state == STREAM_RUNNING &&
+	    now - st->progress_us > (uint64_t)cfg->timeouts.idle * 1000000) {
+		metrics_upstream_error((unsigned)st->provider, UPSTREAM_TIMEOUT);
+		stream_close(st, OUTCOME_UPSTREAM, "upstream_timeout",
+		    "the provider was silent for %u s", cfg->timeouts.idle);
+	}
+}
+
+static void
+tick(struct stream *st, uint64_t now)
+{
+	const struct config *cfg = st->w->config;
+
+	if (st->state == STREAM_WAITING && now >= st->deadline_us) {
+		stream_close(st, OUTCOME_EXPIRED, "expired", "nobody opened the stream in time");
+		return;
+	}
+	if ((st->state == STREAM_CALLING || st->state == STREAM_RUNNING) &&
+	    st->watchers == NULL && st->left_us != 0 &&
+	    now - st->left_us >= (uint64_t)cfg->ledger.reconnect_grace * 1000000) {
+		stream_cancel(st, OUTCOME_CANCELLED);
+		return;
+	}
+	if (st->call != NULL)
+		tick_call(st, now);
+	watch_keepalive(st, now, KEEPALIVE_US);
+}
+
+void
+streams_tick(struct streams *s)
+{
+	uint64_t now = monotonic_us();
+	size_t seen_ended = 0;
+	struct stream *st, *next;
+
+	for (st = s->all; st != NULL; st = next) {
+		next = st->next;
+		if (st->state != STREAM_ENDED) {
+			tick(st, now);
+			continue;
+		}
+		if (st->watchers == NULL && st->end_waiters == NULL &&
+		    (now - st->ended_us > KEEP_US || ++seen_ended > KEEP_MAX)) {
+			s->ended--;
+			forget(s, st);
+		} else {
+			watch_keepalive(st, now, KEEPALIVE_US);
+		}
+	}
+	settle_retry(s->w);
+	streams_flush(s);
+}
+
+void
+streams_stop(struct streams *s, bool all)
+{
+	struct stream *st, *next;
+
+	for (st = s->all; st != NULL; st = next) {
+		next = st->next;
+		if (all || st->state == STREAM_WAITING || st->state == STREAM_RESERVING)
+			stream_cancel(st, OUTCOME_SHUTDOWN);
+	}
+	streams_flush(s);
+}

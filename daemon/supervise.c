@@ -1,0 +1,304 @@
+/*
+ * The master's children.  Master.
+ *
+ *   NONE --want--> WAITING --due--> RUNNING --death--> REAPING --all holds closed--> WAITING
+ *                     ^                |(keeper: has no holds)                    or NONE
+ *                     +----------------+
+ *
+ * A slot gets a new process only after the old one's holds are closed: they share the slot's
+ * ring and holds.  Closing them needs the keeper (records must be durable), which therefore
+ * never waits for anyone.
+ */
+#include "daemon/supervise.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "daemon/log.h"
+#include "daemon/metrics.h"
+#include "daemon/spawn.h"
+#include "shm/wake.h"
+
+#define SECOND_US UINT64_C(1000000)
+#define BACKOFF_US UINT64_C(100000)
+#define BACKOFF_US_MAX (5 * SECOND_US)
+
+uint64_t
+supervise_now_us(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * SECOND_US + (uint64_t)t.tv_nsec / 1000;
+}
+
+static uint64_t
+wall_us(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_REALTIME, &t);
+	return (uint64_t)t.tv_sec * SECOND_US + (uint64_t)t.tv_nsec / 1000;
+}
+
+static void
+move(struct supervisor *s, uint32_t proc, enum child_state to)
+{
+	static const bool allowed[CHILD_STATES][CHILD_STATES] = {
+		[CHILD_NONE] = { [CHILD_WAITING] = true, [CHILD_REAPING] = true },
+		[CHILD_WAITING] = { [CHILD_RUNNING] = true, [CHILD_NONE] = true },
+		[CHILD_RUNNING] = { [CHILD_REAPING] = true, [CHILD_WAITING] = true,
+		    [CHILD_NONE] = true },
+		[CHILD_REAPING] = { [CHILD_WAITING] = true, [CHILD_NONE] = true },
+	};
+	struct child *c = &s->child[proc];
+	if (!allowed[c->state][to])
+		log_warnx("process slot %u: no way from state %d to %d", (unsigned)proc,
+		    (int)c->state, (int)to);
+	c->state = to;
+}
+
+void
+supervise_init(struct supervisor *s, struct heritage *h, const struct owner *owner, int signal_fd)
+{
+	memset(s, 0, sizeof(*s));
+	s->heritage = h;
+	s->owner = owner;
+	s->signal_fd = signal_fd;
+	s->procs = h->region.h->procs;
+}
+
+void
+supervise_want(struct supervisor *s, uint32_t first, uint32_t end)
+{
+	for (uint32_t p = first; p < end; p++) {
+		s->child[p].wanted = true;
+		if (s->child[p].state == CHILD_NONE)
+			move(s, p, CHILD_WAITING); /* due at once: start_us is 0 */
+	}
+}
+
+void
+supervise_unwant(struct supervisor *s, uint32_t first, uint32_t end)
+{
+	for (uint32_t p = first; p < end; p++) {
+		s->child[p].wanted = false;
+		if (s->child[p].state == CHILD_WAITING)
+			move(s, p, CHILD_NONE);
+	}
+}
+
+/* The slot's owner is dead, for certain: its holds are ours now. */
+static void
+start_reaping(struct supervisor *s, uint32_t proc)
+{
+	struct region *region = &s->heritage->region;
+	struct proc_slot *slot = region_proc(region, proc);
+	/* Relaxed: readers need no order among these; what is in the holds they never touch. */
+	atomic_fetch_add_explicit(&slot->generation, 1, memory_order_relaxed);
+	atomic_store_explicit(&slot->reaping, 1, memory_order_relaxed);
+	atomic_store_explicit(&slot->pid, 0, memory_order_relaxed);
+	atomic_store_explicit(&slot->streams, 0, memory_order_relaxed);
+	/* Full fence, pairs with the one in wake: either the keeper sees `reaping` and wakes us for
+	 * what it publishes, or we see it published. */
+	atomic_thread_fence(memory_order_seq_cst);
+	reap_start(&s->child[proc].reap, region, proc, wall_us());
+	move(s, proc, CHILD_REAPING);
+}
+
+void
+supervise_leftover(struct supervisor *s, uint32_t proc)
+{
+	start_reaping(s, proc);
+}
+
+/* Only deaths soon after the start count against a slot, and the first of them is free. */
+static void
+set_restart(struct child *c, uint64_t now_us)
+{
+	uint64_t wait = 0;
+	if (now_us - c->started_us >= SECOND_US) {
+		c->quick = 0;
+	} else if (++c->quick > 1) {
+		wait = BACKOFF_US_MAX;
+		if (c->quick - 2 < 6 && BACKOFF_US << (c->quick - 2) < wait)
+			wait = BACKOFF_US << (c->quick - 2);
+	}
+	c->start_us = now_us + wait;
+}
+
+static void
+log_death(const struct supervisor *s, uint32_t proc, uint64_t now_us)
+{
+	const struct child *c = &s->child[proc];
+	bool well = !c->wanted && WIFEXITED(c->status) && WEXITSTATUS(c->status) == 0;
+	char name[16], pid[16], how[64], lived[24], wait[24];
+	snprintf(pid, sizeof(pid), "%d", (int)c->pid);
+	if (WIFSIGNALED(c->status))
+		snprintf(how, sizeof(how), "%d (%s)", WTERMSIG(c->status),
+		    strsignal(WTERMSIG(c->status)));
+	else
+		snprintf(how, sizeof(how), "%d", WEXITSTATUS(c->status));
+	snprintf(lived, sizeof(lived), "%llu", (unsigned long long)(now_us - c->started_us) / 1000);
+	snprintf(wait, sizeof(wait), "%llu", (unsigned long long)(c->start_us - now_us) / 1000);
+	log_event(well ? LOG_INFO : LOG_ERROR, well ? "process ended" : "process died", "process",
+	    spawn_name(proc, name), "pid", pid, WIFSIGNALED(c->status) ? "signal" : "status", how,
+	    "lived_ms", lived, "restart_in_ms", c->wanted ? wait : NULL, NULL);
+}
+
+static void
+note_death(struct supervisor *s, uint32_t proc, int status)
+{
+	struct child *c = &s->child[proc];
+	uint64_t now_us = supervise_now_us();
+	c->status = status;
+	set_restart(c, now_us);
+	log_death(s, proc, now_us);
+	c->pid = 0;
+	if (proc != PROC_KEEPER) {
+		start_reaping(s, proc);
+		return;
+	}
+	struct proc_slot *slot = region_proc(&s->heritage->region, proc);
+	atomic_fetch_add_explicit(&slot->generation, 1, memory_order_relaxed);
+	atomic_store_explicit(&slot->pid, 0, memory_order_relaxed);
+	move(s, proc, c->wanted ? CHILD_WAITING : CHILD_NONE);
+}
+
+void
+supervise_collect(struct supervisor *s)
+{
+	int status;
+	pid_t pid;
+	while ((pid = waitpid(-1, &status, WNOHANG)) > 0 || (pid < 0 && errno == EINTR))
+		for (uint32_t p = PROC_KEEPER; pid > 0 && p < s->procs; p++)
+			if (s->child[p].state == CHILD_RUNNING && s->child[p].pid == pid)
+				note_death(s, p, status);
+	/* A pid that is nobody's is an orphan that pid 1 of a container has inherited. */
+}
+
+static void
+start(struct supervisor *s, uint32_t proc, uint64_t now_us)
+{
+	struct child *c = &s->child[proc];
+	struct proc_slot *slot = region_proc(&s->heritage->region, proc);
+	char name[16], pid_text[16];
+	atomic_store_explicit(&slot->bad, 0, memory_order_relaxed);
+	pid_t pid = spawn(s->heritage, proc, s->owner, s->signal_fd);
+	if (pid < 0) {
+		log_warn("cannot start %s", spawn_name(proc, name));
+		c->start_us = now_us + SECOND_US;
+		return;
+	}
+	atomic_store_explicit(&slot->pid, (uint32_t)pid, memory_order_relaxed);
+	c->pid = pid;
+	c->started_us = now_us;
+	if (c->starts++ > 0 && proc >= PROC_WORKER)
+		metrics_restart();
+	move(s, proc, CHILD_RUNNING);
+	snprintf(pid_text, sizeof(pid_text), "%d", (int)pid);
+	log_event(c->starts > 1 ? LOG_INFO : LOG_DEBUG, c->starts > 1 ? "process started again"
+	    : "process started", "process", spawn_name(proc, name), "pid", pid_text, NULL);
+}
+
+static void
+log_reaped(const struct child *c, uint32_t proc)
+{
+	char name[16], settled[16], voided[16];
+	if (c->reap.settled == 0 && c->reap.voided == 0)
+		return;
+	snprintf(settled, sizeof(settled), "%u", (unsigned)c->reap.settled);
+	snprintf(voided, sizeof(voided), "%u", (unsigned)c->reap.voided);
+	log_event(LOG_WARN, "finished a dead process's holds", "process", spawn_name(proc, name),
+	    "settled", settled, "voided", voided, NULL);
+}
+
+/* As far as it goes without waiting. */
+static void
+step_reaping(struct supervisor *s, uint32_t proc)
+{
+	struct region *region = &s->heritage->region;
+	struct child *c = &s->child[proc];
+	int pushed = 0;
+	enum reap_state before, after;
+	do {
+		int more = 0;
+		before = c->reap.state;
+		after = reap_step(&c->reap, &more);
+		pushed |= more;
+	} while (after != before && after != REAP_DONE);
+	if (pushed)
+		wake(region, PROC_KEEPER, s->heritage->wake_fd[PROC_KEEPER]);
+	if (after != REAP_DONE)
+		return;
+	log_reaped(c, proc);
+	/* Release, pairs with whoever looks whether the slot may be used again. */
+	atomic_store_explicit(&region_proc(region, proc)->reaping, 0, memory_order_release);
+	move(s, proc, c->wanted ? CHILD_WAITING : CHILD_NONE);
+}
+
+/* The keeper has seen a record that contradicts the books: its writer cannot be trusted. */
+static void
+kill_bad(const struct supervisor *s, uint32_t proc)
+{
+	struct proc_slot *slot = region_proc(&s->heritage->region, proc);
+	char name[16];
+	/* Acquire, pairs with the keeper's store; once for each time that it was set. */
+	if (atomic_exchange_explicit(&slot->bad, 0, memory_order_acquire) == 0)
+		return;
+	log_event(LOG_ERROR, "killing a process that sent a forged record", "process",
+	    spawn_name(proc, name), NULL);
+	kill(s->child[proc].pid, SIGKILL);
+}
+
+void
+supervise_step(struct supervisor *s)
+{
+	uint64_t now_us = supervise_now_us();
+	for (uint32_t p = PROC_KEEPER; p < s->procs; p++) {
+		struct child *c = &s->child[p];
+		if (c->state == CHILD_REAPING)
+			step_reaping(s, p);
+		if (c->state == CHILD_WAITING && c->start_us <= now_us)
+			start(s, p, now_us);
+		if (c->state == CHILD_RUNNING && p != PROC_KEEPER)
+			kill_bad(s, p);
+	}
+}
+
+uint64_t
+supervise_next_us(const struct supervisor *s)
+{
+	uint64_t next = UINT64_MAX;
+	for (uint32_t p = PROC_KEEPER; p < s->procs; p++)
+		if (s->child[p].state == CHILD_WAITING && s->child[p].start_us < next)
+			next = s->child[p].start_us;
+	return next;
+}
+
+unsigned
+supervise_left(const struct supervisor *s, uint32_t first, uint32_t end)
+{
+	unsigned n = 0;
+	for (uint32_t p = first; p < end; p++)
+		n += s->child[p].state == CHILD_RUNNING || s->child[p].state == CHILD_REAPING;
+	return n;
+}
+
+bool
+supervise_reaping(const struct supervisor *s)
+{
+	for (uint32_t p = PROC_KEEPER; p < s->procs; p++)
+		if (s->child[p].state == CHILD_REAPING)
+			return true;
+	return false;
+}
+
+void
+supervise_kill(const struct supervisor *s, uint32_t first, uint32_t end, int sig)
+{
+	for (uint32_t p = first; p < end; p++)
+		if (s->child[p].state == CHILD_RUNNING)
+			kill(s->child[p].pid, sig);
+}

@@ -1,0 +1,59 @@
+#ifndef DAEMON_UPSTREAM_H
+#define DAEMON_UPSTREAM_H
+
+/*
+ * Calls to providers, over libcurl's multi-socket interface on the worker's event loop.  Knows
+ * HTTP and nothing of what the bodies mean.  Worker.
+ *
+ * Callbacks come from the event loop, never from inside an upstream_ or call_ function.  After
+ * end() the call is freed.
+ */
+#include <event2/event.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "daemon/buf.h"
+#include "daemon/config.h"
+
+struct upstream;
+struct call;
+
+enum call_result {
+	CALL_COMPLETE,  /* the whole body came, by the rules of HTTP */
+	CALL_TRUNCATED, /* the connection ended in mid-body */
+	CALL_CONNECT,   /* no connection: refused, no route, no such host, TLS failed */
+	CALL_TIMEOUT,   /* the connection took too long */
+	CALL_PROTOCOL,  /* what came is not HTTP */
+};
+
+struct call_ops {
+	/* Status and media type (lower case, without parameters; "" if none); once per call. */
+	void (*head)(void *arg, int status, const char *media_type, int64_t retry_after);
+	/* Bytes of the body, transfer coding removed. */
+	void (*data)(void *arg, const char *, size_t);
+	/* All that was readable just now has been given: flush what it led to. */
+	void (*flush)(void *arg);
+	void (*end)(void *arg, enum call_result, const char *why);
+};
+
+struct upstream *upstream_new(struct event_base *, const struct config *)
+    __attribute__((warn_unused_result));
+/* All calls must have ended or been cancelled. */
+void upstream_free(struct upstream *);
+size_t upstream_calls(const struct upstream *);
+
+/*
+ * POST `body` (taken over; freed with the call) to base_url + path of a provider.  NULL when
+ * there is no memory or descriptor left; then the body is freed.
+ */
+struct call *upstream_post(struct upstream *, int provider, const char *path, struct buf *body,
+    const struct call_ops *, void *arg) __attribute__((warn_unused_result));
+/* Stop reading; a few KB that libcurl already has may still come. */
+void call_pause(struct call *);
+void call_resume(struct call *);
+bool call_paused(const struct call *);
+/* Close the connection to the provider; no callback comes any more.  Allowed in callbacks. */
+void call_cancel(struct call *);
+
+#endif

@@ -1,0 +1,266 @@
+/*
+ * Watchers.  Worker process.
+ *
+ * A watcher owns no queue of its own: what its connection could not send stays in the connection
+ * (at most one feed's worth), and the rest stays in the stream's text until it is writable
+ * again.  So a slow reader costs one frame's memory, and a thousand of them share one text.
+ */
+#include "daemon/watch.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define FEED_MAX 16384 /* bytes framed at a time for one watcher */
+
+struct watcher {
+	struct watcher *next;
+	struct stream *stream;
+	struct conn *conn;
+	enum emit_format format;
+	size_t at;       /* bytes of the text it got */
+	size_t piece;    /* bytes of stream->pieces it got */
+	size_t skip;     /* bytes of the next piece that it has already (it came back inside one) */
+	uint64_t heard_us; /* when it was last sent something */
+	bool begun;
+};
+
+static void gone(void *, struct conn *);
+static void writable(void *, struct conn *);
+static void feed(struct watcher *);
+
+static const struct conn_ops ops = {gone, writable};
+
+static const char *
+content_type(enum emit_format f)
+{
+	return f == EMIT_TEXT ? "text/plain; charset=utf-8" : "text/event-stream";
+}
+
+static void
+unlink_watcher(struct watcher *x)
+{
+	struct stream *st = x->stream;
+
+	for (struct watcher **p = &st->watchers; *p != NULL; p = &(*p)->next) {
+		if (*p == x) {
+			*p = x->next;
+			break;
+		}
+	}
+	if (st->watchers == NULL) {
+		st->left_us = monotonic_us();
+		st->left_len = st->text.len;
+	}
+	free(x);
+}
+
+static void
+gone(void *arg, struct conn *c)
+{
+	struct stream *st = ((struct watcher *)arg)->stream;
+
+	(void)c;
+	unlink_watcher(arg);
+	stream_touch(st); /* whether the provider is paused may change */
+	streams_flush(st->w->streams);
+}
+
+static void
+writable(void *arg, struct conn *c)
+{
+	struct stream *st = ((struct watcher *)arg)->stream;
+
+	(void)c;
+	stream_touch(st);
+	streams_flush(st->w->streams);
+}
+
+/* The piece that starts at byte `piece` of the lengths: its size; *used lengths' bytes. */
+static size_t
+piece_len(const struct buf *pieces, size_t piece, size_t *used)
+{
+	size_t n = 0, i = piece;
+
+	while (i < pieces->len) {
+		unsigned char c = (unsigned char)pieces->data[i++];
+
+		n += c == 255 ? 254 : c;
+		if (c != 255)
+			break;
+	}
+	*used = i - piece;
+	return n;
+}
+
+int
+watch_start(struct stream *st, struct conn *c, enum emit_format format, uint64_t offset)
+{
+	struct watcher *x = calloc(1, sizeof *x);
+	size_t used, begin = 0;
+
+	if (x == NULL)
+		return -1;
+	x->stream = st;
+	x->conn = c;
+	x->format = format;
+	x->heard_us = monotonic_us();
+	/* A place that the client made up is moved to the start of a character. */
+	if (offset > st->text.len)
+		offset = st->text.len;
+	while (offset < st->text.len && (st->text.data[offset] & 0xc0) == 0x80)
+		offset++;
+	x->at = (size_t)offset;
+	while (x->piece < st->pieces.len) {
+		size_t n = piece_len(&st->pieces, x->piece, &used);
+
+		if (begin + n > offset) {
+			x->skip = (size_t)offset - begin;
+			break;
+		}
+		begin += n;
+		x->piece += used;
+	}
+	conn_header(c, "Cache-Control", "no-cache, no-transform");
+	conn_header(c, "X-Accel-Buffering", "no");
+	conn_stream_start(c, 200, content_type(format), &ops, x);
+	x->next = st->watchers;
+	st->watchers = x;
+	st->left_us = 0;
+	stream_touch(st);
+	return 0;
+}
+
+/* Frame text from where the watcher is, piece by piece as it came, up to FEED_MAX bytes. */
+static void
+feed_text(struct watcher *x, const struct emit_stream *es, struct buf *b)
+{
+	struct stream *st = x->stream;
+	size_t used, n;
+
+	while (x->piece < st->pieces.len && b->len < FEED_MAX) {
+		n = piece_len(&st->pieces, x->piece, &used) - x->skip;
+		emit_text(b, x->format, es, st->text.data + x->at, n, x->at + n);
+		x->skip = 0;
+		x->at += n;
+		x->piece += used;
+	}
+}
+
+static void
+feed_end(struct watcher *x, const struct emit_stream *es, struct buf *b)
+{
+	struct stream *st = x->stream;
+	struct emit_end end;
+
+	stream_end(st, &end);
+	if (st->error_code != NULL)
+		emit_error(b, x->format, es, &end, st->text.len);
+	else
+		emit_done(b, x->format, es, &end, st->text.len);
+}
+
+/* One feed; true when there is more that the socket would take. */
+static bool
+feed_some(struct watcher *x, const struct emit_stream *es, bool *last)
+{
+	struct stream *st = x->stream;
+	struct buf *b = &st->w->scratch;
+
+	b->len = 0;
+	if (!x->begun) {
+		emit_begin(b, x->format, es);
+		x->begun = true;
+	}
+	feed_text(x, es, b);
+	*last = st->state == STREAM_ENDED && x->piece >= st->pieces.len;
+	if (*last)
+		feed_end(x, es, b);
+	if (b->len > 0) {
+		x->heard_us = monotonic_us();
+		conn_stream_write(x->conn, b->data, b->len);
+	} else {
+		conn_stream_flush(x->conn);
+	}
+	b->len = 0;
+	return x->piece < st->pieces.len && conn_queued(x->conn) == 0;
+}
+
+static void
+feed(struct watcher *x)
+{
+	struct stream *st = x->stream;
+	struct conn *c = x->conn;
+	struct emit_stream es;
+	bool last = false, abort;
+
+	if (conn_queued(c) > 0)
+		return;
+	stream_describe(st, &es);
+	while (feed_some(x, &es, &last))
+		continue;
+	if (!last)
+		return;
+	/* Bare text has no words for an error: only a broken transfer says so. */
+	abort = x->format == EMIT_TEXT && st->error_code != NULL;
+	unlink_watcher(x);
+	conn_stream_end(c, abort);
+}
+
+void
+watch_feed(struct stream *st)
+{
+	struct watcher *x, *next;
+
+	for (x = st->watchers; x != NULL; x = next) {
+		next = x->next;
+		feed(x);
+	}
+}
+
+void
+watch_keepalive(struct stream *st, uint64_t now_us, uint64_t silence_us)
+{
+	struct buf *b = &st->w->scratch;
+
+	for (struct watcher *x = st->watchers; x != NULL; x = x->next) {
+		if (now_us - x->heard_us < silence_us || conn_queued(x->conn) > 0)
+			continue;
+		x->heard_us = now_us;
+		b->len = 0;
+		emit_keepalive(b, x->format);
+		if (b->len > 0)
+			conn_stream_write(x->conn, b->data, b->len);
+		b->len = 0;
+	}
+}
+
+void
+watch_slice(struct stream *st)
+{
+	struct buf *b = &st->w->scratch;
+
+	for (struct watcher *x = st->watchers; x != NULL; x = x->next) {
+		if (conn_queued(x->conn) > 0 || x->piece < st->pieces.len || !x->begun)
+			continue;
+		b->len = 0;
+		emit_meter(b, x->format, st->text.len, meter_tokens(&st->meter),
+		    meter_cost(&st->meter), account_available(st->account));
+		if (b->len > 0)
+			conn_stream_write(x->conn, b->data, b->len);
+		b->len = 0;
+	}
+}
+
+size_t
+watch_lag(const struct stream *st)
+{
+	size_t least = SIZE_MAX;
+
+	for (const struct watcher *x = st->watchers; x != NULL; x = x->next) {
+		size_t lag = st->text.len - x->at + conn_queued(x->conn);
+
+		if (lag < least)
+			least = lag;
+	}
+	return least;
+}

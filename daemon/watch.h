@@ -1,0 +1,30 @@
+#ifndef DAEMON_WATCH_H
+#define DAEMON_WATCH_H
+
+/*
+ * Those who watch a stream.  The text is kept once, in the stream; each watcher has a place in
+ * it and a dialect, and is fed only while its socket takes what it gets.  Worker.
+ */
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "daemon/conn.h"
+#include "daemon/emit.h"
+#include "daemon/stream.h"
+
+#define WATCH_LAG_MAX 65536 /* the provider is paused when everybody is further behind */
+
+/* Answer a connection with the stream from a byte offset of its text on; -1 without memory. */
+int watch_start(struct stream *, struct conn *, enum emit_format, uint64_t offset)
+    __attribute__((warn_unused_result));
+/* Feed every watcher; ends their replies when the stream has ended. */
+void watch_feed(struct stream *);
+/* A comment to those who heard nothing for so long. */
+void watch_keepalive(struct stream *, uint64_t now_us, uint64_t silence_us);
+/* A slice has begun: tell the watchers that are up to date. */
+void watch_slice(struct stream *);
+/* How far the nearest watcher is behind, in bytes; SIZE_MAX if there is none. */
+size_t watch_lag(const struct stream *);
+
+#endif

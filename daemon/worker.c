@@ -1,0 +1,183 @@
+/*
+ * The worker process: one event loop over clients, providers and the keeper's wake-ups.
+ *
+ * It starts with everything inherited (daemon/heritage.h), makes what must not be shared
+ * (event base, curl handles), and ends by draining (CHILD_SIG_DRAIN) or at once, settling
+ * (CHILD_SIG_STOP).  If it dies instead, the master settles its holds.
+ */
+#include "daemon/worker.h"
+
+#include <malloc.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/handover.h"
+#include "daemon/log.h"
+#include "daemon/metrics.h"
+#include "daemon/past.h"
+#include "daemon/settle.h"
+#include "daemon/stream.h"
+
+#define TICK_MS 250
+#define STOP_MS 3000 /* after a stop: so long for the last bytes to clients */
+
+static const struct route routes[] = {
+    {"/chat/preview", HTTP_POST, true, ROUTE_PREVIEW, preview_handler},
+    {"/chat/send", HTTP_POST, true, ROUTE_SEND, send_handler},
+    {"/stream", HTTP_GET, false, ROUTE_STREAM, stream_get_handler},
+    {"/stream", HTTP_POST, false, ROUTE_STREAM, stream_post_handler},
+    {"/stream", HTTP_DELETE, false, ROUTE_STREAM, stream_delete_handler},
+    {"/chat/stream", HTTP_GET, false, ROUTE_STREAM, stream_get_handler},
+    {"/chat/stream", HTTP_POST, false, ROUTE_STREAM, stream_post_handler},
+    {"/chat/stream", HTTP_DELETE, false, ROUTE_STREAM, stream_delete_handler},
+    {"/balance", HTTP_GET, true, ROUTE_BALANCE, balance_handler},
+    {NULL, 0, false, 0, NULL},
+};
+
+struct loop {
+	struct worker w;
+	struct event *tick, *drain, *stop;
+	uint64_t stop_us; /* when the stop came */
+};
+
+static void
+maybe_done(struct loop *l)
+{
+	struct worker *w = &l->w;
+
+	if (!w->draining || streams_open(w->streams) > 0)
+		return;
+	if (server_conns(w->server) == 0 ||
+	    (w->stopping && monotonic_us() - l->stop_us > STOP_MS * UINT64_C(1000)))
+		event_base_loopbreak(w->base);
+}
+
+static void
+tick_cb(evutil_socket_t fd, short what, void *arg)
+{
+	struct loop *l = arg;
+	struct worker *w = &l->w;
+	struct proc_slot *slot = region_proc(w->region, w->proc);
+
+	(void)fd;
+	(void)what;
+	atomic_store_explicit(&slot->heartbeat_us, monotonic_us(), memory_order_relaxed);
+	streams_tick(w->streams);
+	past_tick(w);
+	server_tick(w->server);
+	atomic_store_explicit(&slot->streams, streams_open(w->streams), memory_order_relaxed);
+	maybe_done(l);
+}
+
+static void
+drain_cb(evutil_socket_t fd, short what, void *arg)
+{
+	struct loop *l = arg;
+
+	(void)fd;
+	(void)what;
+	if (l->w.draining)
+		return;
+	l->w.draining = true;
+	server_drain(l->w.server);
+	/* Who has not opened its stream by now won't get a connection to do it with. */
+	streams_stop(l->w.streams, false);
+	maybe_done(l);
+}
+
+static void
+stop_cb(evutil_socket_t fd, short what, void *arg)
+{
+	struct loop *l = arg;
+
+	drain_cb(fd, what, arg);
+	if (l->w.stopping)
+		return;
+	l->w.stopping = true;
+	l->stop_us = monotonic_us();
+	streams_stop(l->w.streams, true);
+	maybe_done(l);
+}
+
+static void
+room_cb(void *arg)
+{
+	settle_retry(arg);
+}
+
+static int
+init(struct loop *l)
+{
+	struct worker *w = &l->w;
+	struct timeval tick = {0, TICK_MS * 1000};
+
+	w->base = event_base_new();
+	w->ledger = ledger_new(w->region, w->proc);
+	if (w->base == NULL || w->ledger == NULL)
+		return -1;
+	w->durable = durable_new(w->base, w->heritage, w->proc, w->ledger);
+	w->upstream = upstream_new(w->base, w->config);
+	w->streams = streams_new(w);
+	w->server = server_new(w->base, w->heritage, w->proc, routes, w);
+	if (w->durable == NULL || w->upstream == NULL || w->streams == NULL || w->server == NULL)
+		return -1;
+	durable_on_room(w->durable, room_cb, w);
+	l->tick = event_new(w->base, -1, EV_PERSIST, tick_cb, l);
+	l->drain = evsignal_new(w->base, CHILD_SIG_DRAIN, drain_cb, l);
+	l->stop = evsignal_new(w->base, CHILD_SIG_STOP, stop_cb, l);
+	if (l->tick == NULL || l->drain == NULL || l->stop == NULL)
+		return -1;
+	if (event_add(l->tick, &tick) != 0 || event_add(l->drain, NULL) != 0 ||
+	    event_add(l->stop, NULL) != 0)
+		return -1;
+	return handover_listen(w);
+}
+
+static void
+fini(struct loop *l)
+{
+	struct worker *w = &l->w;
+
+	past_fini(w);
+	handover_close(w);
+	server_free(w->server);
+	streams_free(w->streams);
+	upstream_free(w->upstream);
+	durable_free(w->durable);
+	ledger_free(w->ledger);
+	event_free(l->tick);
+	event_free(l->drain);
+	event_free(l->stop);
+	event_base_free(w->base);
+	buf_free(&w->scratch);
+	buf_free(&w->decoded);
+}
+
+int
+worker_main(struct heritage *h, uint32_t proc)
+{
+	struct loop l = {.w = {
+			     .heritage = h,
+			     .config = h->config,
+			     .region = &h->region,
+			     .proc = proc,
+			     .generation = atomic_load(&region_proc(&h->region, proc)->generation),
+			 }};
+	sigset_t ours;
+
+	metrics_init(&h->region, proc);
+	/* glibc's trimming costs half a brk() for every chunk otherwise. */
+	mallopt(M_TRIM_THRESHOLD, 64 << 20);
+	mallopt(M_TOP_PAD, 1 << 20);
+	if (init(&l) != 0)
+		fatal("worker: out of memory");
+	sigemptyset(&ours);
+	sigaddset(&ours, CHILD_SIG_DRAIN);
+	sigaddset(&ours, CHILD_SIG_STOP);
+	sigprocmask(SIG_UNBLOCK, &ours, NULL);
+	log_event(LOG_DEBUG, "worker runs", NULL);
+	event_base_dispatch(l.w.base);
+	fini(&l);
+	return 0;
+}

@@ -1,0 +1,49 @@
+#ifndef DAEMON_WORKER_H
+#define DAEMON_WORKER_H
+
+/* What the files of the worker process share. */
+#include <event2/event.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "daemon/buf.h"
+#include "daemon/conn.h"
+#include "daemon/durable.h"
+#include "daemon/heritage.h"
+#include "daemon/state.h"
+#include "daemon/upstream.h"
+#include "shm/ledger.h"
+
+struct stream;
+
+struct worker {
+	struct heritage *heritage;
+	const struct config *config;
+	struct region *region;
+	uint32_t proc, generation;
+	struct event_base *base;
+	struct ledger *ledger;
+	struct durable *durable;
+	struct upstream *upstream;
+	struct server *server;
+	struct state_reader *state; /* opened when first needed */
+	struct streams *streams;    /* daemon/stream.c */
+	struct past *pasts;         /* daemon/past.c: who waits for a dead worker's stream */
+	struct handover *handover;  /* daemon/handover.c */
+	struct buf scratch;         /* frames on their way out; empty between events */
+	struct buf decoded;         /* the decoder's */
+	uint64_t event_us;          /* CLOCK_MONOTONIC when the provider was last heard */
+	struct stream *retry;       /* streams that found the journal's ring full */
+	bool draining, stopping;
+};
+
+/* CLOCK_MONOTONIC and CLOCK_REALTIME in microseconds; coarse: up to 4 ms late, and cheap. */
+uint64_t monotonic_us(void);
+uint64_t coarse_us(void);
+uint64_t realtime_us(void);
+
+/* The handlers, one file each. */
+conn_handler preview_handler, send_handler, balance_handler;
+conn_handler stream_get_handler, stream_post_handler, stream_delete_handler;
+
+#endif

@@ -1,0 +1,190 @@
+/*
+ * Goal:   what the hot path costs per chunk, beside what it would cost with others' parsers.
+ * Method: the same inputs in one run, in turns; the best of several rounds each, so that a
+ *         noisy neighbour does not decide.  Prints nanoseconds for each operation.
+ *
+ * objs: daemon/json.o daemon/json_value.o daemon/utf8.o daemon/sse.o daemon/openai.o
+ * objs: daemon/emit.o daemon/buf.o daemon/tokenizer.o daemon/estimate.o shm/money.o
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "tests/unit/jansson_beside.h"
+
+#include "daemon/emit.h"
+#include "daemon/json.h"
+#include "daemon/openai.h"
+#include "daemon/sse.h"
+#include "daemon/tokenizer.h"
+
+#define ROUNDS 15
+#define LOOPS 20000
+
+static const char chunk[] =
+    "{\"id\":\"chatcmpl-AbCdEfGhIjKlMnOpQrStUvWxYz012\",\"object\":\"chat.completion.chunk\","
+    "\"created\":1718345013,\"model\":\"gpt-4o-mini-2024-07-18\",\"system_fingerprint\":"
+    "\"fp_44709d6fcb\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" word\"},"
+    "\"logprobs\":null,\"finish_reason\":null}]}";
+
+static struct buf scratch, out, events;
+static struct emit_stream stream = {.stream_id = "0123456789abcdef0123456789abcdef",
+    .session_id = "s",
+    .message_id = "m",
+    .model = "gpt-4o-mini",
+    .created = 1718345013};
+static struct token_stream tokens;
+static unsigned long sink;
+
+static void
+decode(void)
+{
+	struct delta d;
+
+	openai_decode(chunk, sizeof(chunk) - 1, &scratch, &d);
+	sink += d.text.len;
+}
+
+static void
+check(void)
+{
+	struct json_value root;
+
+	sink += json_check(chunk, sizeof(chunk) - 1, &root, NULL);
+}
+
+static void
+with_jansson(void)
+{
+	json_t *j = json_loadb(chunk, sizeof(chunk) - 1, JSON_REJECT_DUPLICATES, NULL);
+	json_t *choice = json_array_get(json_object_get(j, "choices"), 0);
+
+	sink += json_string_length(json_object_get(json_object_get(choice, "delta"), "content"));
+	json_decref(j);
+}
+
+static void
+emit(enum emit_format format)
+{
+	out.len = 0;
+	emit_text(&out, format, &stream, " word", 5, 12345);
+	sink += out.len;
+}
+
+static void
+emit_typed(void)
+{
+	emit(EMIT_TYPED);
+}
+
+static void
+emit_openai(void)
+{
+	emit(EMIT_OPENAI);
+}
+
+static void
+emit_content(void)
+{
+	emit(EMIT_CONTENT);
+}
+
+static void
+emit_jansson(void)
+{
+	json_t *j = json_pack("{s:s,s:{s:s}}", "type", "token", "data", "token", " word");
+	char *text = json_dumps(j, JSON_COMPACT);
+
+	sink += strlen(text);
+	free(text);
+	json_decref(j);
+}
+
+static void
+emit_printf(void)
+{
+	char text[256];
+
+	sink += (unsigned long)snprintf(text, sizeof(text),
+	    "id: %d\ndata: {\"type\":\"token\",\"data\":{\"token\":\"%s\"}}\n\n", 12345, " word");
+}
+
+static bool
+event_cb(void *arg, const struct sse_event *e)
+{
+	(void)arg;
+	sink += e->data.len;
+	return true;
+}
+
+/* Ten events, as a read brings them under load; the figure is for one. */
+static void
+feed(void)
+{
+	static struct sse sse = {.line_max = 65536};
+
+	sink += sse_feed(&sse, events.data, events.len, event_cb, NULL);
+}
+
+static void
+count(void)
+{
+	sink += token_stream_append(&tokens, " wor", 4);
+}
+
+static double
+now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
+}
+
+int
+main(void)
+{
+	struct {
+		const char *name;
+		void (*run)(void);
+		double per, best;
+	} all[] = {
+	    {"openai_decode, one chunk", decode, 1, 0},
+	    {"json_check, the same", check, 1, 0},
+	    {"  jansson, load and find, the same", with_jansson, 1, 0},
+	    {"sse_feed, one event of it", feed, 10, 0},
+	    {"emit_text typed, 5 bytes", emit_typed, 1, 0},
+	    {"emit_text openai", emit_openai, 1, 0},
+	    {"emit_text content", emit_content, 1, 0},
+	    {"  snprintf, typed, unescaped", emit_printf, 1, 0},
+	    {"  jansson, pack and dump, typed", emit_jansson, 1, 0},
+	    {"token_stream_append, 4 bytes", count, 1, 0},
+	};
+	struct buf head = {0};
+	double from, ns;
+
+	for (int i = 0; i < 10; i++)
+		buf_printf(&events, "data: %s\n\n", chunk);
+	emit_template(&head, &stream);
+	stream.openai_head = (struct span){head.data, head.len};
+	token_stream_init(&tokens, TOKENIZER_ESTIMATE);
+	for (int round = 0; round < ROUNDS; round++)
+		for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+			from = now();
+			for (int n = 0; n < LOOPS; n++)
+				all[i].run();
+			ns = (now() - from) / LOOPS / all[i].per;
+			if (round == 0 || ns < all[i].best)
+				all[i].best = ns;
+		}
+	printf("ns per operation, best of %d rounds (chunk: %zu bytes)\n", ROUNDS,
+	    sizeof(chunk) - 1);
+	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+		printf("%-36s %8.1f\n", all[i].name, all[i].best);
+	buf_free(&head);
+	buf_free(&scratch);
+	buf_free(&out);
+	buf_free(&events);
+	return sink == 0;
+}

@@ -1,0 +1,166 @@
+"""Goal:   kill anything at any moment: every stream is settled at what its meter said, nothing
+        acknowledged is lost, nobody else notices.
+Method: kill -9 of a worker, the keeper, the admin process, the master and all at once in the
+        middle of real streams; then look at the clients, the books and the audit.
+"""
+import os
+import signal
+import threading
+import unittest
+
+from tolld import Case, Tolld, cost, end_of, micro, text_of, wait_for
+
+MODELS = {
+    "slow": "sim:tokens=300,rate=100,lang=even",
+    "short": "sim:tokens=5",
+}
+
+
+def watch(t, stream_id, out):
+    """Read a stream until it ends or breaks."""
+    try:
+        for e in t.open(stream_id).typed():
+            out.append(e)
+    except Exception as e:  # the connection broke: that is what the test is about
+        out.append({"type": "broken", "data": str(e)})
+
+
+class Crash(unittest.TestCase):
+    def setUp(self):
+        self.t = Tolld(workers=2, models=MODELS, ledger="slice_tokens = 50").start()
+        self.addCleanup(self.t.close)
+        self.key = self.t.account("alice", "100")
+
+    def tearDown(self):
+        if self.t.process is not None and self.t.process.poll() is None:
+            self.assertEqual(self.t.stop(), 0, self.t.log())
+        for bad in ("AddressSanitizer", "runtime error:"):
+            self.assertNotIn(bad, self.t.log())
+
+    def start_streams(self, n, tokens=20):
+        """n streams under way on both workers, each with at least `tokens` tokens seen."""
+        streams = []
+        for _ in range(n):
+            sent = self.t.send(self.key, "hello", "slow")
+            out = []
+            th = threading.Thread(target=watch, args=(self.t, sent["stream_id"], out), daemon=True)
+            th.start()
+            streams.append((sent, out, th))
+        wait_for(lambda: all(len(o) > tokens for _, o, _ in streams), 20, "tokens to come")
+        return streams
+
+    def settled(self):
+        wait_for(lambda: self.t.ctl("hold", "list") == [], 15, "holds to be settled")
+        self.t.audit()
+
+    def owner(self, stream_id):
+        """Process slot in a stream's id."""
+        import base64
+        return base64.urlsafe_b64decode(stream_id + "====")[16]
+
+    def test_worker(self):
+        streams = self.start_streams(8)
+        kids = self.t.children()
+        victim = self.owner(streams[0][0]["stream_id"])
+        # Worker slots begin at 3: worker 1.
+        pid = kids[f"tolld: worker {victim - 2}"]
+        os.kill(pid, signal.SIGKILL)
+        mine = [s for s in streams if self.owner(s[0]["stream_id"]) == victim]
+        others = [s for s in streams if self.owner(s[0]["stream_id"]) != victim]
+        for _, _, th in streams:
+            th.join(30)
+            self.assertFalse(th.is_alive())
+        self.settled()
+        for _, out, _ in others:
+            self.assertEqual(end_of(out)[0], "done")
+            self.assertEqual(end_of(out)[1]["finish_reason"], "stop")
+        charged = 0
+        for sent, out, _ in mine:
+            got = len([e for e in out if e["type"] == "token"])
+            self.assertNotEqual(out[-1]["type"], "done")
+            again = list(self.t.open(sent["stream_id"]).typed())
+            kind, end = end_of(again)
+            self.assertEqual(kind, "error", end)
+            self.assertEqual(end["error"]["code"], "stream_lost")
+            # What was delivered is paid, and no more than was decoded.
+            seen = text_of(out)
+            self.assertTrue(seen.startswith(text_of(again)) or text_of(again).startswith(seen))
+            self.assertGreater(micro(end["cost"]), 0)
+            self.assertLess(micro(end["cost"]), cost(100, 300))
+            charged += micro(end["cost"])
+            del got
+        charged += sum(micro(end_of(o)[1]["cost"]) for _, o, _ in others)
+        self.assertEqual(micro(self.t.show("alice")["balance"]), 100000000 - charged)
+        wait_for(lambda: f"tolld: worker {victim - 2}" in self.t.children(), 10, "its successor")
+        self.assertEqual(end_of(self.t.run(self.key, "hi", "short"))[0], "done")
+        self.assertEqual(self.t.metric("tolld_worker_restarts_total"), 1)
+
+    def test_keeper(self):
+        streams = self.start_streams(4)
+        for _ in range(3):
+            os.kill(wait_for(lambda: self.t.children().get("tolld: keeper"), 10, "keeper"),
+                    signal.SIGKILL)
+            self.t.ctl("topup", "alice", "1")
+        for _, out, th in streams:
+            th.join(30)
+            self.assertEqual(end_of(out)[0], "done")
+        self.settled()
+        charged = sum(micro(end_of(o)[1]["cost"]) for _, o, _ in streams)
+        self.assertEqual(micro(self.t.show("alice")["balance"]), 103000000 - charged)
+
+    def test_admin(self):
+        os.kill(self.t.children()["tolld: admin"], signal.SIGKILL)
+        wait_for(lambda: self.t.ctl("ping", check=False).returncode == 0, 10, "admin to be back")
+        self.t.ctl("topup", "alice", "2")
+        self.settled()
+        self.assertEqual(micro(self.t.show("alice")["balance"]), 102000000)
+
+    def test_master(self):
+        streams = self.start_streams(4)
+        kids = list(self.t.children().values())
+        self.t.process.kill()
+        self.t.process.wait(10)
+        for pid in kids:
+            wait_for(lambda: not os.path.exists(f"/proc/{pid}"), 10, "children to die with it")
+        self.t.start()
+        self.settled()
+        self.check_lost(streams)
+
+    def test_everything_at_once(self):
+        before = self.t.ctl("topup", "alice", "7", "--ref", "r1")
+        self.assertEqual(micro(before["balance"]), 107000000)
+        streams = self.start_streams(6)
+        self.t.kill_all()
+        self.t.start()
+        self.settled()
+        self.assertIs(self.t.ctl("topup", "alice", "7", "--ref", "r1")["repeated"], True)
+        self.check_lost(streams, 107000000)
+        self.assertEqual(end_of(self.t.run(self.key, "hi", "short"))[0], "done")
+
+    def test_host_reset(self):
+        """As after a power cut: the shared memory is gone, the disk has what was synced."""
+        streams = self.start_streams(4, tokens=80)
+        self.t.kill_all()
+        os.unlink(os.path.join(self.t.folder, "run", "ledger.shm"))
+        self.t.start()
+        self.settled()
+        charged = 100000000 - micro(self.t.show("alice")["balance"])
+        least = sum(cost(0, max(0, len([e for e in o if e["type"] == "token"]) - 2 * 50))
+                    for _, o, _ in streams)
+        self.assertGreaterEqual(charged, least)
+        self.assertEqual(end_of(self.t.run(self.key, "hi", "short"))[0], "done")
+
+    def check_lost(self, streams, start=100000000):
+        charged = 0
+        for sent, out, th in streams:
+            th.join(30)
+            self.assertNotEqual(out[-1]["type"], "done")
+            kind, end = end_of(list(self.t.open(sent["stream_id"]).typed()))
+            self.assertEqual(kind, "error")
+            charged += micro(end["cost"])
+            self.assertGreater(micro(end["cost"]), 0)
+        self.assertEqual(micro(self.t.show("alice")["balance"]), start - charged)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,57 @@
+#!/usr/bin/env python3
+"""Run the tests and say what passed: unit tests, then the ones against real servers.
+
+    tests/run.py [--jobs N] [--only WORD] [--slow] NAME...
+
+A NAME is a unit test's program, or a Python file with unittest cases.  Output of what passes is
+kept back; what fails is shown whole.  The last line counts.
+"""
+import argparse
+import concurrent.futures
+import os
+import subprocess
+import sys
+import time
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--jobs", type=int, default=2)
+parser.add_argument("--timeout", type=int, default=int(os.environ.get("TEST_TIMEOUT", "170")))
+parser.add_argument("--only", default="")
+parser.add_argument("names", nargs="+")
+args = parser.parse_args()
+
+
+def run(name):
+    start = time.monotonic()
+    command = [sys.executable, "-B", "-W", "ignore::ResourceWarning", name] if name.endswith(".py") else [name]
+    env = dict(os.environ)
+    env["PYTHONPATH"] = os.path.dirname(os.path.abspath(name))
+    p = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env,
+                         start_new_session=True)
+    try:
+        out, _ = p.communicate(timeout=args.timeout)
+        code = p.returncode
+    except subprocess.TimeoutExpired:
+        os.killpg(p.pid, 9)
+        out, _ = p.communicate()
+        out += f"\nkilled after {args.timeout} s\n".encode()
+        code = 124
+    return name, code, out.decode(errors="replace"), time.monotonic() - start
+
+
+passed = failed = 0
+names = [n for n in args.names if args.only in n]
+# The long ones first, so that none of them ends alone.
+names.sort(key=lambda n: not n.endswith(".py"))
+with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+    for future in concurrent.futures.as_completed([pool.submit(run, n) for n in names]):
+        name, code, out, seconds = future.result()
+        short = os.path.relpath(name)
+        if code == 0:
+            passed += 1
+            print(f"ok   {short} ({seconds:.1f} s)", flush=True)
+        else:
+            failed += 1
+            print(f"FAIL {short} ({seconds:.1f} s, exit {code})\n{out}", flush=True)
+print(f"{passed} passed, {failed} failed")
+sys.exit(1 if failed or not passed else 0)

@@ -1,0 +1,55 @@
+#ifndef TESTS_UNIT_RECORDS_H
+#define TESTS_UNIT_RECORDS_H
+
+/* Journal records for tests, one maker per type, and a temporary state_dir. */
+#include <stddef.h>
+#include <stdint.h>
+
+#include "daemon/books.h"
+#include "daemon/journal.h"
+#include "shm/journal_record.h"
+#include "shm/money.h"
+
+struct rec {
+	struct journal_record r;
+	char payload[256];
+};
+
+/* 1.5, 0.5 and 3 micro-credits a token. */
+extern const struct price rec_price;
+
+struct rec rec_account(uint32_t number, const char *id, int64_t overdraft);
+struct rec rec_key(uint32_t account, uint64_t key_id, const char *label);
+struct rec rec_revoke(uint64_t key_id);
+struct rec rec_price_of(uint32_t price_id, const char *model, const struct price *);
+struct rec rec_credit(enum journal_type, uint32_t slot, uint64_t op, uint32_t account,
+    int64_t amount, const char *ref);
+/* The stream's id is 16 times the byte `stream` but for the last 4 bytes, which are the op. */
+struct rec rec_reserve(uint32_t slot, uint64_t op, uint32_t account, int64_t amount,
+    uint32_t prompt, uint8_t stream);
+struct rec rec_extend(uint32_t slot, uint64_t op, uint32_t account, int64_t amount, int64_t total,
+    uint32_t completion, const char *text);
+struct rec rec_mark(uint32_t slot, uint64_t op, uint32_t account, uint32_t completion,
+    const char *text);
+struct rec rec_settle(uint32_t slot, uint64_t op, uint32_t account, uint32_t prompt,
+    uint32_t completion, const char *text);
+struct rec rec_void(uint32_t slot, uint64_t op, uint32_t account);
+void rec_stream_id(uint8_t stream, uint64_t op, uint8_t id[static 16]);
+
+/* Judge; enter under the next sequence if it is to be stored. */
+struct books_verdict rec_enter(struct books *, struct rec *, uint64_t *sequence);
+/* The same, and stage it in a journal. */
+void rec_journal(struct journal *, struct books *, struct rec *);
+
+/*
+ * The next of an endless row of valid random records on `accounts` accounts and `slots` slots;
+ * the books, in which it is not entered yet, say what is valid.  0 if it found none this time.
+ */
+int rec_random(const struct books *, unsigned int *seed, uint32_t accounts, uint32_t slots,
+    struct rec *);
+
+/* A new directory on tmpfs if there is one; removed with all in it by dir_remove. */
+char *dir_new(void);
+void dir_remove(char *);
+
+#endif

@@ -1,0 +1,425 @@
+/*
+ * Goal:   what a process may bring into the journal, and what not: no record can make money,
+ *         and what a correct process sends is never refused.
+ * Method: enter each type of record into empty books and compare them; then the same with one
+ *         thing wrong each, which must be refused and change nothing.
+ * objs: daemon/books.o daemon/books_apply.o daemon/books_check.o tests/unit/records.o daemon/journal.o daemon/journal_read.o daemon/buf.o daemon/log.o daemon/utf8.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "shm/account.h"
+#include "tests/unit/records.h"
+
+#define SLOT 5
+
+static struct books *b;
+static uint64_t sequence;
+
+static struct books_verdict
+enter(struct rec rec)
+{
+	return rec_enter(b, &rec, &sequence);
+}
+
+static void
+stored(struct rec rec)
+{
+	struct books_verdict v = enter(rec);
+
+	if (v.contradicts != NULL)
+		print_error("%s\n", v.contradicts);
+	assert_int_equal(v.status, RING_APPLIED);
+	assert_true(v.store);
+}
+
+/* Not stored, with this status, and the books are as before. */
+static struct books_verdict
+turned_away(struct rec rec, enum ring_status status)
+{
+	struct books_account before = *books_account(b, 0);
+	uint64_t was = sequence;
+	struct books_verdict v = enter(rec);
+
+	assert_int_equal(v.status, status);
+	assert_false(v.store);
+	assert_int_equal(was, sequence);
+	assert_memory_equal(&before, books_account(b, 0), sizeof before);
+	assert_true((status == RING_REFUSED) == (v.contradicts != NULL));
+	return v;
+}
+
+/* Account 0 with 1,000 and an overdraft of 200, account 1 with nothing, one price. */
+static int
+setup(void **state)
+{
+	(void)state;
+	b = books_new();
+	sequence = 0;
+	stored(rec_account(0, "alice", 200));
+	stored(rec_account(1, "bob", 0));
+	stored(rec_price_of(0, "model", &rec_price));
+	stored(rec_credit(JOURNAL_TOPUP, 0, 1, 0, 1000, "first"));
+	return 0;
+}
+
+static int
+teardown(void **state)
+{
+	(void)state;
+	books_free(b);
+	return 0;
+}
+
+static void
+money(int64_t balance, int64_t held)
+{
+	const struct books_account *a = books_account(b, 0);
+
+	assert_int_equal(a->balance, balance);
+	assert_int_equal(a->held, held);
+	assert_int_equal(a->balance, a->topups + a->adjustments - a->charged);
+}
+
+static void
+a_hold_lives_and_is_charged(void **state)
+{
+	(void)state;
+	/* 10 prompt tokens cost 15; 30 completion tokens 90. */
+	stored(rec_reserve(SLOT, 1, 0, 105, 10, 1));
+	money(1000, 105);
+	stored(rec_mark(SLOT, 1, 0, 20, "twenty"));
+	assert_int_equal(books_hold(b, SLOT)->mark, 20);
+	stored(rec_extend(SLOT, 2, 0, 30, 135, 30, "ten more"));
+	money(1000, 135);
+	assert_int_equal(books_hold(b, SLOT)->mark, 30);
+	stored(rec_settle(SLOT, 3, 0, 10, 35, ""));
+	money(1000 - 120, 0);
+	assert_false(books_hold(b, SLOT)->open);
+	stored(rec_reserve(SLOT, 4, 0, 105, 10, 1));
+	stored(rec_void(SLOT, 5, 0));
+	money(880, 0);
+}
+
+static void
+reserves_and_extends_stop_at_the_floor(void **state)
+{
+	(void)state;
+	turned_away(rec_reserve(SLOT, 1, 0, 1201, 10, 1), RING_REFUSED);
+	turned_away(rec_reserve(SLOT, 1, 0, INT64_MAX, 10, 1), RING_REFUSED);
+	stored(rec_reserve(SLOT, 1, 0, 1100, 10, 1));
+	turned_away(rec_reserve(SLOT + 1, 1, 0, 101, 10, 1), RING_REFUSED);
+	turned_away(rec_extend(SLOT, 2, 0, 101, 1201, 0, ""), RING_REFUSED);
+	stored(rec_extend(SLOT, 2, 0, 100, 1200, 0, ""));
+	money(1000, 1200);
+}
+
+static void
+forged_reserves_are_refused(void **state)
+{
+	struct rec rec;
+
+	(void)state;
+	stored(rec_reserve(SLOT, 1, 0, 100, 10, 1));
+	turned_away(rec_reserve(SLOT, 2, 0, 100, 10, 1), RING_REFUSED); /* open already */
+	turned_away(rec_reserve(SLOT + 1, 1, 2, 100, 10, 1), RING_REFUSED); /* no such account */
+	turned_away(rec_reserve(SLOT + 1, 1, 0, -1, 10, 1), RING_REFUSED);
+	turned_away(rec_reserve(1000, 1, 0, 100, 10, 1), RING_REFUSED); /* not its slot */
+	turned_away(rec_reserve(SLOT + 1, 0, 0, 100, 10, 1), RING_REFUSED);
+	turned_away(rec_reserve(SLOT + 1, UINT64_C(1) << 44, 0, 100, 10, 1), RING_REFUSED);
+	rec = rec_reserve(SLOT + 1, 1, 0, 100, 10, 1);
+	rec.r.price = 1;
+	turned_away(rec, RING_REFUSED);
+	rec = rec_reserve(SLOT + 1, 1, 0, 100, 10, 1);
+	rec.r.payload_len = sizeof(struct journal_reserve) - 1;
+	turned_away(rec, RING_REFUSED);
+	rec.r.payload_len = sizeof(struct journal_reserve) + 1; /* the model has 5 letters */
+	turned_away(rec, RING_REFUSED);
+	rec = rec_reserve(SLOT + 1, 1, 0, 100, 10, 1);
+	rec.r.version = 2;
+	turned_away(rec, RING_REFUSED);
+}
+
+static void
+forged_steps_of_a_hold_are_refused(void **state)
+{
+	struct rec rec;
+
+	(void)state;
+	turned_away(rec_extend(SLOT, 1, 0, 10, 10, 0, ""), RING_REFUSED); /* not open */
+	turned_away(rec_mark(SLOT, 1, 0, 1, ""), RING_REFUSED);
+	turned_away(rec_settle(SLOT, 1, 0, 1, 1, ""), RING_REFUSED);
+	stored(rec_reserve(SLOT, 1, 0, 105, 10, 1));
+	turned_away(rec_extend(SLOT, 2, 1, 10, 115, 0, ""), RING_REFUSED); /* other account */
+	turned_away(rec_extend(SLOT, 2, 0, 10, 116, 0, ""), RING_REFUSED); /* not the sum */
+	turned_away(rec_extend(SLOT, 2, 0, 0, 105, 0, ""), RING_REFUSED);
+	turned_away(rec_extend(SLOT, 2, 0, -5, 100, 0, ""), RING_REFUSED);
+	turned_away(rec_extend(SLOT, 2, 0, INT64_MAX, 104, 0, ""), RING_REFUSED);
+	turned_away(rec_extend(SLOT, 2, 0, 30, 135, 31, ""), RING_REFUSED); /* unpaid tokens */
+	turned_away(rec_mark(SLOT, 1, 0, 31, ""), RING_REFUSED);
+	turned_away(rec_settle(SLOT, 2, 0, 10, 31, ""), RING_REFUSED); /* above the hold */
+	rec = rec_settle(SLOT, 2, 0, 10, 20, "");
+	rec.r.amount--; /* cheaper than it is */
+	turned_away(rec, RING_REFUSED);
+	rec.r.extra = 1; /* uncollected, though the hold has it */
+	turned_away(rec, RING_REFUSED);
+	rec.r.extra = -1;
+	rec.r.amount += 2;
+	turned_away(rec, RING_REFUSED);
+	rec = rec_settle(SLOT, 2, 0, 10, 20, "");
+	rec.r.amount = -rec.r.amount;
+	turned_away(rec, RING_REFUSED);
+	rec = rec_settle(SLOT, 2, 0, 10, 20, "");
+	rec.r.outcome = OUTCOME_MAX;
+	turned_away(rec, RING_REFUSED);
+	rec = rec_void(SLOT, 2, 0);
+	rec.r.amount = 1;
+	turned_away(rec, RING_REFUSED);
+	/* A hold's slot. */
+	turned_away(rec_credit(JOURNAL_TOPUP, SLOT, 2, 0, 10, ""), RING_REFUSED);
+	money(1000, 105);
+}
+
+static void
+a_contradiction_names_the_account_that_it_concerns(void **state)
+{
+	(void)state;
+	stored(rec_reserve(SLOT, 1, 0, 105, 10, 1));
+	/* It names bob, but the hold is alice's. */
+	assert_int_equal(turned_away(rec_settle(SLOT, 2, 1, 10, 1, ""), RING_REFUSED).freeze, 0);
+	assert_int_equal(turned_away(rec_reserve(7, 1, 1, 1, 0, 1), RING_REFUSED).freeze, 1);
+	assert_int_equal(turned_away(rec_reserve(7, 1, 9, 1, 0, 1), RING_REFUSED).freeze,
+	    JOURNAL_NONE);
+}
+
+static void
+what_the_floor_forbids_to_charge_is_uncollected(void **state)
+{
+	struct rec rec = rec_settle(SLOT, 2, 0, 10, 50, "");
+
+	(void)state;
+	stored(rec_reserve(SLOT, 1, 0, 105, 10, 1));
+	rec.r.extra = rec.r.amount - 105;
+	rec.r.amount = 105;
+	stored(rec);
+	money(895, 0);
+}
+
+static void
+repetitions_change_nothing(void **state)
+{
+	struct books_verdict v;
+
+	(void)state;
+	stored(rec_reserve(SLOT, 1, 0, 105, 10, 1));
+	turned_away(rec_reserve(SLOT, 1, 0, 105, 10, 1), RING_APPLIED);
+	stored(rec_settle(SLOT, 2, 0, 10, 20, ""));
+	turned_away(rec_settle(SLOT, 2, 0, 10, 20, ""), RING_APPLIED);
+	/* Older, or as something else: nobody repeats that. */
+	turned_away(rec_reserve(SLOT, 1, 0, 105, 10, 1), RING_REFUSED);
+	turned_away(rec_void(SLOT, 2, 0), RING_REFUSED);
+	stored(rec_credit(JOURNAL_TOPUP, 0, 2, 0, 50, ""));
+	v = turned_away(rec_credit(JOURNAL_TOPUP, 0, 2, 0, 50, ""), RING_APPLIED);
+	assert_int_equal(v.value, 1000 - 75 + 50);
+	/* Also of what was turned away. */
+	books_answer(b, SLOT, 3, JOURNAL_SETTLE, RING_REFUSED, 0);
+	assert_int_equal(enter(rec_settle(SLOT, 3, 0, 10, 20, "")).status, RING_REFUSED);
+	assert_null(enter(rec_settle(SLOT, 3, 0, 10, 20, "")).contradicts);
+}
+
+static void
+a_void_of_nothing_is_no_record(void **state)
+{
+	(void)state;
+	turned_away(rec_void(SLOT, 1, 0), RING_APPLIED);
+}
+
+static void
+credits_are_judged(void **state)
+{
+	struct books_verdict v;
+	struct rec rec;
+
+	(void)state;
+	turned_away(rec_credit(JOURNAL_TOPUP, 0, 2, 0, 0, ""), RING_REFUSED);
+	turned_away(rec_credit(JOURNAL_TOPUP, 0, 2, 0, -1, ""), RING_REFUSED);
+	turned_away(rec_credit(JOURNAL_TOPUP, 0, 2, 7, 1, ""), RING_UNKNOWN);
+	turned_away(rec_credit(JOURNAL_TOPUP, 0, 2, 0, INT64_MAX, ""), RING_RANGE);
+	turned_away(rec_credit(JOURNAL_ADJUST, 0, 2, 0, INT64_MIN, ""), RING_RANGE);
+	v = turned_away(rec_credit(JOURNAL_TOPUP, 0, 2, 0, 77, "first"), RING_REPEATED);
+	assert_int_equal(v.value, 1000);
+	stored(rec_credit(JOURNAL_TOPUP, 0, 2, 1, 77, "first")); /* another account's ref */
+	stored(rec_credit(JOURNAL_ADJUST, 0, 3, 0, -1500, "fee"));
+	money(-500, 0);
+	v = turned_away(rec_credit(JOURNAL_ADJUST, 0, 4, 0, -1500, "fee"), RING_REPEATED);
+	assert_int_equal(v.value, -500);
+	stored(rec_credit(JOURNAL_ADJUST, 0, 4, 0, 20, ""));
+	money(-480, 0);
+	rec = rec_credit(JOURNAL_TOPUP, 0, 5, 0, 1, "cut");
+	rec.r.payload_len--;
+	turned_away(rec, RING_REFUSED);
+}
+
+/*
+ * An adjustment below zero reaches shared memory only after its record is durable.  Whoever
+ * reserved there before is no forger, until the slot's next operation says that it is applied.
+ */
+static void
+an_adjustment_makes_no_forger_of_anybody(void **state)
+{
+	(void)state;
+	stored(rec_credit(JOURNAL_ADJUST, 0, 2, 0, -1000, ""));
+	stored(rec_reserve(SLOT, 1, 0, 1200, 10, 1));
+	money(0, 1200);
+	turned_away(rec_reserve(SLOT + 1, 1, 0, 1, 0, 1), RING_REFUSED);
+	stored(rec_void(SLOT, 2, 0));
+	stored(rec_credit(JOURNAL_TOPUP, 0, 3, 1, 1, ""));
+	turned_away(rec_reserve(SLOT, 3, 0, 201, 10, 1), RING_REFUSED);
+	stored(rec_reserve(SLOT, 3, 0, 200, 10, 1));
+}
+
+static void
+accounts_and_keys(void **state)
+{
+	const struct books_key *key;
+	struct rec rec;
+
+	(void)state;
+	assert_int_equal(turned_away(rec_account(2, "alice", 0), RING_EXISTS).value, 0);
+	turned_away(rec_account(2, "no blanks", 0), RING_REFUSED);
+	turned_away(rec_account(2, "", 0), RING_REFUSED);
+	turned_away(rec_account(2, "carol", -1), RING_RANGE);
+	assert_int_equal(enter(rec_account(2, "carol", 9)).value, 2);
+	assert_int_equal(books_account_find(b, "carol", 5), 2);
+	assert_int_equal(books_account(b, 2)->requests_per_minute, 60);
+	stored(rec_key(0, 42, "laptop"));
+	turned_away(rec_key(0, 42, "again"), RING_EXISTS);
+	turned_away(rec_key(9, 43, "nobody's"), RING_UNKNOWN);
+	rec = rec_key(0, 43, "same hash");
+	memset(rec.payload, 0, 32);
+	rec.payload[0] = 42;
+	turned_away(rec, RING_EXISTS);
+	key = books_key(b, books_key_find(b, 42));
+	assert_memory_equal(books_key_label(b, key), "laptop", 6);
+	stored(rec_revoke(42));
+	assert_int_equal(key->flags, KEY_REVOKED);
+	turned_away(rec_revoke(42), RING_REPEATED);
+	turned_away(rec_revoke(44), RING_UNKNOWN);
+}
+
+static void
+closed_and_frozen_accounts(void **state)
+{
+	(void)state;
+	stored(rec_reserve(SLOT, 1, 0, 105, 10, 1));
+	books_set_flags(b, 0, ACCOUNT_FROZEN);
+	turned_away(rec_reserve(SLOT + 1, 1, 0, 10, 0, 1), RING_CLOSED);
+	/* Who did not know yet that it was turned away is no forger. */
+	books_answer(b, SLOT + 1, 1, JOURNAL_RESERVE, RING_CLOSED, 0);
+	turned_away(rec_mark(SLOT + 1, 1, 0, 1, ""), RING_CLOSED);
+	turned_away(rec_settle(SLOT + 1, 2, 0, 1, 1, ""), RING_CLOSED);
+	turned_away(rec_void(SLOT + 1, 2, 0), RING_APPLIED);
+	/* Open streams finish. */
+	stored(rec_extend(SLOT, 2, 0, 30, 135, 1, ""));
+	stored(rec_settle(SLOT, 3, 0, 10, 35, ""));
+	books_set_flags(b, 0, ACCOUNT_CLOSED);
+	turned_away(rec_credit(JOURNAL_TOPUP, 0, 2, 0, 1, ""), RING_CLOSED);
+	turned_away(rec_key(0, 1, ""), RING_CLOSED);
+}
+
+static void
+workers_make_no_money(void **state)
+{
+	struct rec recs[] = {rec_credit(JOURNAL_TOPUP, 0, 2, 0, 1, ""),
+	    rec_credit(JOURNAL_ADJUST, 0, 2, 0, 1, ""), rec_account(2, "carol", 5),
+	    rec_key(0, 1, ""), rec_price_of(1, "model", &rec_price)};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof recs / sizeof recs[0]; i++) {
+		struct books_input in = {.record = &recs[i].r, .payload = recs[i].payload,
+		    .types = BOOKS_FROM_WORKER, .slot_first = 0, .slot_count = 8};
+		struct books_verdict v;
+
+		books_check(b, &in, &v);
+		assert_int_equal(v.status, RING_REFUSED);
+		in.types = BOOKS_FROM_JOURNAL;
+		books_check(b, &in, &v);
+		assert_true(v.store);
+	}
+}
+
+static void
+a_hold_is_ended_at_its_last_mark(void **state)
+{
+	struct rec rec = {0};
+
+	(void)state;
+	stored(rec_reserve(SLOT, 1, 0, 105, 10, 1));
+	books_end_record(b, SLOT, 2, 1, &rec.r);
+	assert_int_equal(rec.r.type, JOURNAL_VOID);
+	stored(rec_mark(SLOT, 1, 0, 12, ""));
+	books_end_record(b, SLOT, 2, 1, &rec.r);
+	assert_int_equal(rec.r.type, JOURNAL_SETTLE);
+	assert_int_equal(rec.r.outcome, OUTCOME_WORKER_DIED);
+	stored(rec);
+	money(1000 - 15 - 36, 0);
+}
+
+/* Any bits at all, many times: nothing crashes, and no account ends below its floor. */
+static void
+noise_is_no_danger(void **state)
+{
+	unsigned int seed = 1;
+
+	(void)state;
+	for (int i = 0; i < 200000; i++) {
+		struct rec rec;
+
+		memset(&rec, 0, sizeof rec);
+		if (!rec_random(b, &seed, 4, 8, &rec) && rec.r.type == 0)
+			continue;
+		if (rand_r(&seed) % 2 == 0)
+			((unsigned char *)&rec.r)[(size_t)rand_r(&seed) % (sizeof rec.r - 12)] ^=
+			    (unsigned char)(1 << rand_r(&seed) % 8);
+		if (rand_r(&seed) % 8 == 0)
+			rec.payload[(size_t)rand_r(&seed) % sizeof rec.payload] ^=
+			    (char)(1 << rand_r(&seed) % 8);
+		(void)enter(rec);
+	}
+	for (uint32_t i = 0; i < books_accounts(b); i++) {
+		const struct books_account *a = books_account(b, i);
+
+		assert_int_equal(a->balance, a->topups + a->adjustments - a->charged);
+		assert_true(a->held >= 0);
+	}
+	assert_true(sequence > 1000);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+	    TEST(a_hold_lives_and_is_charged),
+	    TEST(reserves_and_extends_stop_at_the_floor),
+	    TEST(forged_reserves_are_refused),
+	    TEST(forged_steps_of_a_hold_are_refused),
+	    TEST(a_contradiction_names_the_account_that_it_concerns),
+	    TEST(what_the_floor_forbids_to_charge_is_uncollected),
+	    TEST(repetitions_change_nothing),
+	    TEST(a_void_of_nothing_is_no_record),
+	    TEST(credits_are_judged),
+	    TEST(an_adjustment_makes_no_forger_of_anybody),
+	    TEST(accounts_and_keys),
+	    TEST(closed_and_frozen_accounts),
+	    TEST(workers_make_no_money),
+	    TEST(a_hold_is_ended_at_its_last_mark),
+	    TEST(noise_is_no_danger),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,486 @@
+/*
+ * Goal:   every bad value in a config is named by file, line and key; every good one arrives.
+ * Method: a table of small files and the faults that each must give, in order; whole files with
+ *         all keys; the example that is shipped.  The tokenizers are stand-ins.
+ * objs: daemon/config.o daemon/config_file.o daemon/config_text.o daemon/config_value.o
+ * objs: daemon/config_check.o daemon/address.o daemon/log.o shm/money.o
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "daemon/config.h"
+
+int
+tokenizer_by_name(const char *name)
+{
+	return strcmp(name, "estimate") == 0 ? TOKENIZER_ESTIMATE
+	    : strcmp(name, "o200k_base") == 0 ? TOKENIZER_O200K_BASE
+	    : strcmp(name, "cl100k_base") == 0 ? TOKENIZER_CL100K_BASE : -1;
+}
+
+bool
+tokenizer_exact(enum tokenizer t)
+{
+	return t == TOKENIZER_O200K_BASE;
+}
+
+static char path[] = "/tmp/test_config.XXXXXX";
+static char *said; /* what the last load wrote */
+
+static struct config *
+load_bytes(const char *text, size_t len)
+{
+	size_t size;
+	FILE *f = fopen(path, "w"), *errors;
+	assert_non_null(f);
+	assert_int_equal(fwrite(text, 1, len, f), len);
+	fclose(f);
+	free(said);
+	errors = open_memstream(&said, &size);
+	struct config *c = config_load(path, errors);
+	fclose(errors);
+	return c;
+}
+
+static struct config *
+load(const char *text)
+{
+	return load_bytes(text, strlen(text));
+}
+
+#define USER "user = \"\"\n"
+#define PROVIDER "provider \"p\" { base_url = \"http://h/v1\" }\n"
+#define PRICES " price_prompt = 1 price_completion = 2 "
+#define MODEL "model \"m\" { provider = p" PRICES "}\n"
+
+static const struct bad {
+	const char *text;
+	const char *faults; /* "LINE: KEY" for each, in order */
+} bad[] = {
+	/* Whole numbers. */
+	{ "workers = 65", "1: workers" },
+	{ "\n\nworkers = -1", "3: workers" },
+	{ "workers = many", "1: workers" },
+	{ "workers = 1.5", "1: workers" },
+	{ "workers = \"\"", "1: workers" },
+	{ "workers = 0x10", "1: workers" },
+	{ "workers = 99999999999999999999", "1: workers" },
+	{ "max_body = 1023", "1: max_body" },
+	{ "max_body = 67108865", "1: max_body" },
+	{ "max_body = 1M", "1: max_body" },
+	{ "flush_ms_max = 1001", "1: flush_ms_max" },
+	{ "drain_timeout = 86401", "1: drain_timeout" },
+	{ "ledger {\n slice_tokens = 0\n}", "2: slice_tokens" },
+	{ "ledger {\n hold_ttl = 0\n reconnect_grace = -1\n}", "2: hold_ttl|3: reconnect_grace" },
+	{ "ledger { max_accounts = 134217729 }", "1: max_accounts" },
+	{ "workers = 2\nledger {\n max_holds = 8\n}", "3: max_holds" },
+	{ "limits { requests_per_minute = -5 }", "1: requests_per_minute" },
+	{ "limits {\ntokens_per_minute = x\nconcurrent_streams = 1e3 }",
+	    "2: tokens_per_minute|3: concurrent_streams" },
+	{ "timeouts { connect = 0\nfirst_token = 0\nidle = 0\nstream = 0\nrequest = 0\n"
+	  "header = 0 }",
+	    "1: connect|2: first_token|3: idle|4: stream|5: request|6: header" },
+	/* Words. */
+	{ "log_format = xml", "1: log_format" },
+	{ "log_level = loud", "1: log_level" },
+	{ "default_model = nosuch", "1: default_model" },
+	{ "state_dir = \"\"", "1: state_dir" },
+	{ "runtime_dir = \"\"", "1: runtime_dir" },
+	/* Money. */
+	{ "ledger {\n overdraft = 0.1234567 }", "2: overdraft" },
+	{ "ledger { overdraft = 1e3 }", "1: overdraft" },
+	{ "ledger { overdraft = -1 }", "1: overdraft" },
+	{ "ledger { overdraft = 9999999999999999 }", "1: overdraft" },
+	{ PROVIDER "model m { provider = p\n price_prompt = 0,5 }", "3: syntax" },
+	{ PROVIDER "model m { provider = p\n price_prompt = \"0,5\" price_completion = free }",
+	    "3: price_prompt|3: price_completion" },
+	/* Addresses. */
+	{ "listen = {\"127.0.0.1\"}", "1: listen" },
+	{ "listen = {\"127.0.0.1:0\"}", "1: listen" },
+	{ "listen = {\"127.0.0.1:65536\"}", "1: listen" },
+	{ "listen = {\n\"127.0.0.1:80\",\n\"localhost:80\",\n\"::1:80\"}", "3: listen|4: listen" },
+	{ "listen = {\"[::1\"}", "1: listen" },
+	{ "listen = {\"[::1]8080\"}", "1: listen" },
+	{ "listen = {\"unix:\"}", "1: listen" },
+	{ "\nlisten = { }", "2: listen" },
+	{ "listen = {\"127.0.0.1:80\", \"127.0.0.1:80\"}", "1: listen" },
+	{ "listen = *:80", "1: syntax" },
+	{ "admin_listen = 9464", "1: admin_listen" },
+	/* URLs and origins. */
+	{ "provider p { base_url = ftp://h }", "1: base_url" },
+	{ "provider p { base_url = \"http://u:p@h\" }", "1: base_url" },
+	{ "provider p { base_url = \"http://h/#x\" }", "1: base_url" },
+	{ "provider p { base_url = \"http://h/?x\" }", "1: base_url" },
+	{ "provider p { base_url = \"http://\" }", "1: base_url" },
+	{ "provider p { base_url = \"http://h:99999/\" }", "1: base_url" },
+	{ "provider p { base_url = \"http://a b/\" }", "1: base_url" },
+	{ "cors_origins = {\"https://a\", \"https://b/path\"}", "1: cors_origins" },
+	{ "cors_origins = {\"a.example\"}", "1: cors_origins" },
+	/* Providers. */
+	{ "\nprovider p { }", "2: base_url" },
+	{ "provider p {\n base_url = \"http://h\"\n dialect = soap }", "3: dialect" },
+	{ "provider p { base_url = \"http://h\" retries = 11 }", "1: retries" },
+	{ "provider p { base_url = \"http://h\"\n api_key = \"${TEST_UNSET}\" }", "2: api_key" },
+	{ "provider p { base_url = \"http://h\"\n api_key = ${TEST_UNSET} }", "2: api_key" },
+	{ "provider p { base_url = \"http://h\"\n api_key = \"a b\" }", "2: api_key" },
+	{ "provider p { base_url = \"http://h\"\n api_key_file = \"/nonexistent\" }",
+	    "2: api_key_file" },
+	{ "provider p { base_url = \"http://h\"\n api_key_file = \"/dev/null\" }",
+	    "2: api_key_file" },
+	{ "provider p { base_url = \"http://h\" api_key = a\n api_key_file = \"/etc/passwd\" }",
+	    "2: api_key_file" },
+	{ PROVIDER PROVIDER, "2: provider" },
+	{ "provider \"\" { base_url = \"http://h\" }", "1: provider" },
+	/* Models. */
+	{ PROVIDER "\n\nmodel m { provider = p }", "4: price_prompt|4: price_completion" },
+	{ PROVIDER "model m {" PRICES "}", "2: provider" },
+	{ PROVIDER "model m {" PRICES "provider = {} }", "2: provider" },
+	{ PROVIDER "model m {" PRICES "\nprovider = {p,\nq} }", "4: provider" },
+	{ PROVIDER "model m {" PRICES "provider = {p, p} }", "2: provider" },
+	{ PROVIDER MODEL "\n" MODEL, "4: model" },
+	{ PROVIDER "model m { provider = p" PRICES "\ntokenizer = gpt2 }", "3: tokenizer" },
+	{ PROVIDER "model m { provider = p" PRICES "\ncontext = 10\nmax_completion = 11 }",
+	    "4: max_completion" },
+	{ PROVIDER "model m { provider = p" PRICES "\nhidden_tokens = maybe }",
+	    "3: hidden_tokens" },
+	/* Keys that are not, and keys that are twice. */
+	{ "\nworker = 1", "2: worker" },
+	{ "nosuch = 1\nworkers = x\nledger {\n too = {1,2}\n}\nother = y",
+	    "1: nosuch|2: workers|4: too|6: other" },
+	{ "ledger { workers = 1 }", "1: workers" },
+	{ "nosuch \"x\" {\n a = 1 }", "1: nosuch" },
+	{ "include(\"/etc/passwd\")", "1: include" },
+	{ "\"(entered)\" = 1", "1: (entered)" },
+	{ "workers = 1\nworkers = 2", "2: workers" },
+	{ "listen = {\"127.0.0.1:80\"}\nlisten = {\"127.0.0.1:81\"}", "2: listen" },
+	{ "ledger { }\nledger { }", "2: ledger" },
+	{ "ledger {\n hold_ttl = 1\n hold_ttl = 1 }", "3: hold_ttl" },
+	/* Syntax. */
+	{ "workers 5", "1: syntax" },
+	{ "workers = \"5", "1: syntax" },
+	{ "workers = '5\n'", "1: syntax" },
+	{ "\nledger {\n hold_ttl = 1\n", "2: syntax" },
+	{ "ledger { }\n}", "2: syntax" },
+	{ "/* never closed\n\n", "1: syntax" },
+	{ "workers = {1}", "1: syntax" },
+	{ "provider { }", "1: syntax" },
+	{ "user = \"\\400\"", "1: syntax" },
+	{ "user = \"${HOME\"", "1: syntax" },
+	{ "\nuser = \"\x01\"", "2: syntax" },
+	{ "\ndefault_model = \"a\\nb\"", "2: default_model" },
+	{ "\n\nuser = \"\xff\"", "3: syntax" },
+	/* Lines are right after comments, wherever they stand. */
+	{ "# one\n// two\n/* three\n four\n * five */ workers = x", "5: workers" },
+	{ "/* a */ /* b\n */ /* c */\n# \" { ' /* \n\nworkers = x # \"\nmax_body = y",
+	    "5: workers|6: max_body" },
+	{ "listen = { \"127.0.0.1:80\", # one\n # {\n /* } */ \"x\" }\nworkers = x",
+	    "3: listen|4: workers" },
+	{ "ledger { # {\n # }\n}\nworkers = x", "4: workers" },
+	/* What stands before a syntax error is checked as well. */
+	{ "workers = x\nmax_body = { }\n", "1: workers|2: syntax" },
+	{ "workers = x\nmax_body 5\n", "1: workers|2: syntax" },
+};
+
+/* Compare what was said with "LINE: KEY|LINE: KEY"; warnings are passed over. */
+static void
+assert_faults(const char *text, const char *want)
+{
+	char got[1024] = "";
+	char *copy = strdup(said), *rest = copy, *line;
+	while ((line = strsep(&rest, "\n")) && *line) {
+		assert_memory_equal(line, path, strlen(path));
+		char *fault = line + strlen(path) + 1;
+		char *number_end = strchr(fault, ':');
+		assert_non_null(number_end);
+		char *key_end = strchr(number_end + 1, ':');
+		assert_non_null(key_end);
+		if (strstr(key_end, ": warning: "))
+			continue;
+		snprintf(got + strlen(got), sizeof(got) - strlen(got), "%s%.*s", *got ? "|" : "",
+		    (int)(key_end - fault), fault);
+	}
+	free(copy);
+	if (strcmp(got, want) != 0)
+		print_message("file:\n%s\nsaid:\n%s", text, said);
+	assert_string_equal(got, want);
+}
+
+static void
+faults_are_named_by_line_and_key(void **state)
+{
+	(void)state;
+	unsetenv("TEST_UNSET");
+	for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
+		struct config *c = load(bad[i].text);
+		assert_faults(bad[i].text, bad[i].faults);
+		assert_null(c);
+	}
+}
+
+static void
+a_bad_file_leaves_nothing_behind_for_the_next(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
+		assert_null(load(bad[i].text));
+		struct config *c = load(USER PROVIDER MODEL);
+		if (!c)
+			print_message("after:\n%s\nsaid:\n%s", bad[i].text, said);
+		assert_non_null(c);
+		config_free(c);
+	}
+}
+
+static void
+missing_files_and_users(void **state)
+{
+	size_t size;
+	char *text;
+	FILE *errors = open_memstream(&text, &size);
+	(void)state;
+	assert_null(config_load("/nonexistent/tolld.conf", errors));
+	fclose(errors);
+	assert_string_equal(text, "/nonexistent/tolld.conf:1: file: cannot be read: "
+	                          "No such file or directory\n");
+	free(text);
+	assert_null(load_bytes("user = \"\"\n\0workers = 1", 22));
+	assert_faults("a NUL", "2: syntax");
+	if (geteuid() == 0) {
+		assert_null(load("\nuser = no-such-user"));
+		assert_faults("no such user", "2: user");
+	}
+}
+
+static void
+defaults_are_the_contracts(void **state)
+{
+	(void)state;
+	struct config *c = load("");
+	assert_non_null(c);
+	assert_string_equal(c->user, "toll");
+	assert_string_equal(c->default_model, "");
+	assert_in_range(c->workers, 1, 64);
+	assert_int_equal(c->listen_count, 1);
+	assert_string_equal(c->listen[0], "127.0.0.1:8080");
+	assert_string_equal(c->admin_listen, "127.0.0.1:9464");
+	assert_string_equal(c->state_dir, "/var/lib/tolld");
+	assert_string_equal(c->runtime_dir, "/run/tolld");
+	assert_int_equal(c->origin_count, 0);
+	assert_int_equal(c->max_body, 1048576);
+	assert_int_equal(c->flush_ms_max, 25);
+	assert_int_equal(c->ledger.overdraft, 200000000);
+	assert_int_equal(c->ledger.slice_tokens, 300);
+	assert_int_equal(c->ledger.hold_ttl, 60);
+	assert_int_equal(c->ledger.reconnect_grace, 10);
+	assert_int_equal(c->ledger.max_accounts, 1048576);
+	assert_int_equal(c->ledger.max_holds, 65536);
+	assert_int_equal(c->limits.requests_per_minute, 0);
+	assert_int_equal(c->timeouts.connect, 10);
+	assert_int_equal(c->timeouts.first_token, 60);
+	assert_int_equal(c->timeouts.idle, 60);
+	assert_int_equal(c->timeouts.stream, 300);
+	assert_int_equal(c->timeouts.request, 60);
+	assert_int_equal(c->timeouts.header, 10);
+	assert_int_equal(c->timeouts.drain, 30);
+	assert_int_equal(c->model_count, 0);
+	config_free(c);
+}
+
+static const char everything[] =
+    "\xef\xbb\xbf" /* a byte order mark, and CR LF lines */
+    "user = \"\"\r\nworkers = 3\r\ndefault_model = b\n"
+    "listen = {\"0.0.0.0:80\", \"[::]:80\", unix:/run/x.sock}\nadmin_listen = \"\"\n"
+    "state_dir = \"/s\" runtime_dir = '/r'\n"
+    "cors_origins = {\"https://Chat.example\", \"http://[::1]:3000\"}\n"
+    "max_body = 2048\nflush_ms_max = 0\nlog_format = json\nlog_level = \"debug\"\n"
+    "drain_timeout = 5\n"
+    "ledger { overdraft = 0.000001 slice_tokens = 10 hold_ttl = 1 reconnect_grace = 0\n"
+    "  max_accounts = 10 max_holds = 100 }\n"
+    "limits { requests_per_minute = 1 tokens_per_minute = 2 concurrent_streams = 3 }\n"
+    "timeouts { connect = 1 first_token = 2 idle = 3 stream = 4 request = 5 header = 6 }\n"
+    "model \"b\" { provider = {q, \"p\"} upstream = \"up/b:7\" tokenizer = \"cl100k_base\"\n"
+    "  price_prompt = 0.15 price_cached = \"0.075\" price_completion = 0.60\n"
+    "  context = 1000 max_completion = 1000 hidden_tokens = true }\n"
+    "model \"m\" { provider = p price_prompt = 1 price_completion = 0 }\n"
+    "provider \"p\" { dialect = anthropic base_url = \"https://h:8443/v1///\"\n"
+    "  api_key = \"x-${TEST_KEY}-${TEST_UNSET:-none}\" retries = 0 }\n"
+    "provider \"q\" { base_url = http://[::1]:11434 dialect = auto }\n"
+    "provider \"r\" { base_url = http://h api_key = '${TEST_KEY}' }\n"
+    "provider \"s\" { base_url = http://h api_key = \"\\${TEST_KEY}\" }\n";
+
+static void
+every_key_arrives(void **state)
+{
+	(void)state;
+	setenv("TEST_KEY", "${HOME}\"k#", 1);
+	struct config *c = load(everything);
+	if (!c)
+		print_message("%s", said);
+	assert_non_null(c);
+	assert_int_equal(c->workers, 3);
+	assert_string_equal(c->default_model, "b");
+	assert_int_equal(c->listen_count, 3);
+	assert_string_equal(c->listen[1], "[::]:80");
+	assert_string_equal(c->listen[2], "unix:/run/x.sock");
+	assert_string_equal(c->admin_listen, "");
+	assert_string_equal(c->state_dir, "/s");
+	assert_string_equal(c->runtime_dir, "/r");
+	assert_int_equal(c->origin_count, 2);
+	assert_string_equal(c->origins[0], "https://chat.example");
+	assert_int_equal(c->max_body, 2048);
+	assert_int_equal(c->flush_ms_max, 0);
+	assert_int_equal(c->log_format, LOG_JSON);
+	assert_int_equal(c->log_level, LOG_DEBUG);
+	assert_int_equal(c->timeouts.drain, 5);
+	assert_int_equal(c->ledger.overdraft, 1);
+	assert_int_equal(c->ledger.max_holds, 100);
+	assert_int_equal(c->limits.concurrent_streams, 3);
+	assert_int_equal(c->timeouts.header, 6);
+	assert_int_equal(c->provider_count, 4);
+	assert_int_equal(c->provider[0].dialect, DIALECT_ANTHROPIC);
+	assert_string_equal(c->provider[0].base_url, "https://h:8443/v1");
+	assert_string_equal(c->provider[0].api_key, "x-${HOME}\"k#-none");
+	assert_int_equal(c->provider[0].retries, 0);
+	assert_string_equal(c->provider[1].base_url, "http://[::1]:11434");
+	assert_string_equal(c->provider[1].api_key, "");
+	assert_int_equal(c->provider[1].retries, 2);
+	assert_string_equal(c->provider[2].api_key, "${TEST_KEY}");
+	assert_string_equal(c->provider[3].api_key, "${TEST_KEY}");
+	assert_int_equal(c->model_count, 2);
+	assert_string_equal(c->model[0].upstream, "up/b:7");
+	assert_int_equal(c->model[0].provider_count, 2);
+	assert_int_equal(c->model[0].providers[0], 1);
+	assert_int_equal(c->model[0].providers[1], 0);
+	assert_int_equal(c->model[0].tokenizer, TOKENIZER_CL100K_BASE);
+	assert_int_equal(c->model[0].price.prompt, 150000);
+	assert_int_equal(c->model[0].price.cached, 75000);
+	assert_int_equal(c->model[0].price.completion, 600000);
+	assert_true(c->model[0].hidden_tokens);
+	assert_string_equal(c->model[1].upstream, "m");
+	assert_int_equal(c->model[1].price.cached, 1000000);
+	assert_int_equal(config_model(c, "m", 1), 1);
+	assert_int_equal(config_model(c, "mm", 2), -1);
+	/* One that is known and not built: one warning, and the file is good. */
+	assert_non_null(strstr(said, ":17: tokenizer: warning: \"cl100k_base\" is not built in"));
+	assert_null(strchr(strchr(said, '\n') + 1, '\n'));
+	config_free(c);
+}
+
+static void
+keys_come_from_files(void **state)
+{
+	char key[] = "/tmp/test_config_key.XXXXXX", text[256];
+	int fd = mkstemp(key);
+	(void)state;
+	assert_int_equal(write(fd, "sk-secret\n", 10), 10);
+	close(fd);
+	snprintf(text, sizeof(text),
+	    USER "provider p { base_url = http://h api_key_file = \"%s\" }", key);
+	struct config *c = load(text);
+	assert_non_null(c);
+	assert_string_equal(c->provider[0].api_key, "sk-secret");
+	config_free(c);
+	unlink(key);
+}
+
+static void
+no_fault_shows_a_secret(void **state)
+{
+	(void)state;
+	setenv("TEST_KEY", "sk secret", 1);
+	assert_null(load("provider p { base_url = \"http://u:secret@h\" api_key = \"${TEST_KEY}\"\n"
+	                 "retries = 99 }"));
+	assert_null(strstr(said, "secret"));
+}
+
+static void
+the_example_passes(void **state)
+{
+	char *text;
+	size_t size;
+	FILE *errors = open_memstream(&text, &size);
+	(void)state;
+	unsetenv("OPENAI_API_KEY");
+	struct config *c = config_load("etc/tolld.conf", errors);
+	fclose(errors);
+	if (!c)
+		print_message("%s", text);
+	assert_non_null(c);
+	assert_int_equal(c->model_count, 1);
+	config_free(c);
+	free(text);
+}
+
+/* With the comment signs before its keys removed, so that none of them is stale. */
+static void
+the_example_passes_with_all_its_defaults(void **state)
+{
+	static char text[65536], line[1024];
+	FILE *in = fopen("etc/tolld.conf", "r");
+	(void)state;
+	assert_non_null(in);
+	setenv("OPENAI_API_KEY", "k", 1);
+	text[0] = 0;
+	while (fgets(line, sizeof(line), in)) {
+		char *sign = line + strspn(line, " ");
+		if (*sign == '#' && sign[1] != ' ' && sign[1] != '#')
+			*sign = ' ';
+		else if (*sign == '#' && strncmp(sign, "#    ", 5) == 0)
+			*sign = ' ';
+		if (strstr(line, "api_key_file") || strstr(line, "user = \"toll\""))
+			continue;
+		strcat(text, line);
+	}
+	fclose(in);
+	struct config *c = load(text);
+	if (!c)
+		print_message("%s", said);
+	assert_non_null(c);
+	assert_int_equal(c->model_count, 2);
+	assert_int_equal(c->provider_count, 2);
+	config_free(c);
+}
+
+static int
+setup(void **state)
+{
+	(void)state;
+	int fd = mkstemp(path);
+	close(fd);
+	return fd < 0;
+}
+
+static int
+teardown(void **state)
+{
+	(void)state;
+	free(said);
+	return unlink(path);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(faults_are_named_by_line_and_key),
+		cmocka_unit_test(a_bad_file_leaves_nothing_behind_for_the_next),
+		cmocka_unit_test(missing_files_and_users),
+		cmocka_unit_test(defaults_are_the_contracts),
+		cmocka_unit_test(every_key_arrives),
+		cmocka_unit_test(keys_come_from_files),
+		cmocka_unit_test(no_fault_shows_a_secret),
+		cmocka_unit_test(the_example_passes),
+		cmocka_unit_test(the_example_passes_with_all_its_defaults),
+	};
+	return cmocka_run_group_tests_name("config", tests, setup, teardown);
+}

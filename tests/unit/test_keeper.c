@@ -1,0 +1,778 @@
+/*
+ * Goal:   nothing acknowledged is lost and nothing is applied twice, whenever the keeper dies;
+ *         what a power cut left open ends at its last mark; nobody who writes forged records
+ *         gets anything for it.
+ * Method: fork keeper_main on a region and act as worker, admin and master through shm/ledger.h.
+ *         SIGKILL the keeper at random moments and fork another one; stop, and compare memory,
+ *         journal and what was acknowledged.  A reboot is a new region on the same state_dir.
+ * objs: daemon/keeper.o daemon/keeper_batch.o daemon/recover.o daemon/audit.o daemon/state.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_read.o daemon/books.o daemon/books_apply.o daemon/books_check.o daemon/metrics.o daemon/buf.o daemon/log.o daemon/utf8.o tests/unit/records.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/reap.o shm/wake.o
+ */
+#include <poll.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "daemon/audit.h"
+#include "daemon/heritage.h"
+#include "shm/ledger.h"
+#include "shm/reap.h"
+#include "shm/ring.h"
+#include "shm/wake.h"
+#include "tests/unit/records.h"
+
+#define WORKER PROC_WORKER
+#define CREDIT INT64_C(1000000)
+
+static const struct region_dims dims = {.workers = 2, .max_accounts = 64, .max_keys = 64,
+    .max_holds = 5 * 16, .ring_records = 256, .ring_arena = 1 << 16};
+
+static struct heritage *heritage;
+static struct region *region;
+static struct ledger *worker, *admin;
+static char *dir;
+static pid_t keeper;
+
+static void
+new_region(void)
+{
+	assert_int_equal(region_anonymous(region, &dims), 0);
+	worker = admin = NULL;
+}
+
+static int
+setup(void **state)
+{
+	(void)state;
+	heritage = calloc(1, sizeof *heritage);
+	heritage->config = calloc(1, sizeof *heritage->config);
+	dir = dir_new();
+	heritage->config->state_dir = heritage->config->runtime_dir = dir;
+	heritage->config->model_count = 1;
+	heritage->config->model[0].name = (char[]){"model"};
+	heritage->config->model[0].price = rec_price;
+	for (int i = 0; i < REGION_PROCS_MAX; i++)
+		heritage->wake_fd[i] = i < PROC_WORKER + 4 ? eventfd(0, EFD_NONBLOCK) : -1;
+	region = &heritage->region;
+	new_region();
+	return 0;
+}
+
+static void
+kill_keeper(void)
+{
+	if (keeper > 0) {
+		(void)kill(keeper, SIGKILL);
+		(void)waitpid(keeper, NULL, 0);
+	}
+	keeper = 0;
+}
+
+static int
+teardown(void **state)
+{
+	(void)state;
+	kill_keeper();
+	ledger_free(worker);
+	ledger_free(admin);
+	region_unmap(region);
+	for (int i = 0; i < PROC_WORKER + 4; i++)
+		close(heritage->wake_fd[i]);
+	free(heritage->config);
+	free(heritage);
+	dir_remove(dir);
+	return 0;
+}
+
+/* file_bytes 0: as many as it likes. */
+static void
+spawn(rlim_t file_bytes)
+{
+	keeper = fork();
+	if (keeper != 0)
+		return;
+	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+	(void)signal(SIGXFSZ, SIG_IGN);
+	if (getenv("VERBOSE") == NULL)
+		(void)freopen("/dev/null", "w", stderr);
+	if (file_bytes > 0) {
+		struct rlimit limit = {file_bytes, file_bytes};
+
+		if (setrlimit(RLIMIT_FSIZE, &limit) < 0)
+			_exit(9);
+	}
+	_exit(keeper_main(heritage));
+}
+
+/* Wait until it is so; a test that waits longer has failed. */
+#define WAIT_FOR(condition)                                                                       \
+	do {                                                                                      \
+		for (int tries = 0; !(condition); tries++) {                                      \
+			struct pollfd pfd = {.fd = heritage->wake_fd[WORKER], .events = POLLIN};  \
+			assert_true(tries < 15000);                                               \
+			wake_prepare(region, WORKER);                                             \
+			if (!(condition))                                                         \
+				(void)poll(&pfd, 1, 1);                                           \
+			wake_done(region, WORKER, heritage->wake_fd[WORKER]);                     \
+		}                                                                                 \
+	} while (0)
+
+static void
+start(void)
+{
+	spawn(0);
+	WAIT_FOR(atomic_load(&region->h->filled) != 0);
+	if (worker == NULL) {
+		worker = ledger_new(region, WORKER);
+		admin = ledger_new(region, PROC_ADMIN);
+	}
+}
+
+static int
+stop(void)
+{
+	int status;
+
+	(void)kill(keeper, CHILD_SIG_STOP);
+	assert_int_equal(waitpid(keeper, &status, 0), keeper);
+	keeper = 0;
+	return status;
+}
+
+static void
+durable(struct ledger *l, uint64_t position)
+{
+	struct ring *ring = ledger_ring(l);
+
+	assert_true(position > 0);
+	wake(region, PROC_KEEPER, heritage->wake_fd[PROC_KEEPER]);
+	WAIT_FOR(ring_durable(ring) >= position);
+}
+
+static enum ring_status
+admin_push(struct rec rec, int64_t *value)
+{
+	struct ring *ring = ledger_ring(admin);
+	uint64_t position = ring_push(ring, &rec.r, rec.payload, rec.r.payload_len);
+	enum ring_status status;
+
+	durable(admin, position);
+	status = ring_result(ring, position, value);
+	ring_ack(ring, position);
+	return status;
+}
+
+static struct account *
+new_account(const char *id, int64_t overdraft)
+{
+	int64_t number;
+
+	assert_int_equal(admin_push(rec_account(JOURNAL_NONE, id, overdraft), &number),
+	    RING_APPLIED);
+	assert_ptr_equal(account_find(region, id, strlen(id)),
+	    account_at(region, (uint32_t)number));
+	return account_at(region, (uint32_t)number);
+}
+
+static enum ring_status
+credit(struct account *a, enum journal_type type, int64_t amount, const char *ref, int64_t *value)
+{
+	struct rec rec = rec_credit(type, 0, 0, 0, amount, ref);
+	struct hold *h;
+	uint64_t position;
+	enum ring_status status;
+
+	assert_int_equal(ledger_credit(admin, a, type, amount, rec.payload, rec.r.payload_len, &h,
+	    &position), LEDGER_OK);
+	durable(admin, position);
+	status = ledger_close(admin, h, position, value);
+	ring_ack(ledger_ring(admin), position);
+	return status;
+}
+
+static struct hold *
+reserve(struct account *a, uint8_t stream, uint64_t *position)
+{
+	struct rec rec = rec_reserve(0, stream, 0, 0, 0, stream);
+	struct hold_terms t = {.account = a, .price = rec_price, .prompt = 10,
+	    .max_tokens = 1000, .min_tokens = 1, .want_tokens = 30};
+	struct hold *h;
+
+	if (ledger_reserve(worker, &t, rec.payload, rec.r.payload_len, &h, position) != LEDGER_OK)
+		return NULL;
+	return h;
+}
+
+static uint64_t
+settle(struct hold *h, uint32_t tokens)
+{
+	struct settlement s = {.charge = price_cost(&rec_price, 10, 0, tokens), .prompt = 10,
+	    .completion = tokens, .outcome = OUTCOME_STOP};
+	uint64_t position;
+
+	assert_int_equal(ledger_settle(worker, h, &s, "end", 3, &position), LEDGER_OK);
+	return position;
+}
+
+/* The journal, after the keeper has stopped; the audit must pass. */
+static struct books *
+durable_books(void)
+{
+	const char *why;
+	struct journal_reader *r = journal_reader_open(dir, &why);
+	struct state_reader *st = state_reader_open(dir, &why);
+	struct journal_cursor *c;
+	struct audit_result result;
+	struct journal_entry e;
+	struct books *b = books_new();
+	struct audit *audit;
+
+	assert_non_null(r);
+	assert_non_null(st);
+	c = journal_cursor_new(r, 1);
+	while (journal_cursor_next(c, &e) == 1)
+		assert_int_equal(books_apply(b, &e.record, e.payload, e.sequence), 0);
+	journal_cursor_free(c);
+	audit = audit_new(r, st);
+	while (audit_step(audit, 1000))
+		;
+	audit_result(audit, &result);
+	if (!result.ok)
+		print_error("%s\n", result.first_difference);
+	assert_true(result.ok);
+	audit_free(audit);
+	journal_reader_close(r);
+	state_reader_close(st);
+	return b;
+}
+
+/* Memory and journal say the same of every account. */
+static void
+memory_agrees(const struct books *b)
+{
+	assert_int_equal(books_accounts(b), atomic_load(&region->h->accounts));
+	for (uint32_t i = 0; i < books_accounts(b); i++) {
+		const struct books_account *a = books_account(b, i);
+		struct account_books shown;
+
+		account_books(account_at(region, i), &shown);
+		assert_int_equal(shown.balance, a->balance);
+		assert_int_equal(shown.held, a->held);
+		assert_int_equal(account_available(account_at(region, i)),
+		    a->balance - a->held + a->overdraft);
+	}
+}
+
+static void
+records_are_acknowledged_with_their_results(void **state)
+{
+	struct account *a;
+	struct books *b;
+	struct key_entry *key;
+	struct rec rec;
+	uint64_t position;
+	struct hold *h;
+	int64_t value;
+
+	(void)state;
+	start();
+	assert_int_equal(atomic_load(&region->h->prices), 1);
+	assert_int_equal(region_price(region, 0)->completion, rec_price.completion);
+	a = new_account("alice", 200 * CREDIT);
+	assert_int_equal(account_available(a), 200 * CREDIT);
+	assert_int_equal(atomic_load(&a->requests_per_minute), 60);
+	assert_int_equal(admin_push(rec_account(JOURNAL_NONE, "alice", 0), &value), RING_EXISTS);
+	assert_int_equal(credit(a, JOURNAL_TOPUP, 1000, "r1", &value), RING_APPLIED);
+	assert_int_equal(value, 1000);
+	assert_int_equal(credit(a, JOURNAL_TOPUP, 500, "r1", &value), RING_REPEATED);
+	assert_int_equal(value, 1000);
+	assert_int_equal(credit(a, JOURNAL_ADJUST, -400, "r2", &value), RING_APPLIED);
+	assert_int_equal(value, 600);
+	assert_int_equal(account_available(a), 200 * CREDIT + 600);
+	rec = rec_key(a->number, 77, "label");
+	assert_int_equal(admin_push(rec, &value), RING_APPLIED);
+	key = key_find(region, (const uint8_t *)rec.payload);
+	assert_non_null(key);
+	assert_int_equal(key->key_id, 77);
+	assert_int_equal(admin_push(rec_revoke(77), &value), RING_APPLIED);
+	assert_int_equal(atomic_load(&key->flags), KEY_REVOKED);
+	assert_int_equal(admin_push(rec_revoke(78), &value), RING_UNKNOWN);
+
+	h = reserve(a, 1, &position);
+	durable(worker, position);
+	assert_int_equal(ring_result(ledger_ring(worker), position, NULL), RING_APPLIED);
+	assert_int_equal(atomic_load(&h->journaled) & 0xff, RING_APPLIED);
+	position = settle(h, 20);
+	durable(worker, position);
+	assert_int_equal(ledger_close(worker, h, position, &value), RING_APPLIED);
+	assert_int_equal(stop(), 0);
+	b = durable_books();
+	memory_agrees(b);
+	assert_int_equal(books_account(b, 0)->charged, 75);
+	books_free(b);
+}
+
+static void
+a_sync_brings_the_projection_up_to_date(void **state)
+{
+	struct rec sync = {.r = {.type = JOURNAL_SYNC, .version = JOURNAL_VERSION,
+	    .slot = JOURNAL_NONE}};
+	struct account *a;
+	uint64_t position;
+	int64_t value;
+	int status;
+	pid_t pid;
+
+	(void)state;
+	start();
+	a = new_account("alice", 200 * CREDIT);
+	assert_non_null(reserve(a, 1, &position));
+	durable(worker, position);
+	assert_int_equal(admin_push(sync, &value), RING_APPLIED);
+	assert_int_equal(atomic_load(&region->h->projected_seq),
+	    atomic_load(&region->h->journal_seq));
+	pid = fork();
+	if (pid == 0) {
+		const char *why;
+		struct state_reader *r = state_reader_open(dir, &why);
+		struct stream_row row;
+		uint8_t id[16];
+
+		rec_stream_id(1, 1, id);
+		_exit(r != NULL && state_stream_get(r, id, &row, NULL) == 1 &&
+		    row.reserved == 105 ? 0 : 1);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	assert_int_equal(stop(), 0);
+}
+
+/* A price that changes gets a new id; one that comes back gets its old one. */
+static void
+prices_have_ids_for_ever(void **state)
+{
+	struct config_model *m = &heritage->config->model[0];
+
+	(void)state;
+	start();
+	assert_int_equal(stop(), 0);
+	m->price.completion++;
+	start();
+	WAIT_FOR(atomic_load(region_model_price(region, 0)) == 1);
+	assert_int_equal(stop(), 0);
+	assert_int_equal(region_price(region, 1)->completion, rec_price.completion + 1);
+	m->price.completion--;
+	start();
+	WAIT_FOR(atomic_load(region_model_price(region, 0)) == 0);
+	assert_int_equal(stop(), 0);
+	assert_int_equal(atomic_load(&region->h->prices), 2);
+}
+
+#define STREAMS 8
+
+struct stream {
+	struct hold *h;
+	uint64_t position; /* of its last record that has to be waited for */
+	bool closing;
+	uint32_t tokens;
+};
+
+static struct {
+	int64_t topups, charged;
+	unsigned refs, streams, accounts;
+} told;
+
+static void
+maybe_kill(unsigned int *seed, int one_in)
+{
+	struct timespec pause = {0, rand_r(seed) % 400000};
+
+	if (rand_r(seed) % one_in != 0)
+		return;
+	wake(region, PROC_KEEPER, heritage->wake_fd[PROC_KEEPER]);
+	/* A random moment of its work. */
+	(void)nanosleep(&pause, NULL);
+	kill_keeper();
+	spawn(0);
+}
+
+static void
+step_stream(struct account *a, struct stream *s, unsigned int *seed)
+{
+	uint64_t done = ring_durable(ledger_ring(worker)), ignored;
+	int64_t value;
+
+	if (s->h == NULL) {
+		if (ring_room(ledger_ring(worker), 200))
+			s->h = reserve(a, (uint8_t)(told.streams % 200), &s->position);
+		s->closing = false;
+		s->tokens = 0;
+	} else if (s->position > done)
+		return;
+	else if (s->closing) {
+		assert_int_equal(ledger_close(worker, s->h, s->position, &value), RING_APPLIED);
+		told.charged += price_cost(&rec_price, 10, 0, s->tokens);
+		told.streams++;
+		s->h = NULL;
+	} else if (!ring_room(ledger_ring(worker), 200))
+		return;
+	else if (rand_r(seed) % 3 == 0) {
+		s->position = settle(s->h, s->tokens);
+		s->closing = true;
+	} else {
+		s->tokens = hold_covers(s->h);
+		ledger_meter(s->h, s->tokens);
+		if (rand_r(seed) % 2 == 0)
+			assert_int_equal(ledger_mark(worker, s->h, "mark", 4, &ignored), LEDGER_OK);
+		else
+			assert_int_equal(ledger_extend(worker, s->h, s->tokens + 10, "more", 4,
+			    &s->position), LEDGER_OK);
+	}
+}
+
+static void
+a_killed_keeper_loses_and_doubles_nothing(void **state)
+{
+	struct stream streams[STREAMS] = {0};
+	unsigned int seed = 21;
+	struct account *a;
+	struct books *b;
+	int64_t value;
+	char text[32];
+
+	(void)state;
+	memset(&told, 0, sizeof told);
+	start();
+	a = new_account("alice", 0);
+	assert_int_equal(credit(a, JOURNAL_TOPUP, 100 * CREDIT, "", &value), RING_APPLIED);
+	told.topups = 100 * CREDIT;
+	for (int i = 0; i < 6000; i++) {
+		step_stream(a, &streams[rand_r(&seed) % STREAMS], &seed);
+		ring_ack(ledger_ring(worker), ring_durable(ledger_ring(worker)));
+		if (rand_r(&seed) % 8 == 0)
+			wake(region, PROC_KEEPER, heritage->wake_fd[PROC_KEEPER]);
+		maybe_kill(&seed, 60);
+		if (rand_r(&seed) % 100 == 0) {
+			(void)snprintf(text, sizeof text, "ref-%u", told.refs / 2);
+			told.topups += told.refs % 2 == 0 ? 5 : 0;
+			assert_int_equal(credit(a, JOURNAL_TOPUP, 5, text, &value),
+			    told.refs++ % 2 == 0 ? RING_APPLIED : RING_REPEATED);
+		}
+		if (rand_r(&seed) % 300 == 0) {
+			(void)snprintf(text, sizeof text, "user-%u", told.accounts++);
+			(void)new_account(text, 7);
+		}
+	}
+	for (int i = 0; i < STREAMS; i++)
+		while (streams[i].h != NULL) {
+			durable(worker, streams[i].position);
+			step_stream(a, &streams[i], &seed);
+		}
+	assert_int_equal(stop(), 0);
+	b = durable_books();
+	memory_agrees(b);
+	assert_int_equal(books_account(b, 0)->topups, told.topups);
+	assert_int_equal(books_account(b, 0)->charged, told.charged);
+	assert_int_equal(books_account(b, 0)->held, 0);
+	assert_int_equal(books_accounts(b), told.accounts + 1);
+	assert_true(told.streams > 200 && told.refs > 20);
+	books_free(b);
+}
+
+/* A worker that died with open holds: the reaper and the keeper end them at their meters. */
+static void
+the_reaper_settles_through_the_keeper(void **state)
+{
+	struct hold *produced, *nothing;
+	struct reap reap;
+	struct account *a;
+	struct books *b;
+	uint64_t position;
+	int64_t value;
+	int pushed;
+
+	(void)state;
+	start();
+	a = new_account("alice", 0);
+	assert_int_equal(credit(a, JOURNAL_TOPUP, CREDIT, "", &value), RING_APPLIED);
+	produced = reserve(a, 1, &position);
+	nothing = reserve(a, 2, &position);
+	assert_non_null(nothing);
+	durable(worker, position);
+	ledger_meter(produced, 12);
+	atomic_store(&region_proc(region, WORKER)->reaping, 1);
+	reap_start(&reap, region, WORKER, 1);
+	wake_prepare(region, PROC_MASTER);
+	while (reap_step(&reap, &pushed) != REAP_DONE) {
+		struct pollfd pfd = {.fd = heritage->wake_fd[PROC_MASTER], .events = POLLIN};
+
+		if (pushed)
+			wake(region, PROC_KEEPER, heritage->wake_fd[PROC_KEEPER]);
+		/* Woken by the keeper, for the producer is dead. */
+		assert_int_equal(poll(&pfd, 1, 10000), 1);
+		wake_done(region, PROC_MASTER, pfd.fd);
+		wake_prepare(region, PROC_MASTER);
+	}
+	assert_int_equal(stop(), 0);
+	b = durable_books();
+	memory_agrees(b);
+	assert_int_equal(books_account(b, 0)->charged, 15 + 36);
+	books_free(b);
+}
+
+static void
+after_a_power_cut_holds_end_at_their_marks(void **state)
+{
+	struct hold *marked, *extended, *silent;
+	struct account *a;
+	struct books *b;
+	uint64_t position;
+	int64_t value;
+
+	(void)state;
+	start();
+	a = new_account("alice", 0);
+	assert_int_equal(credit(a, JOURNAL_TOPUP, CREDIT, "", &value), RING_APPLIED);
+	assert_int_equal(admin_push(rec_key(0, 77, "label"), &value), RING_APPLIED);
+	assert_int_equal(admin_push(rec_revoke(77), &value), RING_APPLIED);
+	assert_int_equal(admin_push(rec_key(0, 78, "label"), &value), RING_APPLIED);
+	silent = reserve(a, 1, &position);
+	marked = reserve(a, 2, &position);
+	extended = reserve(a, 3, &position);
+	durable(worker, position);
+	assert_non_null(silent);
+	ledger_meter(marked, 10);
+	assert_int_equal(ledger_mark(worker, marked, "ten", 3, &position), LEDGER_OK);
+	ledger_meter(marked, 25); /* lost */
+	ledger_meter(extended, 30);
+	assert_int_equal(ledger_extend(worker, extended, 60, "thirty", 6, &position), LEDGER_OK);
+	durable(worker, position);
+	kill_keeper();
+	region_unmap(region);
+	ledger_free(worker);
+	ledger_free(admin);
+
+	new_region();
+	start();
+	assert_int_equal(atomic_load(&region->h->accounts), 1);
+	assert_int_equal(atomic_load(&region->h->keys), 2);
+	assert_int_equal(atomic_load(&key_at(region, 0)->flags) |
+	    atomic_load(&key_at(region, 1)->flags) << 1,
+	    key_at(region, 0)->key_id == 77 ? 1 : 2);
+	a = account_at(region, 0);
+	assert_int_equal(account_available(a), CREDIT - (15 + 30) - (15 + 90));
+	/* The slots go on behind what the journal knows. */
+	silent = reserve(a, 4, &position);
+	durable(worker, position);
+	assert_int_equal(ring_result(ledger_ring(worker), position, NULL), RING_APPLIED);
+	position = settle(silent, 1);
+	durable(worker, position);
+	assert_int_equal(ledger_close(worker, silent, position, &value), RING_APPLIED);
+	assert_int_equal(stop(), 0);
+	b = durable_books();
+	memory_agrees(b);
+	assert_int_equal(books_account(b, 0)->charged, 45 + 105 + 18);
+	books_free(b);
+}
+
+static void
+forged_records_are_refused_and_their_sender_marked(void **state)
+{
+	struct account *a;
+	struct books *b;
+	struct hold *h;
+	struct rec rec;
+	uint64_t position;
+	int64_t value;
+	uint32_t slot;
+
+	(void)state;
+	start();
+	a = new_account("alice", 0);
+	assert_int_equal(credit(a, JOURNAL_TOPUP, CREDIT, "", &value), RING_APPLIED);
+	h = reserve(a, 1, &position);
+	ledger_meter(h, 20);
+	assert_int_equal(ledger_mark(worker, h, "twenty", 6, &position), LEDGER_OK);
+	durable(worker, position);
+	slot = hold_slot(region, h);
+	assert_int_equal(atomic_load(&region_proc(region, WORKER)->bad), 0);
+	/* It pretends that its stream cost nothing, then that it has money. */
+	rec = rec_settle(slot, HOLD_SEQ(atomic_load(&h->state)) + 1, 0, 10, 20, "");
+	rec.r.amount = 0;
+	position = ring_push(ledger_ring(worker), &rec.r, NULL, 0);
+	durable(worker, position);
+	assert_int_equal(ring_result(ledger_ring(worker), position, NULL), RING_REFUSED);
+	assert_int_equal(atomic_load(&h->journaled), HOLD_WORD(rec.r.op, RING_REFUSED));
+	assert_int_equal(atomic_load(&region_proc(region, WORKER)->bad), 1);
+	assert_int_equal(atomic_load(&a->flags), ACCOUNT_FROZEN);
+	/* Said once more, as the reaper will. */
+	position = ring_push(ledger_ring(worker), &rec.r, NULL, 0);
+	durable(worker, position);
+	assert_int_equal(ring_result(ledger_ring(worker), position, NULL), RING_REFUSED);
+	rec = rec_credit(JOURNAL_TOPUP, slot, rec.r.op + 1, 0, 1000, "");
+	position = ring_push(ledger_ring(worker), &rec.r, rec.payload, rec.r.payload_len);
+	durable(worker, position);
+	assert_int_equal(ring_result(ledger_ring(worker), position, NULL), RING_REFUSED);
+	/* Frozen also for the keeper after this one. */
+	kill_keeper();
+	start();
+	assert_int_equal(atomic_load(&a->flags), ACCOUNT_FROZEN);
+	rec = rec_reserve(slot + 1, 100, 0, 10, 0, 9);
+	position = ring_push(ledger_ring(worker), &rec.r, rec.payload, rec.r.payload_len);
+	durable(worker, position);
+	assert_int_equal(ring_result(ledger_ring(worker), position, NULL), RING_CLOSED);
+	assert_int_equal(stop(), 0);
+	b = durable_books();
+	/* The hold was ended at its mark. */
+	assert_int_equal(books_account(b, 0)->charged, 15 + 60);
+	assert_int_equal(books_account(b, 0)->held, 0);
+	books_free(b);
+}
+
+/* A keeper that died between its commit and telling anybody: memory as it was before. */
+static void
+what_was_committed_and_not_told_is_told_by_the_next(void **state)
+{
+	struct account *a, *late;
+	struct books *b;
+	struct hold *good, *forged;
+	struct rec rec;
+	uint64_t position;
+	int64_t value;
+	int status;
+
+	(void)state;
+	start();
+	a = new_account("alice", 0);
+	assert_int_equal(credit(a, JOURNAL_TOPUP, CREDIT, "", &value), RING_APPLIED);
+	good = reserve(a, 1, &position);
+	forged = reserve(a, 2, &position);
+	durable(worker, position);
+	position = settle(good, 20);
+	rec = rec_settle(hold_slot(region, forged), HOLD_SEQ(atomic_load(&forged->state)) + 1,
+	    0, 10, 20, "");
+	rec.r.amount = 0;
+	hold_move(forged, rec.r.op, HOLD_SETTLING);
+	position = ring_push(ledger_ring(worker), &rec.r, NULL, 0);
+	durable(worker, position);
+	late = new_account("late", 5);
+	kill_keeper();
+	atomic_store(&ledger_ring(worker)->durable, position - 2);
+	atomic_store(&good->journaled, HOLD_WORD(1, RING_APPLIED));
+	atomic_store(&forged->journaled, HOLD_WORD(1, RING_APPLIED));
+	atomic_store(&region->h->accounts, late->number);
+	account_publish(a, &(struct account_books){0});
+
+	spawn(0);
+	/* Nobody sends anything more. */
+	WAIT_FOR(ring_durable(ledger_ring(worker)) == position);
+	assert_int_equal(atomic_load(&good->journaled), HOLD_WORD(2, RING_APPLIED));
+	assert_int_equal(atomic_load(&forged->journaled), HOLD_WORD(2, RING_REFUSED));
+	assert_ptr_equal(account_find(region, "late", 4), late);
+	assert_int_equal(ledger_close(worker, good, position - 1, &value), RING_APPLIED);
+	/* The reaper's repetition gets the same answer. */
+	position = ring_push(ledger_ring(worker), &rec.r, NULL, 0);
+	durable(worker, position);
+	status = (int)ring_result(ledger_ring(worker), position, &value);
+	assert_int_equal(status, RING_REFUSED);
+	assert_int_equal(stop(), 0);
+	b = durable_books();
+	assert_int_equal(books_account(b, 0)->balance, CREDIT - 75);
+	assert_int_equal(books_account(b, 0)->held, 0);
+	books_free(b);
+}
+
+/* A full disk, as a limit on file sizes: not one acknowledgement until it has gone. */
+static void
+a_full_disk_stops_all_acknowledgements(void **state)
+{
+	char text[2000];
+	struct account *a;
+	struct books *b;
+	struct hold *h;
+	uint64_t position = 0, was;
+	int64_t value;
+	int status;
+
+	(void)state;
+	memset(text, 'x', sizeof text);
+	start();
+	a = new_account("alice", 0);
+	assert_int_equal(credit(a, JOURNAL_TOPUP, CREDIT, "", &value), RING_APPLIED);
+	h = reserve(a, 1, &position);
+	durable(worker, position);
+	kill_keeper();
+	was = ring_durable(ledger_ring(worker));
+	ledger_meter(h, 1);
+	for (int i = 0; i < 30; i++)
+		assert_int_equal(ledger_mark(worker, h, text, sizeof text, &position), LEDGER_OK);
+	for (int i = 0; i < 2; i++) {
+		spawn(80 << 10);
+		assert_int_equal(waitpid(keeper, &status, 0), keeper);
+		assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 1);
+		assert_int_equal(atomic_load(&region->h->journal_ok), 0);
+		assert_int_equal(ring_durable(ledger_ring(worker)), was);
+	}
+	spawn(0);
+	durable(worker, position);
+	assert_int_equal(atomic_load(&region->h->journal_ok), 1);
+	position = settle(h, 1);
+	durable(worker, position);
+	assert_int_equal(ledger_close(worker, h, position, &value), RING_APPLIED);
+	assert_int_equal(stop(), 0);
+	b = durable_books();
+	memory_agrees(b);
+	books_free(b);
+}
+
+/* A region of another journal, and a journal that is older than the region. */
+static void
+what_does_not_belong_together_is_refused(void **state)
+{
+	int status;
+
+	(void)state;
+	start();
+	(void)new_account("alice", 0);
+	kill_keeper();
+	region->h->epoch++;
+	spawn(0);
+	assert_int_equal(waitpid(keeper, &status, 0), keeper);
+	assert_int_equal(WEXITSTATUS(status), 1);
+	region->h->epoch--;
+	atomic_fetch_add(&ledger_ring(admin)->durable, 1);
+	spawn(0);
+	assert_int_equal(waitpid(keeper, &status, 0), keeper);
+	assert_int_equal(WEXITSTATUS(status), 1);
+	keeper = 0;
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+	    TEST(records_are_acknowledged_with_their_results),
+	    TEST(a_sync_brings_the_projection_up_to_date),
+	    TEST(prices_have_ids_for_ever),
+	    TEST(a_killed_keeper_loses_and_doubles_nothing),
+	    TEST(the_reaper_settles_through_the_keeper),
+	    TEST(after_a_power_cut_holds_end_at_their_marks),
+	    TEST(forged_records_are_refused_and_their_sender_marked),
+	    TEST(what_was_committed_and_not_told_is_told_by_the_next),
+	    TEST(a_full_disk_stops_all_acknowledgements),
+	    TEST(what_does_not_belong_together_is_refused),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

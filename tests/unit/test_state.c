@@ -1,0 +1,369 @@
+/*
+ * Goal:   state.mdb is never anything but what the journal says: it can be lost at any moment.
+ * Method: random valid records, projected at random moments with restarts in between, against
+ *         one projection of the whole journal; then streams as readers see them.
+ * objs: daemon/state.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_read.o daemon/books.o daemon/books_apply.o daemon/books_check.o daemon/buf.o daemon/log.o daemon/utf8.o tests/unit/records.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o
+ */
+#include <lmdb.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "daemon/state.h"
+#include "shm/account.h"
+#include "tests/unit/records.h"
+
+static char *dir;
+static const char *why;
+static struct journal *j;
+static struct state *st;
+static struct books *b;
+
+static uint64_t
+now_us(void)
+{
+	return (uint64_t)time(NULL) * 1000000;
+}
+
+static int
+setup(void **state)
+{
+	(void)state;
+	dir = dir_new();
+	j = journal_open(dir, 0, &why);
+	st = state_open(dir, 0, &why);
+	b = books_new();
+	assert_non_null(j);
+	assert_non_null(st);
+	return 0;
+}
+
+static int
+teardown(void **state)
+{
+	(void)state;
+	books_free(b);
+	state_close(st);
+	journal_close(j);
+	dir_remove(dir);
+	return 0;
+}
+
+static void
+commit(void)
+{
+	struct journal_positions rings = {.epoch = 1};
+
+	assert_int_equal(journal_commit(j, &rings), 0);
+}
+
+static void
+project(size_t max)
+{
+	assert_int_equal(state_project(st, b, journal_reader(j), journal_last(j), max, now_us()),
+	    0);
+}
+
+/* As a keeper does at start: rows, then the journal's rest. */
+static void
+reload(void)
+{
+	struct journal_cursor *c;
+	struct journal_entry e;
+
+	state_close(st);
+	books_free(b);
+	st = state_open(dir, 0, &why);
+	assert_non_null(st);
+	b = books_new();
+	assert_int_equal(state_load(st, b), 0);
+	c = journal_cursor_new(journal_reader(j), state_progress(st)->applied + 1);
+	assert_non_null(c);
+	while (journal_cursor_next(c, &e) == 1)
+		assert_int_equal(books_apply(b, &e.record, e.payload, e.sequence), 0);
+	journal_cursor_free(c);
+}
+
+/* All that is in state.mdb, in one buffer. */
+static void
+dump(struct buf *out)
+{
+	static const char *const names[] = {"meta", "accounts", "holds", "keys", "refs", "prices",
+	    "slots", "streams", "texts", "ends"};
+	char path[128];
+	MDB_env *env;
+	MDB_txn *txn;
+
+	(void)snprintf(path, sizeof path, "%s/state.mdb", dir);
+	assert_int_equal(mdb_env_create(&env), 0);
+	assert_int_equal(mdb_env_set_maxdbs(env, 16), 0);
+	assert_int_equal(mdb_env_open(env, path, MDB_NOSUBDIR | MDB_RDONLY, 0600), 0);
+	assert_int_equal(mdb_txn_begin(env, NULL, MDB_RDONLY, &txn), 0);
+	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+		MDB_cursor *c;
+		MDB_dbi dbi;
+		MDB_val key, value;
+
+		assert_int_equal(mdb_dbi_open(txn, names[i], 0, &dbi), 0);
+		assert_int_equal(mdb_cursor_open(txn, dbi, &c), 0);
+		while (mdb_cursor_get(c, &key, &value, MDB_NEXT) == 0) {
+			buf_str(out, names[i]);
+			buf_u64(out, key.mv_size);
+			buf_add(out, key.mv_data, key.mv_size);
+			buf_u64(out, value.mv_size);
+			buf_add(out, value.mv_data, value.mv_size);
+		}
+		mdb_cursor_close(c);
+	}
+	mdb_txn_abort(txn);
+	mdb_env_close(env);
+}
+
+static void
+any_projection_is_the_journals(void **state)
+{
+	struct buf pieces = {0}, whole = {0};
+	unsigned int seed = 11;
+	struct rec rec;
+
+	(void)state;
+	while (journal_last(j) < 6000) {
+		if (rec_random(b, &seed, 20, 30, &rec))
+			rec_journal(j, b, &rec);
+		if (rand_r(&seed) % 20 != 0)
+			continue;
+		commit();
+		if (rand_r(&seed) % 5 == 0)
+			project((size_t)rand_r(&seed) % 200);
+		/* A crash between the journal's commit and the projection. */
+		if (rand_r(&seed) % 25 == 0)
+			reload();
+	}
+	commit();
+	project(SIZE_MAX);
+	state_close(st);
+	dump(&pieces);
+	state_remove(dir);
+	st = state_open(dir, 0, &why);
+	assert_int_equal(state_progress(st)->applied, 0);
+	reload();
+	project(SIZE_MAX);
+	state_close(st);
+	dump(&whole);
+	st = NULL;
+	assert_int_equal(pieces.len, whole.len);
+	assert_memory_equal(pieces.data, whole.data, whole.len);
+	buf_free(&pieces);
+	buf_free(&whole);
+}
+
+static void
+journal(struct rec rec)
+{
+	rec_journal(j, b, &rec);
+}
+
+/* What a reader in another process sees; its exit status tells. */
+static void
+elsewhere(bool (*look)(struct state_reader *))
+{
+	int status;
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		struct state_reader *r = state_reader_open(dir, &why);
+
+		_exit(r != NULL && look(r) ? 0 : 1);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+}
+
+static bool
+stream_runs(struct state_reader *r)
+{
+	uint8_t id[16];
+	struct stream_row row;
+	struct buf text = {0};
+
+	rec_stream_id(9, 1, id);
+	return state_stream_get(r, id, &row, &text) == 1 && row.ended_us == 0 &&
+	    row.settle_seq == 0 && row.completion == 30 && row.reserved == 135 &&
+	    row.text_len == 10 && text.len == 10 && memcmp(text.data, "one, two, ", 10) == 0;
+}
+
+static bool
+stream_ended(struct state_reader *r)
+{
+	uint8_t id[16];
+	struct stream_row row;
+	struct buf text = {0};
+	struct state_price price;
+
+	rec_stream_id(9, 1, id);
+	if (state_stream_get(r, id, &row, &text) != 1 || row.charge != 120 ||
+	    row.outcome != OUTCOME_STOP || row.completion != 35 || row.prompt != 10 ||
+	    row.ended_us == 0 || row.reserve_seq != 4 || row.settle_seq != 7 ||
+	    row.generation != 7 || row.proc != 3 || row.account != 0 || row.voided ||
+	    row.model_len != 5 || memcmp(row.model, "model", 5) != 0 ||
+	    row.session_id[0] != 's' || row.message_id[0] != 'm')
+		return false;
+	if (text.len != 15 || memcmp(text.data, "one, two, three", 15) != 0)
+		return false;
+	if (state_price_get(r, row.price, &price) != 1 || price.price.completion != 3000000 ||
+	    price.model_len != 5)
+		return false;
+	rec_stream_id(9, 2, id);
+	return state_stream_get(r, id, &row, &text) == 0;
+}
+
+static bool
+stream_gone(struct state_reader *r)
+{
+	uint8_t id[16];
+	struct stream_row row;
+	struct buf text = {0};
+
+	rec_stream_id(9, 1, id);
+	return state_stream_get(r, id, &row, &text) == 0 && text.len == 0;
+}
+
+static void
+streams_are_read_while_they_run_and_for_an_hour(void **state)
+{
+	(void)state;
+	journal(rec_account(0, "alice", 0));
+	journal(rec_price_of(0, "model", &rec_price));
+	journal(rec_credit(JOURNAL_TOPUP, 0, 1, 0, 1000, ""));
+	journal(rec_reserve(5, 1, 0, 105, 10, 9));
+	journal(rec_mark(5, 1, 0, 20, "one, "));
+	journal(rec_extend(5, 2, 0, 30, 135, 30, "two, "));
+	commit();
+	project(SIZE_MAX);
+	elsewhere(stream_runs);
+	journal(rec_settle(5, 3, 0, 10, 35, "three"));
+	commit();
+	project(SIZE_MAX);
+	elsewhere(stream_ended);
+	assert_int_equal(state_project(st, b, journal_reader(j), journal_last(j), 100,
+	    now_us() + STATE_STREAM_KEPT_US - 5000000), 0);
+	elsewhere(stream_ended);
+	assert_int_equal(state_project(st, b, journal_reader(j), journal_last(j), 100,
+	    now_us() + STATE_STREAM_KEPT_US + 5000000), 0);
+	elsewhere(stream_gone);
+}
+
+static bool
+tables(struct state_reader *r)
+{
+	struct state_account a;
+	struct state_key k;
+	struct state_progress progress;
+	uint32_t accounts = 0;
+	uint64_t from = 0, keys = 0;
+
+	while (state_account_next(r, accounts, &a) == 1) {
+		char id[16];
+
+		(void)snprintf(id, sizeof id, "user-%u", accounts);
+		if (a.number != accounts++ || a.id_len != strlen(id) ||
+		    memcmp(a.id, id, a.id_len) != 0 || a.requests_per_minute != 60)
+			return false;
+	}
+	while (state_key_next(r, from, &k) == 1) {
+		if (k.label_len != 5 || memcmp(k.label, "label", 5) != 0)
+			return false;
+		from = k.key_id + 1;
+		keys++;
+	}
+	return accounts == 20 && keys == books_keys(b) && keys > 10 &&
+	    state_applied(r, &progress) == 1 && progress.applied == journal_last(j) &&
+	    progress.streams == progress.applied;
+}
+
+static void
+accounts_and_keys_are_listed(void **state)
+{
+	unsigned int seed = 12;
+	struct rec rec;
+
+	(void)state;
+	while (journal_staged(j) < 5000)
+		if (rec_random(b, &seed, 20, 30, &rec))
+			rec_journal(j, b, &rec);
+	commit();
+	project(SIZE_MAX);
+	elsewhere(tables);
+}
+
+/* A file that is no database, and one that was replaced under a reader's feet. */
+static void
+a_damaged_file_is_rebuilt_and_readers_notice(void **state)
+{
+	int go[2], came[2], status;
+	char path[128], c;
+	FILE *f;
+	pid_t pid;
+
+	(void)state;
+	journal(rec_account(0, "alice", 0));
+	commit();
+	project(SIZE_MAX);
+	assert_int_equal(pipe(go), 0);
+	assert_int_equal(pipe(came), 0);
+	pid = fork();
+	if (pid == 0) {
+		struct state_reader *r = state_reader_open(dir, &why);
+		struct state_account a;
+
+		if (r == NULL || state_account_next(r, 0, &a) != 1 ||
+		    state_account_next(r, 1, &a) != 0 || write(came[1], "c", 1) != 1 ||
+		    read(go[0], &c, 1) != 1)
+			_exit(1);
+		_exit(state_account_next(r, 1, &a) == 1 && a.number == 1 ? 0 : 2);
+	}
+	assert_int_equal(read(came[0], &c, 1), 1);
+	state_close(st);
+	(void)snprintf(path, sizeof path, "%s/state.mdb", dir);
+	/* Not in place: the reader has it mapped. */
+	assert_int_equal(unlink(path), 0);
+	f = fopen(path, "w");
+	assert_non_null(f);
+	for (int i = 0; i < 10000; i++)
+		(void)fputs("no database", f);
+	(void)fclose(f);
+	st = state_open(dir, 0, &why);
+	assert_non_null(st);
+	reload();
+	journal(rec_account(1, "bob", 0));
+	commit();
+	project(SIZE_MAX);
+	assert_int_equal(write(go[1], "g", 1), 1);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	for (int i = 0; i < 2; i++) {
+		close(go[i]);
+		close(came[i]);
+	}
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+	    TEST(any_projection_is_the_journals),
+	    TEST(streams_are_read_while_they_run_and_for_an_hour),
+	    TEST(accounts_and_keys_are_listed),
+	    TEST(a_damaged_file_is_rebuilt_and_readers_notice),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
