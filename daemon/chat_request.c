@@ -73,7 +73,6 @@ count(const struct config *cfg, struct chat_request *r, struct json_value text)
 	if (b.failed)
 		return -1;
 	r->prompt_tokens += tokenizer_count(cfg->model[r->model].tokenizer, b.data, b.len);
-	r->prompt_bytes += b.len;
 	buf_free(&b);
 	return 0;
 }
@@ -117,29 +116,30 @@ known_role(struct json_value role)
 static int
 count_messages(const struct config *cfg, struct chat_request *r, struct chat_fault *f)
 {
-	static const char *const keys[] = {"role", "content", "name", "tool_calls"};
+	static const char *const keys[] = {"role", "content", "name", "refusal", "tool_calls",
+	    "function_call"};
 	const char *it = NULL;
-	struct json_value m, v[4];
+	struct json_value m, v[6];
 	size_t n = 0;
 
 	while (json_each(r->messages, &it, NULL, &m)) {
 		if (m.type != JSON_OBJECT)
 			return invalid(f, "messages", "must hold objects");
-		json_get_many(m, keys, v, 4);
+		json_get_many(m, keys, v, 6);
 		if (v[0].type != JSON_STRING || !known_role(v[0]))
 			return invalid(f, "messages", "has a message without a known role");
 		r->prompt_tokens += TOKENS_PER_MESSAGE + 1;
 		r->prompt_bytes += 64;
 		if (count_content(cfg, r, v[1], f) != 0)
 			return -1;
-		if (v[2].type == JSON_STRING && count(cfg, r, v[2]) != 0)
-			return -1;
+		for (int i = 2; i < 4; i++)
+			if (v[i].type == JSON_STRING && count(cfg, r, v[i]) != 0)
+				return -1;
 		/* A tool call's JSON is prompt too; its text is at least as long as what counts. */
-		if (v[3].type == JSON_ARRAY) {
-			r->prompt_tokens += tokenizer_count(cfg->model[r->model].tokenizer, v[3].p,
-			    v[3].len);
-			r->prompt_bytes += v[3].len;
-		}
+		for (int i = 4; i < 6; i++)
+			if (v[i].type == JSON_ARRAY || v[i].type == JSON_OBJECT)
+				r->prompt_tokens += tokenizer_count(
+				    cfg->model[r->model].tokenizer, v[i].p, v[i].len);
 		n++;
 	}
 	if (n == 0)
@@ -159,7 +159,7 @@ count_extras(const struct config *cfg, struct chat_request *r)
 		if (v[i].type == JSON_NONE)
 			continue;
 		r->prompt_tokens += tokenizer_count(cfg->model[r->model].tokenizer, v[i].p, v[i].len);
-		r->prompt_bytes += 2 * v[i].len + 64;
+		r->prompt_bytes += v[i].len + 64; /* a template may write it longer */
 	}
 }
 
@@ -226,7 +226,9 @@ parse_prompt(const struct config *cfg, const struct json_value v[], struct chat_
 {
 	f->status = 0;
 	r->prompt_tokens = TOKENS_PER_REQUEST;
-	r->prompt_bytes = 64;
+	/* Any field that is passed on may be prompt to the provider: if the bound were less than
+	 * all of them, what is sent in one that we don't count would not be charged. */
+	r->prompt_bytes = r->root.len + 64;
 	if ((v[F_MESSAGE].type == JSON_NONE) == (v[F_MESSAGES].type == JSON_NONE))
 		return invalid(f, v[F_MESSAGE].type == JSON_NONE ? "message" : "messages",
 		    v[F_MESSAGE].type == JSON_NONE ? "is missing"

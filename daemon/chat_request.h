@@ -23,7 +23,7 @@ struct chat_request {
 	bool has_session;
 	uint8_t session_id[16];
 	uint32_t prompt_tokens;  /* by our count */
-	uint64_t prompt_bytes;   /* no tokenizer makes more tokens of it than this */
+	uint64_t prompt_bytes;   /* no provider makes more prompt tokens of it than this */
 };
 
 struct chat_fault {

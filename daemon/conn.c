@@ -258,9 +258,11 @@ conn_detach(struct conn *c, struct buf *input)
 	int fd = c->fd;
 
 	assert(c->ahead != NULL && c->state == CONN_HANDLER);
-	buf_span(input, *c->ahead);
-	if (input->failed)
-		return -1;
+	if (input != NULL) {
+		buf_span(input, *c->ahead);
+		if (input->failed)
+			return -1;
+	}
 	conn_close(c, "handed over");
 	c->fd = -1;
 	return fd;

@@ -105,8 +105,9 @@ struct span conn_ahead(const struct conn *);
 int conn_fd(const struct conn *);
 /*
  * Take the connection away from this worker (to hand it to another): its descriptor, and the
- * bytes read beyond the current request added to `input`.  The conn is freed; only from inside
- * a handler.  -1 without memory: then it is still ours, reply as ever.
+ * bytes read beyond the current request added to `input` (NULL: not wanted).  The conn is freed;
+ * only from inside a handler.  -1 without memory for `input`: then it is still ours, reply as
+ * ever.
  */
 int conn_detach(struct conn *, struct buf *input);
 /* Serve a connection that another worker accepted; `input` is read before the socket.  Its

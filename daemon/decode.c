@@ -30,7 +30,17 @@ append(struct stream *st, const char *text, size_t len, size_t unsaved_from, boo
 	if (len == 0)
 		return;
 	buf_add(&st->text, text, len);
-	stream_add_piece(st, len);
+	/* A piece without its text would have watchers read beyond the text's end. */
+	if (!st->text.failed)
+		stream_add_piece(st, len);
+}
+
+/* Text that could not be kept is lost: the stream must not end as if it were whole. */
+static void
+check_memory(struct stream *st)
+{
+	if (st->text.failed || st->pieces.failed || st->pending.failed || st->pending_hidden.failed)
+		stream_close(st, OUTCOME_UPSTREAM, "overloaded", "out of memory");
 }
 
 /* Meter a piece and, if it is shown, append what is payable of it.  False: go no further. */
@@ -81,8 +91,7 @@ arrived(struct stream *st, bool shown, struct span text)
 		buf_add(shown ? &st->pending : &st->pending_hidden, text.p, text.len);
 	else
 		take(st, shown, text.p, text.len);
-	if (st->text.failed || st->pieces.failed || st->pending.failed || st->pending_hidden.failed)
-		stream_close(st, OUTCOME_UPSTREAM, "overloaded", "out of memory");
+	check_memory(st);
 	stream_touch(st);
 }
 
@@ -100,6 +109,9 @@ decode_resume(void *arg, bool slice_began)
 
 	if (st->stop_wanted)
 		return;
+	/* Ahead of the text that waited for it: only who has all that came before is told. */
+	if (slice_began)
+		watch_slice(st);
 	st->pending_hidden = st->pending = (struct buf){0};
 	if (hidden.len > 0 && !take(st, false, hidden.data, hidden.len)) {
 		if (!st->stop_wanted)
@@ -109,8 +121,7 @@ decode_resume(void *arg, bool slice_began)
 	}
 	buf_free(&hidden);
 	buf_free(&shown);
-	if (!st->stop_wanted && slice_began)
-		watch_slice(st);
+	check_memory(st);
 	/* What ended the provider's side while text waited can be acted on now. */
 	if (!st->stop_wanted && st->pending.len + st->pending_hidden.len == 0 && st->ended_early)
 		decode_end(st, st->end_result, "");
@@ -121,14 +132,15 @@ decode_resume(void *arg, bool slice_began)
 static void
 note_usage(struct stream *st, const struct delta *d)
 {
+	/* An impossible one discredits those before it too: they were not the last word. */
 	if (d->usage_bad)
-		defect(st, DEFECT_USAGE);
+		st->usage_odd = true;
 	if (!d->usage.present)
 		return;
 	/* Providers that repeat their usage may only raise it. */
 	if (st->usage.present && (d->usage.completion < st->usage.completion ||
 				     d->usage.prompt < st->usage.prompt))
-		st->usage_falls = true;
+		st->usage_odd = true;
 	st->usage = d->usage;
 }
 
@@ -165,7 +177,11 @@ on_event(void *arg, const struct sse_event *ev)
 	case DELTA_ERROR:
 		metrics_upstream_error((unsigned)st->provider, UPSTREAM_MIDSTREAM);
 		settle_provider_message(st, d.message);
-		stream_close(st, OUTCOME_UPSTREAM, "upstream_error", NULL);
+		if (d.message.len > 0)
+			stream_close(st, OUTCOME_UPSTREAM, "upstream_error", NULL);
+		else
+			stream_close(st, OUTCOME_UPSTREAM, "upstream_error",
+			    "the provider reported an error");
 		return false;
 	default:
 		break;
@@ -328,7 +344,8 @@ decode_end(void *arg, enum call_result result, const char *why)
 		st->end_result = result;
 		return;
 	}
-	if (result == CALL_COMPLETE)
+	/* After the end mark nothing was missing, however the connection ended. */
+	if (result == CALL_COMPLETE || st->done_seen)
 		end_complete(st);
 	else
 		end_failed(st, result, why);

@@ -1,5 +1,5 @@
 /*
- * Waiting for the keeper.  Worker process.
+ * Waiting for the keeper.  Worker and admin.
  *
  * The keeper publishes ring_durable() and writes our eventfd if our "asleep" flag is set.  The
  * flag is set again before the queue is looked at, so a record that becomes durable in between
@@ -13,6 +13,8 @@
 #include "daemon/log.h"
 #include "shm/wake.h"
 
+#define LATER_MS 10
+
 struct waiter {
 	uint64_t position;
 	durable_fn *fn;
@@ -23,7 +25,8 @@ struct durable {
 	struct heritage *heritage;
 	struct ring *ring;
 	uint32_t proc;
-	struct event *ev;
+	struct event *ev, *timer;
+	bool later; /* the timer is set: what was put off is to be committed then */
 	struct waiter *queue; /* a circle of cap entries, a power of two */
 	size_t cap, head, count;
 	void (*room)(void *arg);
@@ -45,6 +48,10 @@ run(struct durable *d)
 	}
 	/* Every result up to here has been read: its entry may be overwritten. */
 	ring_ack(d->ring, durable);
+	if (d->later && durable == ring_head(d->ring)) {
+		d->later = false;
+		evtimer_del(d->timer);
+	}
 }
 
 static void
@@ -58,6 +65,14 @@ wake_cb(evutil_socket_t fd, short what, void *arg)
 	run(d);
 	if (d->room != NULL)
 		d->room(d->room_arg);
+}
+
+static void
+timer_cb(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd;
+	(void)what;
+	durable_hurry(arg);
 }
 
 struct durable *
@@ -74,7 +89,8 @@ durable_new(struct event_base *base, struct heritage *h, uint32_t proc, struct l
 	d->cap = d->ring->records;
 	d->queue = calloc(d->cap, sizeof *d->queue);
 	d->ev = event_new(base, h->wake_fd[proc], EV_READ | EV_PERSIST, wake_cb, d);
-	if (d->queue == NULL || d->ev == NULL || event_add(d->ev, NULL) != 0) {
+	d->timer = evtimer_new(base, timer_cb, d);
+	if (d->queue == NULL || d->ev == NULL || d->timer == NULL || event_add(d->ev, NULL) != 0) {
 		durable_free(d);
 		return NULL;
 	}
@@ -89,18 +105,51 @@ durable_free(struct durable *d)
 		return;
 	if (d->ev != NULL)
 		event_free(d->ev);
+	if (d->timer != NULL)
+		event_free(d->timer);
 	free(d->queue);
 	free(d);
+}
+
+static void
+enqueue(struct durable *d, uint64_t position, durable_fn *fn, void *arg)
+{
+	if (fn == NULL)
+		return;
+	d->queue[(d->head + d->count) & (d->cap - 1)] = (struct waiter){position, fn, arg};
+	d->count++;
 }
 
 void
 durable_wait(struct durable *d, uint64_t position, durable_fn *fn, void *arg)
 {
+	enqueue(d, position, fn, arg);
 	wake(&d->heritage->region, PROC_KEEPER, d->heritage->wake_fd[PROC_KEEPER]);
-	if (fn == NULL)
+}
+
+void
+durable_hurry(struct durable *d)
+{
+	d->later = false;
+	evtimer_del(d->timer);
+	wake_keeper_now(&d->heritage->region, d->heritage->wake_fd[PROC_KEEPER]);
+}
+
+/*
+ * A thousand paced streams ask for slices at a thousand moments: committed one by one, they cost
+ * more than the relaying.  The keeper takes them along with whatever somebody waits for, or when
+ * the timer says so.
+ */
+void
+durable_later(struct durable *d, uint64_t position, durable_fn *fn, void *arg)
+{
+	static const struct timeval put_off = {0, LATER_MS * 1000};
+
+	enqueue(d, position, fn, arg);
+	if (d->later)
 		return;
-	d->queue[(d->head + d->count) & (d->cap - 1)] = (struct waiter){position, fn, arg};
-	d->count++;
+	d->later = true;
+	evtimer_add(d->timer, &put_off);
 }
 
 void

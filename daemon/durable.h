@@ -3,7 +3,7 @@
 
 /*
  * "Go on when this record is on disk": the queue of everything in a process that waits for the
- * keeper.  Ring positions become durable in order, so it is a plain FIFO.  Worker.
+ * keeper.  Ring positions become durable in order, so it is a plain FIFO.  Worker, admin.
  */
 #include <event2/event.h>
 #include <stdint.h>
@@ -24,6 +24,10 @@ void durable_free(struct durable *);
  * woken.  Positions must ascend.  fn NULL: nobody waits (a mark), its result is passed over.
  */
 void durable_wait(struct durable *, uint64_t position, durable_fn *, void *arg);
+/* The same for a mark or a slice asked for ahead: it may take some 10 ms longer. */
+void durable_later(struct durable *, uint64_t position, durable_fn *, void *arg);
+/* After all, somebody waits for what was put off. */
+void durable_hurry(struct durable *);
 
 /* Called after every wake-up, when the ring has room again: retry what found it full. */
 void durable_on_room(struct durable *, void (*fn)(void *arg), void *arg);

@@ -148,10 +148,10 @@ usage_chunk(struct buf *b, const struct emit_stream *s, const struct emit_end *e
 }
 
 void
-emit_begin(struct buf *b, enum emit_format format, const struct emit_stream *s)
+emit_begin(struct buf *b, enum emit_format format, const struct emit_stream *s, uint64_t offset)
 {
 	if (format == EMIT_TYPED) {
-		id_line(b, 0, "-b");
+		id_line(b, offset, "-b");
 		LIT(b, "data: {\"type\":\"metadata\",\"data\":");
 		member_text(b, "{\"stream_id\":", s->stream_id);
 		member_text(b, ",\"session_id\":", s->session_id);
@@ -367,8 +367,7 @@ emit_parse_id(struct span id, uint64_t *offset, bool *ended)
 	if (i == 0 || (id.p[0] == '0' && i > 1))
 		return false;
 	id = (struct span){id.p + i, id.len - i};
-	if (id.len > 0 && !span_eq(id, "-m") && !span_eq(id, "-e") &&
-	    !(span_eq(id, "-b") && n == 0))
+	if (id.len > 0 && !span_eq(id, "-m") && !span_eq(id, "-e") && !span_eq(id, "-b"))
 		return false;
 	*offset = n;
 	*ended = span_eq(id, "-e");

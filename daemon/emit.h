@@ -44,7 +44,9 @@ const char *emit_finish_reason(uint8_t outcome);
 /* The beginning of each of the stream's openai chunks, for openai_head; the caller keeps buf. */
 void emit_template(struct buf *, const struct emit_stream *);
 
-void emit_begin(struct buf *, enum emit_format, const struct emit_stream *);
+/* offset: where the watcher begins; who came back inside the text is not to be sent to its start
+ * by this event's id. */
+void emit_begin(struct buf *, enum emit_format, const struct emit_stream *, uint64_t offset);
 /* offset: UTF-8 bytes of the whole text after this piece; it becomes the event's id. */
 void emit_text(struct buf *, enum emit_format, const struct emit_stream *, const char *text,
     size_t len, uint64_t offset);

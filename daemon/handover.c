@@ -103,8 +103,12 @@ copy_header(struct buf *b, const struct http_request *h, const char *name)
 static void
 write_request(struct buf *b, const struct http_request *h, const char *path_and_query)
 {
-	buf_printf(b, "%s %s HTTP/1.%d\r\nHost: tolld\r\n",
-	    h->method == HTTP_DELETE ? "DELETE" : "GET", path_and_query, h->minor);
+	/* A HEAD stays one: it must not run the stream, and its client expects no body. */
+	const char *method = h->method == HTTP_DELETE ? "DELETE"
+	    : h->method == HTTP_HEAD			 ? "HEAD"
+							 : "GET";
+
+	buf_printf(b, "%s %s HTTP/1.%d\r\nHost: tolld\r\n", method, path_and_query, h->minor);
 	buf_str(b, h->keep_alive ? "Connection: keep-alive\r\n" : "Connection: close\r\n");
 	copy_header(b, h, "Origin");
 	copy_header(b, h, "Last-Event-ID");
@@ -141,7 +145,7 @@ bool
 handover_send(struct worker *w, uint32_t proc, struct conn *c, const struct http_request *h,
     const char *path_and_query)
 {
-	struct buf b = {0}, input = {0};
+	struct buf b = {0};
 	bool sent;
 	int fd;
 
@@ -153,8 +157,7 @@ handover_send(struct worker *w, uint32_t proc, struct conn *c, const struct http
 	buf_free(&b);
 	if (!sent)
 		return false;
-	fd = conn_detach(c, &input);
+	fd = conn_detach(c, NULL);
 	close(fd);
-	buf_free(&input);
 	return true;
 }

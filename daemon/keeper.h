@@ -35,6 +35,9 @@ struct keeper {
 	bool distrusted[REGION_PROCS_MAX]; /* the ring itself was forged: not read any more */
 	struct buf payload;
 	uint32_t first;                   /* ring that the next batch begins with */
+	uint64_t looked[REGION_PROCS_MAX]; /* records that were looked at for whether they wait */
+	bool due;                         /* somebody waits for the next batch */
+	size_t batch_records;             /* how many the last batch had */
 	uint64_t now_us;                  /* CLOCK_MONOTONIC, refreshed once a round */
 	uint64_t batch_us;                /* CLOCK_REALTIME when the batch began to be taken */
 	uint64_t committed_us;            /* when the last commit ended */
@@ -59,6 +62,10 @@ int keeper_project_all(struct keeper *) __attribute__((warn_unused_result));
 
 /* keeper_batch.c */
 
+/* Does anybody wait for what the rings hold? */
+bool keeper_due(struct keeper *);
+/* Records in the rings that were not taken yet. */
+size_t keeper_waiting(const struct keeper *);
 /* One batch.  1, 0 if there was nothing, -1 if the disk failed: then the books are wrong. */
 int keeper_batch(struct keeper *) __attribute__((warn_unused_result));
 /* Journal a record of the keeper's own, and enter it. */

@@ -324,6 +324,51 @@ drain_ring(struct keeper *k, uint32_t proc, size_t *bytes)
 	}
 }
 
+/* Does somebody wait for a record that this ring holds?  Each record is looked at once. */
+static bool
+ring_due(struct keeper *k, uint32_t proc)
+{
+	struct ring *ring = region_ring(k->region, proc);
+	uint64_t head = ring_head(ring), from = k->rings.position[proc];
+	const struct region_dims *d = &k->region->h->dims;
+
+	if (k->distrusted[proc] || head == from)
+		return false;
+	/* Not too many at once, and nothing that needs a closer look (it may be forged). */
+	if (head - from >= d->ring_records / 4 || ring->records != d->ring_records)
+		return true;
+	if (k->looked[proc] < from)
+		k->looked[proc] = from;
+	while (k->looked[proc] < head) {
+		uint8_t type = ring_peek(ring, ++k->looked[proc])->record.type;
+
+		if (type != JOURNAL_EXTEND && type != JOURNAL_MARK)
+			return true;
+	}
+	return false;
+}
+
+bool
+keeper_due(struct keeper *k)
+{
+	/* Acquire: with it we see the records that it is about. */
+	if (atomic_exchange_explicit(&k->region->h->hurry, 0, memory_order_acquire) != 0)
+		k->due = true;
+	for (uint32_t p = PROC_ADMIN; p < k->region->h->procs && !k->due; p++)
+		k->due = ring_due(k, p);
+	return k->due || k->stop;
+}
+
+size_t
+keeper_waiting(const struct keeper *k)
+{
+	size_t n = 0;
+
+	for (uint32_t p = PROC_ADMIN; p < k->region->h->procs; p++)
+		n += (size_t)(ring_head(region_ring(k->region, p)) - k->rings.position[p]);
+	return n;
+}
+
 int
 keeper_batch(struct keeper *k)
 {
@@ -331,11 +376,13 @@ keeper_batch(struct keeper *k)
 	bool sync = false;
 	size_t bytes = 0;
 
+	k->due = false;
 	k->batch_us = keeper_realtime_us();
 	/* A full batch begins with another ring next time, so that none waits for ever. */
 	k->first = (k->first + 1) % rings;
 	for (uint32_t i = 0; i < rings; i++)
 		drain_ring(k, PROC_ADMIN + (k->first + i) % rings, &bytes);
+	k->batch_records = k->count;
 	if (k->count == 0)
 		return 0;
 	/* Also when nothing is to be stored: the ring positions are. */

@@ -12,6 +12,9 @@
 
 #include <stdlib.h>
 
+/* Shown text that waits for a record: with a piece of the greatest length it fits into a ring. */
+#define SAVED_MAX (256u << 10)
+
 void
 meter_init(struct meter *m, struct ledger *ledger, struct durable *durable, struct hold *hold,
     enum tokenizer tokenizer, uint32_t slice, void (*resume)(void *arg, bool slice_began), void *arg)
@@ -95,7 +98,7 @@ extend(struct meter *m, uint32_t want, struct span saved, bool *saved_now)
 	m->extending = position;
 	m->marked = meter_tokens(m);
 	*saved_now = true;
-	durable_wait(m->durable, position, extended_cb, m);
+	durable_later(m->durable, position, extended_cb, m);
 	return r;
 }
 
@@ -111,7 +114,7 @@ mark(struct meter *m, struct span saved, bool *saved_now)
 	m->marked = meter_tokens(m);
 	m->dear_prompt = false;
 	*saved_now = true;
-	durable_wait(m->durable, position, marked_cb, m);
+	durable_later(m->durable, position, marked_cb, m);
 	return r;
 }
 
@@ -139,6 +142,14 @@ look_ahead(struct meter *m, uint32_t tokens, struct span saved, bool *saved_now)
 		(void)mark(m, saved, saved_now);
 }
 
+static enum meter_result
+wait_for_disk(struct meter *m)
+{
+	m->waiting = true;
+	durable_hurry(m->durable);
+	return METER_WAIT;
+}
+
 /* More than was paid ahead: the next slice, or the end. */
 static enum meter_result
 need_slice(struct meter *m, uint32_t tokens, struct span saved, bool *saved_now)
@@ -155,8 +166,7 @@ need_slice(struct meter *m, uint32_t tokens, struct span saved, bool *saved_now)
 			return METER_CUT;
 		}
 	}
-	m->waiting = true;
-	return METER_WAIT;
+	return wait_for_disk(m);
 }
 
 enum meter_result
@@ -168,23 +178,33 @@ meter_take(struct meter *m, bool shown, const char *text, size_t len, struct spa
 	struct token_stream next = *mine;
 	uint32_t tokens = token_stream_append(&next, text, len) + other;
 	enum meter_result r;
+	bool cut = false;
 
 	*taken = 0;
 	*saved_now = false;
+	/* Half a slice may be more text than any record could ever carry: blanks are cheap. */
+	if (saved.len > SAVED_MAX) {
+		if (mark(m, saved, saved_now) != LEDGER_OK)
+			return METER_BUSY;
+		saved = SPAN("");
+	}
 	if (tokens > m->paid) {
 		r = need_slice(m, tokens, saved, saved_now);
 		if (r != METER_CUT)
 			return r;
-		if (m->paid > other)
-			*taken = token_stream_fit(mine, text, len, m->paid - other);
-		ledger_meter(m->hold, meter_tokens(m));
-		return METER_CUT;
+		cut = true;
+		tokens = m->paid; /* the most that is taken of it */
 	}
 	if (tokens - m->safe > m->slice && m->safe < meter_tokens(m)) {
 		if (m->marked <= m->safe && mark(m, saved, saved_now) != LEDGER_OK)
 			return METER_BUSY;
-		m->waiting = true;
-		return METER_WAIT;
+		return wait_for_disk(m);
+	}
+	if (cut) {
+		if (m->paid > other)
+			*taken = token_stream_fit(mine, text, len, m->paid - other);
+		ledger_meter(m->hold, meter_tokens(m));
+		return METER_CUT;
 	}
 	*taken = len;
 	*mine = next;

@@ -16,18 +16,18 @@ static void gone(void *, struct conn *);
 static const struct conn_ops ops = {gone, NULL};
 
 static void
-refuse_short(struct conn *c, const struct quote *q)
+refuse_credit(struct conn *c, const struct quote *q, const char *message)
 {
-	struct account_books books;
 	struct buf b = {0};
 
-	account_books(conn_caller(c)->account, &books);
-	buf_str(&b, "{\"error\":{\"message\":\"the account's credit does not cover the prompt and "
-		    "one token of an answer\",\"type\":\"insufficient_quota\","
+	buf_str(&b, "{\"error\":{\"message\":");
+	buf_json(&b, message, strlen(message));
+	buf_str(&b, ",\"type\":\"insufficient_quota\","
 		    "\"code\":\"insufficient_credit\",\"param\":null,\"required\":");
 	buf_money(&b, q->required);
 	buf_str(&b, ",\"available\":");
-	buf_money(&b, books.balance - books.held + books.overdraft);
+	/* What the reserve saw: the books may not know yet of what others are taking. */
+	buf_money(&b, account_available(conn_caller(c)->account));
 	buf_str(&b, "}}");
 	conn_header(c, "x-should-retry", "false");
 	conn_reply_buf(c, 402, "application/json", &b);
@@ -40,12 +40,12 @@ refuse(struct conn *c, enum ledger_result r, const struct quote *q)
 	switch (r) {
 	case LEDGER_SHORT:
 		metrics_reserve(RESERVE_SHORT);
-		refuse_short(c, q);
+		refuse_credit(c, q,
+		    "the account's credit does not cover the prompt and one token of an answer");
 		return;
 	case LEDGER_CLOSED:
 		metrics_reserve(RESERVE_CLOSED);
-		conn_error(c, 402, "insufficient_quota", "insufficient_credit", NULL,
-		    "the account is closed or frozen");
+		refuse_credit(c, q, "the account is closed or frozen");
 		return;
 	default:
 		metrics_reserve(r == LEDGER_FULL ? RESERVE_FULL : RESERVE_BUSY);

@@ -27,13 +27,23 @@ believable(const struct stream *st)
 {
 	const struct usage *u = &st->usage;
 
-	if (!u->present || st->usage_falls)
+	if (!u->present || st->usage_odd)
 		return false;
 	if (u->prompt < 0 || u->completion < 0 || u->cached < 0 || u->cached > u->prompt)
 		return false;
 	if (u->completion > st->sent_limit || (uint64_t)u->prompt > st->prompt_bytes)
 		return false;
-	return u->completion > 0 || meter_tokens(&st->meter) == 0;
+	/* With text delivered a count of zero is one that is missing. */
+	return meter_tokens(&st->meter) == 0 || (u->completion > 0 && u->prompt > 0);
+}
+
+static void
+disbelieve(struct stream *st)
+{
+	metrics_defect((unsigned)st->provider, DEFECT_USAGE);
+	st->defects++;
+	log_event(LOG_WARN, "usage not believed", "message", st->message_text, "provider",
+	    st->w->config->provider[st->provider].name, NULL);
 }
 
 static void
@@ -53,9 +63,12 @@ work_out(struct stream *st)
 	struct settlement *x = &st->settlement;
 	bool opened = st->opened_us != 0;
 	uint32_t ours = opened ? meter_tokens(&st->meter) : 0;
+	bool believed = st->complete && believable(st);
 
 	*x = (struct settlement){.outcome = st->outcome};
-	if (st->complete && believable(st)) {
+	if (st->complete && !believed && (st->usage.present || st->usage_odd))
+		disbelieve(st);
+	if (believed) {
 		x->prompt = (uint32_t)(st->usage.prompt - st->usage.cached);
 		x->cached = (uint32_t)st->usage.cached;
 		x->completion = (uint32_t)st->usage.completion;
@@ -63,12 +76,6 @@ work_out(struct stream *st)
 		if (ours > 0)
 			metrics_drift(ours, x->completion);
 	} else if (ours > 0) {
-		if (st->complete && st->usage.present) {
-			metrics_defect((unsigned)st->provider, DEFECT_USAGE);
-			st->defects++;
-			log_event(LOG_WARN, "usage not believed", "stream", st->id_text, "provider",
-			    st->w->config->provider[st->provider].name, NULL);
-		}
 		charge_count(st);
 	} else {
 		x->voided = true;
@@ -227,24 +234,36 @@ settled_cb(void *arg, uint64_t position)
 	streams_flush(st->w->streams);
 }
 
+static bool
+is_continuation(char c)
+{
+	return ((unsigned char)c & 0xc0) == 0x80;
+}
+
 void
 settle_provider_message(struct stream *st, struct span message)
 {
 	const char *key = st->w->config->provider[st->provider].api_key;
-	size_t n = message.len < sizeof st->error_message - 1 ? message.len
-							      : sizeof st->error_message - 1;
-	char *at;
+	size_t key_len = strlen(key), i = 0, n = 0;
 
+	/* Masked while it is copied: what the end of the room cuts might be a part of the key. */
+	while (i < message.len && n < sizeof st->error_message - 1) {
+		if (key_len > 0 && message.len - i >= key_len &&
+		    memcmp(message.p + i, key, key_len) == 0) {
+			st->error_message[n++] = '*';
+			i += key_len;
+		} else {
+			st->error_message[n++] = message.p[i++];
+		}
+	}
 	/* Never half a character. */
-	while (n < message.len && n > 0 && ((unsigned char)message.p[n] & 0xc0) == 0x80)
-		n--;
-	if (n > 0)
-		memcpy(st->error_message, message.p, n);
+	if (i < message.len && is_continuation(message.p[i])) {
+		while (n > 0 && is_continuation(st->error_message[n - 1]))
+			n--;
+		if (n > 0)
+			n--;
+	}
 	st->error_message[n] = '\0';
-	if (key[0] == '\0')
-		return;
-	while ((at = strstr(st->error_message, key)) != NULL)
-		memset(at, '*', strlen(key));
 }
 
 void
@@ -253,7 +272,10 @@ settle_from_row(struct stream *st, const struct stream_row *row)
 	struct settlement *x = &st->settlement;
 
 	st->model = config_model(st->w->config, row->model, row->model_len);
-	st->account = account_at(st->w->region, row->account);
+	/* Acquire, pairs with the keeper's insert. */
+	if (row->account <
+	    atomic_load_explicit(&st->w->region->h->accounts, memory_order_acquire))
+		st->account = account_at(st->w->region, row->account);
 	id_format(row->session_id, st->session_text);
 	id_format(row->message_id, st->message_text);
 	st->prompt_tokens = row->prompt + row->cached;

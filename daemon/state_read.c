@@ -187,7 +187,9 @@ state_stream_get(struct state_reader *r, const uint8_t id[static 16], struct str
 	if (rc == 0) {
 		memset(row, 0, sizeof *row);
 		memcpy(row, value.mv_data, value.mv_size);
-		if (text != NULL)
+		if (row->model_len > sizeof row->model)
+			rc = MDB_CORRUPTED;
+		else if (text != NULL)
 			rc = read_text(r, txn, id, text);
 	}
 	return finish(txn, rc);

@@ -202,6 +202,11 @@ stream_from_row(struct streams *s, const struct stream_id *id, const struct stre
 	settle_from_row(st, row);
 	if (st->text.len > 0)
 		stream_add_piece(st, st->text.len);
+	if (st->pieces.failed) {
+		s->ended--;
+		forget(s, st);
+		return NULL;
+	}
 	return st;
 }
 
@@ -210,8 +215,10 @@ streams_free(struct streams *s)
 {
 	if (s == NULL)
 		return;
-	while (s->all != NULL)
+	while (s->all != NULL) {
+		watch_free(s->all);
 		forget(s, s->all);
+	}
 	free(s);
 }
 
@@ -225,8 +232,8 @@ void
 stream_move(struct stream *st, enum stream_state to)
 {
 	if ((moves[st->state] & 1u << to) == 0)
-		fatalx("stream %s: no move from %s to %s", st->id_text, state_name[st->state],
-		    state_name[to]);
+		fatalx("stream of message %s: no move from %s to %s", st->message_text,
+		    state_name[st->state], state_name[to]);
 	st->state = to;
 	if (to == STREAM_ENDED) {
 		st->ended_us = monotonic_us();
@@ -287,6 +294,7 @@ streams_flush(struct streams *s)
 
 		s->dirty = st->dirty_next;
 		st->dirty = false;
+		st->piece_open = false;
 		watch_feed(st);
 		update_flow(st);
 	}
@@ -332,9 +340,19 @@ stream_end(const struct stream *st, struct emit_end *end)
 void
 stream_add_piece(struct stream *st, size_t len)
 {
-	unsigned char more = 255, last;
+	unsigned char more = PIECE_MORE, last, *open;
 
-	for (; len > 254; len -= 254)
+	/* Pieces that came together leave together, in one event: nobody has seen the last one
+	 * yet, and a burst of a provider's is not worth a frame a token. */
+	if (st->piece_open && st->pieces.len > 0) {
+		open = (unsigned char *)st->pieces.data + st->pieces.len - 1;
+		if (*open + len <= PIECE_MAX) {
+			*open = (unsigned char)(*open + len);
+			return;
+		}
+	}
+	st->piece_open = true;
+	for (; len > PIECE_MAX; len -= PIECE_MAX)
 		buf_add(&st->pieces, &more, 1);
 	last = (unsigned char)len;
 	buf_add(&st->pieces, &last, 1);
@@ -382,14 +400,15 @@ void
 stream_run(struct stream *st)
 {
 	const struct config_model *m = &st->w->config->model[st->model];
-	int64_t payable;
+	int64_t payable, available = account_available(st->account);
 
 	stream_move(st, STREAM_CALLING);
 	st->opened_us = st->call_us = st->progress_us = monotonic_us();
 	atomic_store_explicit(&st->hold->opened, 1, memory_order_release);
-	/* No more than what the credit can pay, as far as that is known now. */
+	/* No more than what the credit can pay, as far as that is known now.  What is held is
+	 * paid even where an operator put the account under its floor. */
 	payable = price_covers(&st->hold->price, st->prompt_tokens, 0,
-	    st->hold->amount + account_available(st->account));
+	    st->hold->amount + (available > 0 ? available : 0));
 	st->sent_limit = st->max_tokens;
 	if (payable < st->max_tokens) {
 		st->sent_limit = payable < 1 ? 1 : (uint32_t)payable;
@@ -413,6 +432,13 @@ tick_call(struct stream *st, uint64_t now)
 
 	if (call_paused(st->call))
 		st->progress_us = now; /* its silence is our doing */
+	/* After its end mark a provider has no more to say: one that keeps the connection open
+	 * must not keep the client waiting. */
+	if (st->done_seen) {
+		call_cancel(st->call);
+		decode_end(st, CALL_COMPLETE, "");
+		return;
+	}
 	if (now - st->call_us > (uint64_t)cfg->timeouts.stream * 1000000) {
 		metrics_upstream_error((unsigned)st->provider, UPSTREAM_TIMEOUT);
 		stream_close(st, OUTCOME_UPSTREAM, "upstream_timeout",

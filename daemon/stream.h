@@ -31,6 +31,10 @@ enum stream_state {
 	STREAM_STATES
 };
 
+/* A byte in stream->pieces: a piece's length, or that it is PIECE_MAX and goes on. */
+#define PIECE_MAX 254
+#define PIECE_MORE 255
+
 struct watcher;
 
 /* Somebody to be told once when a stream has ended (after its settlement is durable). */
@@ -74,7 +78,8 @@ struct stream {
 	bool done_seen;
 
 	struct buf text;                 /* what is shown, decoded UTF-8 */
-	struct buf pieces;               /* its pieces' lengths: bytes of 1..254; 255: go on */
+	struct buf pieces;               /* its pieces' lengths: 1..PIECE_MAX, or PIECE_MORE */
+	bool piece_open;                 /* the last piece may grow: it was not shown yet */
 	struct buf pending;              /* shown text that waits for its slice */
 	struct buf pending_hidden;       /* reasoning and the like that waits for it */
 	struct buf raw_error;            /* the body of a provider's refusal */
@@ -101,7 +106,7 @@ struct stream {
 	uint64_t chunks, bytes, defects;
 	bool saw_first;                  /* the first text came in this event */
 	bool complete;                   /* the provider ended it well */
-	bool usage_falls;                /* its usage went down */
+	bool usage_odd;                  /* a usage of it went down, or could not be */
 	/* The provider's end came while text waited for its slice. */
 	bool ended_early;
 	enum call_result end_result;
@@ -120,8 +125,8 @@ void streams_stop(struct streams *, bool all);
 struct stream *stream_find(struct streams *, const struct stream_id *);
 
 /*
- * Make a stream with ids; NULL without memory.  The caller fills what it asks for, reserves, and
- * calls stream_reserved with the result, or stream_drop.
+ * Make a stream with its id; NULL without memory.  The caller fills what it asks for, reserves,
+ * and calls stream_acknowledged when that is durable, or stream_drop if nothing was reserved.
  */
 struct stream *stream_new(struct streams *);
 void stream_drop(struct stream *);

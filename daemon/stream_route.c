@@ -267,9 +267,14 @@ stream_post_handler(struct conn *c, const struct http_request *h, struct span bo
 	enum json_error e = json_check(body.p, body.len, &root, &at);
 	struct want want;
 
-	if (e != JSON_OK || root.type != JSON_OBJECT) {
+	if (e != JSON_OK) {
 		conn_error(c, 400, "invalid_request_error", "invalid_json", NULL,
-		    "the body is not a JSON object: %s at byte %zu", json_error_text(e), at);
+		    "the body is not JSON: %s at byte %zu", json_error_text(e), at);
+		return;
+	}
+	if (root.type != JSON_OBJECT) {
+		conn_error(c, 400, "invalid_request_error", "invalid_json", NULL,
+		    "the body must be a JSON object");
 		return;
 	}
 	json_get_many(root, keys, v, 2);

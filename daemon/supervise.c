@@ -229,7 +229,7 @@ step_reaping(struct supervisor *s, uint32_t proc)
 		pushed |= more;
 	} while (after != before && after != REAP_DONE);
 	if (pushed)
-		wake(region, PROC_KEEPER, s->heritage->wake_fd[PROC_KEEPER]);
+		wake_keeper_now(region, s->heritage->wake_fd[PROC_KEEPER]);
 	if (after != REAP_DONE)
 		return;
 	log_reaped(c, proc);

@@ -84,8 +84,8 @@ piece_len(const struct buf *pieces, size_t piece, size_t *used)
 	while (i < pieces->len) {
 		unsigned char c = (unsigned char)pieces->data[i++];
 
-		n += c == 255 ? 254 : c;
-		if (c != 255)
+		n += c == PIECE_MORE ? PIECE_MAX : c;
+		if (c != PIECE_MORE)
 			break;
 	}
 	*used = i - piece;
@@ -159,7 +159,10 @@ feed_end(struct watcher *x, const struct emit_stream *es, struct buf *b)
 		emit_done(b, x->format, es, &end, st->text.len);
 }
 
-/* One feed; true when there is more that the socket would take. */
+/*
+ * One feed; true when there is more that the socket would take.  Without memory for it scratch
+ * is left failed, and nothing was sent.
+ */
 static bool
 feed_some(struct watcher *x, const struct emit_stream *es, bool *last)
 {
@@ -168,13 +171,15 @@ feed_some(struct watcher *x, const struct emit_stream *es, bool *last)
 
 	b->len = 0;
 	if (!x->begun) {
-		emit_begin(b, x->format, es);
+		emit_begin(b, x->format, es, x->at);
 		x->begun = true;
 	}
 	feed_text(x, es, b);
 	*last = st->state == STREAM_ENDED && x->piece >= st->pieces.len;
 	if (*last)
 		feed_end(x, es, b);
+	if (b->failed)
+		return false;
 	if (b->len > 0) {
 		x->heard_us = monotonic_us();
 		conn_stream_write(x->conn, b->data, b->len);
@@ -198,10 +203,14 @@ feed(struct watcher *x)
 	stream_describe(st, &es);
 	while (feed_some(x, &es, &last))
 		continue;
-	if (!last)
+	/* A hole in the text would not show: break the transfer, the client may come back. */
+	abort = st->w->scratch.failed;
+	if (abort)
+		buf_free(&st->w->scratch);
+	else if (!last)
 		return;
 	/* Bare text has no words for an error: only a broken transfer says so. */
-	abort = x->format == EMIT_TEXT && st->error_code != NULL;
+	abort |= x->format == EMIT_TEXT && st->error_code != NULL;
 	unlink_watcher(x);
 	conn_stream_end(c, abort);
 }
@@ -218,6 +227,28 @@ watch_feed(struct stream *st)
 }
 
 void
+watch_free(struct stream *st)
+{
+	struct watcher *x;
+
+	while ((x = st->watchers) != NULL) {
+		st->watchers = x->next;
+		free(x);
+	}
+}
+
+/* A frame that can be done without; scratch is empty afterwards. */
+static void
+write_frame(struct watcher *x, struct buf *b)
+{
+	if (b->failed)
+		buf_free(b);
+	else if (b->len > 0)
+		conn_stream_write(x->conn, b->data, b->len);
+	b->len = 0;
+}
+
+void
 watch_keepalive(struct stream *st, uint64_t now_us, uint64_t silence_us)
 {
 	struct buf *b = &st->w->scratch;
@@ -228,9 +259,7 @@ watch_keepalive(struct stream *st, uint64_t now_us, uint64_t silence_us)
 		x->heard_us = now_us;
 		b->len = 0;
 		emit_keepalive(b, x->format);
-		if (b->len > 0)
-			conn_stream_write(x->conn, b->data, b->len);
-		b->len = 0;
+		write_frame(x, b);
 	}
 }
 
@@ -245,9 +274,7 @@ watch_slice(struct stream *st)
 		b->len = 0;
 		emit_meter(b, x->format, st->text.len, meter_tokens(&st->meter),
 		    meter_cost(&st->meter), account_available(st->account));
-		if (b->len > 0)
-			conn_stream_write(x->conn, b->data, b->len);
-		b->len = 0;
+		write_frame(x, b);
 	}
 }
 

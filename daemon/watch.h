@@ -24,6 +24,8 @@ void watch_feed(struct stream *);
 void watch_keepalive(struct stream *, uint64_t now_us, uint64_t silence_us);
 /* A slice has begun: tell the watchers that are up to date. */
 void watch_slice(struct stream *);
+/* At the worker's end, when there are no connections any more: drop who still watches. */
+void watch_free(struct stream *);
 /* How far the nearest watcher is behind, in bytes; SIZE_MAX if there is none. */
 size_t watch_lag(const struct stream *);
 

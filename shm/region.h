@@ -81,7 +81,7 @@ struct region_header { /* one page */
 	_Atomic uint32_t prices;                /* published prices; keeper only (release) */
 	_Atomic uint32_t journal_ok;            /* 0: the disk said no; keeper only */
 	_Atomic uint32_t draining;              /* master: take no new work */
-	_Atomic uint32_t pad0;
+	_Atomic uint32_t hurry;                 /* commit now what could wait (shm/wake.h) */
 	_Atomic uint64_t journal_seq;           /* last committed sequence; keeper only */
 	_Atomic uint64_t projected_seq;         /* what state.mdb has; keeper only */
 	/* By index of the model in the config. */

@@ -45,3 +45,12 @@ wake(struct region *region, uint32_t proc, int eventfd)
 	while (write(eventfd, &one, sizeof one) < 0 && errno == EINTR)
 		;
 }
+
+void
+wake_keeper_now(struct region *region, int eventfd)
+{
+	/* Release, pairs with the keeper's acquiring exchange: the records are there when it
+	 * sees this.  That it is seen before it sleeps again is up to wake's full fence. */
+	atomic_store_explicit(&region->h->hurry, 1, memory_order_release);
+	wake(region, PROC_KEEPER, eventfd);
+}

@@ -17,4 +17,11 @@ void wake_done(struct region *, uint32_t proc, int eventfd);
 /* Write the eventfd if that process sleeps. */
 void wake(struct region *, uint32_t proc, int eventfd);
 
+/*
+ * Marks and slices asked for ahead (EXTEND, MARK) can wait: the keeper commits them with the next
+ * record that somebody waits for.  This wakes it to commit them now: for whoever waits for one
+ * after all, and for a ring that has to be drained.
+ */
+void wake_keeper_now(struct region *, int eventfd);
+
 #endif

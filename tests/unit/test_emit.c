@@ -68,7 +68,7 @@ test_typed(void **state)
 	struct buf b = {0};
 
 	(void)state;
-	emit_begin(&b, EMIT_TYPED, &stream);
+	emit_begin(&b, EMIT_TYPED, &stream, 0);
 	expect(&b, "id: 0-b\ndata: {\"type\":\"metadata\",\"data\":{\"stream_id\":\"ab12\","
 		   "\"session_id\":\"sess\",\"message_id\":\"msg\",\"model\":\"m\\\"1\","
 		   "\"prompt_tokens\":12,\"reserved\":1.5}}\n\n");
@@ -98,7 +98,7 @@ test_openai(void **state)
 	(void)state;
 	/* Written afresh, then from the template: the same. */
 	for (int round = 0; round < 2; round++) {
-		emit_begin(&b, EMIT_OPENAI, &s);
+		emit_begin(&b, EMIT_OPENAI, &s, 0);
 		expect(&b, HEAD ",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\","
 				"\"content\":\"\"},\"finish_reason\":null}]}\n\n");
 		emit_text(&b, EMIT_OPENAI, &s, "\xe4\xb8\xad", 3, 3);
@@ -154,7 +154,7 @@ test_content(void **state)
 	struct buf b = {0};
 
 	(void)state;
-	emit_begin(&b, EMIT_CONTENT, &stream);
+	emit_begin(&b, EMIT_CONTENT, &stream, 0);
 	emit_meter(&b, EMIT_CONTENT, 3, 300, 1, 1);
 	expect(&b, "");
 	emit_text(&b, EMIT_CONTENT, &stream, "a\"b", 3, 3);
@@ -174,7 +174,7 @@ test_text(void **state)
 	struct buf b = {0};
 
 	(void)state;
-	emit_begin(&b, EMIT_TEXT, &stream);
+	emit_begin(&b, EMIT_TEXT, &stream, 0);
 	emit_text(&b, EMIT_TEXT, &stream, "a\"b\n", 4, 4);
 	emit_text(&b, EMIT_TEXT, &stream, "", 0, 4);
 	emit_meter(&b, EMIT_TEXT, 3, 300, 1, 1);
@@ -263,7 +263,7 @@ round_trip(enum emit_format format, struct span text, size_t step)
 	bool ended;
 	size_t at, n;
 
-	emit_begin(&b, format, &stream);
+	emit_begin(&b, format, &stream, 0);
 	for (at = 0; at < text.len; at += n) {
 		n = step < text.len - at ? step : text.len - at;
 		n -= utf8_partial(text.p + at, n) < n ? utf8_partial(text.p + at, n) : 0;

@@ -155,7 +155,7 @@ durable(struct ledger *l, uint64_t position)
 	struct ring *ring = ledger_ring(l);
 
 	assert_true(position > 0);
-	wake(region, PROC_KEEPER, heritage->wake_fd[PROC_KEEPER]);
+	wake_keeper_now(region, heritage->wake_fd[PROC_KEEPER]);
 	WAIT_FOR(ring_durable(ring) >= position);
 }
 
@@ -399,7 +399,7 @@ maybe_kill(unsigned int *seed, int one_in)
 
 	if (rand_r(seed) % one_in != 0)
 		return;
-	wake(region, PROC_KEEPER, heritage->wake_fd[PROC_KEEPER]);
+	wake_keeper_now(region, heritage->wake_fd[PROC_KEEPER]);
 	/* A random moment of its work. */
 	(void)nanosleep(&pause, NULL);
 	kill_keeper();
@@ -460,7 +460,7 @@ a_killed_keeper_loses_and_doubles_nothing(void **state)
 		step_stream(a, &streams[rand_r(&seed) % STREAMS], &seed);
 		ring_ack(ledger_ring(worker), ring_durable(ledger_ring(worker)));
 		if (rand_r(&seed) % 8 == 0)
-			wake(region, PROC_KEEPER, heritage->wake_fd[PROC_KEEPER]);
+			wake_keeper_now(region, heritage->wake_fd[PROC_KEEPER]);
 		maybe_kill(&seed, 60);
 		if (rand_r(&seed) % 100 == 0) {
 			(void)snprintf(text, sizeof text, "ref-%u", told.refs / 2);
@@ -517,7 +517,7 @@ the_reaper_settles_through_the_keeper(void **state)
 		struct pollfd pfd = {.fd = heritage->wake_fd[PROC_MASTER], .events = POLLIN};
 
 		if (pushed)
-			wake(region, PROC_KEEPER, heritage->wake_fd[PROC_KEEPER]);
+			wake_keeper_now(region, heritage->wake_fd[PROC_KEEPER]);
 		/* Woken by the keeper, for the producer is dead. */
 		assert_int_equal(poll(&pfd, 1, 10000), 1);
 		wake_done(region, PROC_MASTER, pfd.fd);

@@ -605,7 +605,7 @@ children_die_with_the_master_and_the_next_recovers(void **state)
 	assert_true(exists("run/ledger.shm") && exists("run/admin.sock"));
 	start();
 	assert_true(said("recovering"));
-	assert_int_equal(control->available, 100 * MONEY_CREDIT - 1500);
+	AWAIT(control->available == 100 * MONEY_CREDIT - 1500);
 	assert_int_equal(end(SIGTERM), 0);
 	assert_nothing_left();
 }
