@@ -181,7 +181,7 @@ call_start(struct admin_call *call, const struct proto_message *m)
 	}
 	/* Acquire, pairs with the keeper's release after it has loaded everything. */
 	if (call->method->needs_accounts &&
-	    atomic_load_explicit(&h->filled, memory_order_acquire) == 0)
+	    atomic_load_explicit(&h->filled, memory_order_acquire) != REGION_FILLED)
 		return ADMIN_BUSY;
 	if (call->method->needs_journal &&
 	    atomic_load_explicit(&h->journal_ok, memory_order_relaxed) == 0)

@@ -26,7 +26,6 @@ static bool
 hold_report(const struct admin *a, uint32_t slot, struct hold_report *out)
 {
 	const struct hold *h = hold_at(a->region, slot);
-	uint64_t ttl_us = a->heritage->config->ledger.hold_ttl * UINT64_C(1000000);
 
 	for (int tries = 0; tries < 3; tries++) {
 		/* Acquire, pairs with hold_move. */
@@ -39,7 +38,7 @@ hold_report(const struct admin *a, uint32_t slot, struct hold_report *out)
 		    .generation = h->generation, .amount = h->amount};
 		out->metered =
 		    METER_TOKENS(atomic_load_explicit(&h->meter, memory_order_relaxed));
-		out->opened_us = h->deadline_us - ttl_us;
+		out->opened_us = h->reserved_us;
 		memcpy(out->stream_id, h->stream_id, sizeof out->stream_id);
 		/* The second look must not slip in front of the copies. */
 		atomic_thread_fence(memory_order_acquire);

@@ -303,6 +303,28 @@ processors(void)
 	return n < 1 ? 1 : n > REGION_WORKERS_MAX ? REGION_WORKERS_MAX : n;
 }
 
+/* What is accepted and checked, but does nothing in this version: better said than found out. */
+static void
+warn_without_effect(struct config_file *f, const struct config *c)
+{
+	int provider = 0;
+
+	for (size_t i = 0; i < f->sections; i++) {
+		if (strcmp(f->section[i].name, "limits") == 0 &&
+		    (c->limits.requests_per_minute || c->limits.tokens_per_minute ||
+			c->limits.concurrent_streams))
+			config_warning(f, f->section[i].line, "limits", "not enforced yet");
+		if (strcmp(f->section[i].name, "provider") != 0)
+			continue;
+		if (provider < c->provider_count &&
+		    (c->provider[provider].dialect == DIALECT_OLLAMA ||
+			c->provider[provider].dialect == DIALECT_ANTHROPIC))
+			config_warning(f, line_of(f, i, "dialect"), "dialect",
+			    "not spoken yet: requests for its models are refused");
+		provider++;
+	}
+}
+
 /* Rules that join values of several sections. */
 static void
 check_together(struct config_file *f, struct config *c)
@@ -318,6 +340,7 @@ check_together(struct config_file *f, struct config *c)
 	    strlen(c->default_model)) < 0)
 		config_fault(f, line_of(f, 0, "default_model"), "default_model",
 		    "there is no model \"%s\"", c->default_model);
+	warn_without_effect(f, c);
 	if (c->model_count == 0)
 		config_warning(f, 1, "model", "there is none: every request will be refused");
 	/* Only who starts as root changes users.  The default user is no mistake of this file's;

@@ -62,7 +62,7 @@ take(struct stream *st, bool shown, const char *text, size_t len)
 		stream_close(st, OUTCOME_CREDIT, NULL, NULL);
 		return false;
 	}
-	buf_add(shown ? &st->pending : &st->pending_hidden, text, len);
+	buf_add(shown ? &st->pending : &st->pending_hidden, text + taken, len - taken);
 	if (st->call != NULL)
 		call_pause(st->call);
 	if (r == METER_BUSY)
@@ -344,8 +344,7 @@ decode_end(void *arg, enum call_result result, const char *why)
 		st->end_result = result;
 		return;
 	}
-	/* After the end mark nothing was missing, however the connection ended. */
-	if (result == CALL_COMPLETE || st->done_seen)
+	if (result == CALL_COMPLETE)
 		end_complete(st);
 	else
 		end_failed(st, result, why);

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "daemon/journal_private.h"
 #include "daemon/log.h"
@@ -87,6 +88,23 @@ journal_chain_end(struct journal_chain *c, uint8_t link[static JOURNAL_LINK_LEN]
 
 	if (EVP_DigestFinal_ex(c->ctx, link, &len) != 1 || len != JOURNAL_LINK_LEN)
 		fatalx("SHA-256 failed");
+}
+
+size_t
+journal_map_bytes(size_t want)
+{
+	/* Reserved and given back at once.  LMDB's maps grow when they are full, so a small one
+	 * is only work later. */
+	for (; want > JOURNAL_MAP_MIN; want /= 2) {
+		void *p = mmap(NULL, want, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+		    -1, 0);
+
+		if (p != MAP_FAILED) {
+			munmap(p, want);
+			break;
+		}
+	}
+	return want;
 }
 
 int
@@ -206,7 +224,7 @@ journal_open(const char *state_dir, size_t map_bytes, const char **why)
 	if (j == NULL || (j->chain = journal_chain_new()) == NULL)
 		goto fail;
 	rc = journal_env(&j->reader.env, state_dir,
-	    map_bytes == 0 ? JOURNAL_MAP_BYTES : map_bytes, 0);
+	    map_bytes == 0 ? journal_map_bytes(JOURNAL_MAP_BYTES) : map_bytes, 0);
 	if (rc == 0)
 		rc = mdb_txn_begin(j->reader.env, NULL, 0, &txn);
 	if (rc == 0)

@@ -33,6 +33,10 @@ struct journal_positions {
 	uint64_t position[REGION_PROCS_MAX];
 };
 
+/* The largest of want, want/2, ... that this process's address space has room for: it may be
+ * limited (RLIMIT_AS, valgrind).  For the maps of both files. */
+size_t journal_map_bytes(size_t want);
+
 struct journal; /* the writer */
 
 /*

@@ -49,6 +49,27 @@ resume_cb(evutil_socket_t fd, short what, void *arg)
 		listeners_enable(s, true);
 }
 
+static void accept_cb(evutil_socket_t, short, void *);
+
+/* Take who stands in the queue, then close: who comes later is refused at once. */
+static void
+listeners_close(struct server *s)
+{
+	for (int i = 0; i < s->listeners; i++) {
+		struct listener *l = &s->listener[i];
+		size_t before;
+
+		do {
+			before = s->count;
+			accept_cb(l->fd, EV_READ, l);
+		} while (s->count > before);
+		event_del(l->ev);
+		close(l->fd);
+		l->fd = -1;
+	}
+	event_del(s->resume);
+}
+
 /*
  * No descriptor left.  The spare one is given up to answer who waits; then accepting rests,
  * since a level-triggered listener would spin.
@@ -170,9 +191,8 @@ server_drain(struct server *s)
 
 	if (s->draining)
 		return;
+	listeners_close(s);
 	s->draining = true;
-	event_del(s->resume);
-	listeners_enable(s, false);
 	for (c = TAILQ_FIRST(&s->all); c != NULL; c = next) {
 		next = TAILQ_NEXT(c, all);
 		if (c->state != CONN_IDLE || c->in.len > 0)

@@ -163,8 +163,9 @@ step_load(struct master *m)
 		enter(m, m->h->region.leftover ? PHASE_UNFINISHED : PHASE_STOP_KEEPER, STOP_US_MAX);
 		return;
 	}
-	/* Acquire, pairs with the keeper's release: the tables are filled. */
-	if (atomic_load_explicit(&m->h->region.h->filled, memory_order_acquire) == 0) {
+	/* Acquire, pairs with the keeper's release: the tables are filled, by this keeper. */
+	if (atomic_load_explicit(&m->h->region.h->filled, memory_order_acquire) !=
+	    REGION_FILLED) {
 		if (keeper->state == CHILD_WAITING && keeper->starts >= KEEPER_TRIES_MAX &&
 		    WIFEXITED(keeper->status)) {
 			log_event(LOG_ERROR, "the keeper cannot load the journal", NULL);

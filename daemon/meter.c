@@ -4,13 +4,16 @@
  * Two invariants.  hold->meter never exceeds what durable records pay for, and no byte is queued
  * for a client before its tokens are in hold->meter: so a kill at any instruction charges what
  * was decoded and perhaps not yet flushed, and never delivers text that nobody pays.  And the
- * meter is never more than a slice (or one piece, if that is larger) ahead of the last durable
- * record: so a power cut, which takes the meter with it, leaves at most that uncharged.  Records
- * are pushed every half slice, so that in a stream that runs well nothing ever waits for them.
+ * meter is never more than a slice ahead of the last durable record: so a power cut, which takes
+ * the meter with it, leaves at most that uncharged.  (A slice of fewer tokens than one character
+ * makes lets that character pass.)  Records are pushed every half slice, so that in a stream that
+ * runs well nothing ever waits for them.
  */
 #include "daemon/meter.h"
 
 #include <stdlib.h>
+
+#include "daemon/utf8.h"
 
 /* Shown text that waits for a record: with a piece of the greatest length it fits into a ring. */
 #define SAVED_MAX (256u << 10)
@@ -152,12 +155,12 @@ wait_for_disk(struct meter *m)
 
 /* More than was paid ahead: the next slice, or the end. */
 static enum meter_result
-need_slice(struct meter *m, uint32_t tokens, struct span saved, bool *saved_now)
+need_slice(struct meter *m, struct span saved, bool *saved_now)
 {
 	if (m->extending == 0) {
 		/* The provider's limit does not bind our count, so this goes past max_tokens
 		 * where it must. */
-		switch (extend(m, tokens > ahead(m) ? tokens : ahead(m), saved, saved_now)) {
+		switch (extend(m, ahead(m), saved, saved_now)) {
 		case LEDGER_OK:
 			break;
 		case LEDGER_BUSY:
@@ -169,6 +172,30 @@ need_slice(struct meter *m, uint32_t tokens, struct span saved, bool *saved_now)
 	return wait_for_disk(m);
 }
 
+/* Not the whole piece: what is paid of it and near enough to the disk, the rest later. */
+static enum meter_result
+take_part(struct meter *m, struct token_stream *mine, uint32_t other, const char *text, size_t len,
+    struct span saved, size_t *taken, bool *saved_now)
+{
+	bool far = m->paid - m->safe > m->slice; /* it is the disk that is to come nearer */
+	uint32_t most = far ? m->safe + m->slice : m->paid;
+	size_t bad;
+
+	if (most > other)
+		*taken = token_stream_fit(mine, text, len, most - other);
+	/* No record would make room for a character that is more than a slice. */
+	if (far && *taken == 0 && meter_tokens(m) == m->safe) {
+		*taken = token_stream_fit(mine, text, utf8_char(text, len, &bad), m->paid - other);
+		far = *taken > 0;
+	}
+	ledger_meter(m->hold, meter_tokens(m));
+	if (!far)
+		return need_slice(m, saved, saved_now);
+	if (m->marked <= m->safe && mark(m, saved, saved_now) != LEDGER_OK)
+		return METER_BUSY;
+	return wait_for_disk(m);
+}
+
 enum meter_result
 meter_take(struct meter *m, bool shown, const char *text, size_t len, struct span saved,
     size_t *taken, bool *saved_now)
@@ -177,8 +204,6 @@ meter_take(struct meter *m, bool shown, const char *text, size_t len, struct spa
 	uint32_t other = shown ? m->hidden.count : m->shown.count;
 	struct token_stream next = *mine;
 	uint32_t tokens = token_stream_append(&next, text, len) + other;
-	enum meter_result r;
-	bool cut = false;
 
 	*taken = 0;
 	*saved_now = false;
@@ -188,24 +213,8 @@ meter_take(struct meter *m, bool shown, const char *text, size_t len, struct spa
 			return METER_BUSY;
 		saved = SPAN("");
 	}
-	if (tokens > m->paid) {
-		r = need_slice(m, tokens, saved, saved_now);
-		if (r != METER_CUT)
-			return r;
-		cut = true;
-		tokens = m->paid; /* the most that is taken of it */
-	}
-	if (tokens - m->safe > m->slice && m->safe < meter_tokens(m)) {
-		if (m->marked <= m->safe && mark(m, saved, saved_now) != LEDGER_OK)
-			return METER_BUSY;
-		return wait_for_disk(m);
-	}
-	if (cut) {
-		if (m->paid > other)
-			*taken = token_stream_fit(mine, text, len, m->paid - other);
-		ledger_meter(m->hold, meter_tokens(m));
-		return METER_CUT;
-	}
+	if (tokens > m->paid || tokens - m->safe > m->slice)
+		return take_part(m, mine, other, text, len, saved, taken, saved_now);
 	*taken = len;
 	*mine = next;
 	ledger_meter(m->hold, tokens);

@@ -28,16 +28,16 @@ struct meter {
 	uint64_t extending;  /* ring position of the extend under way, or 0 */
 	bool dear_prompt;    /* costs more than a slice: journal the first token */
 	bool waiting;        /* METER_WAIT was said: resume() is owed */
-	/* What was waited for is durable: offer the text again.  slice: a new one began. */
+	/* What was waited for is durable: offer the rest of the text.  slice: a new one began. */
 	void (*resume)(void *arg, bool slice);
 	void *arg;
 };
 
 enum meter_result {
 	METER_TAKEN, /* all of it */
-	METER_WAIT,  /* none of it yet: a record is on its way to disk, resume() will be called */
-	METER_BUSY,  /* none of it: the ring is full, offer it again when it has room */
-	METER_CUT,   /* *taken bytes of it, and that was the last payable token */
+	METER_WAIT,  /* *taken bytes: a record is on its way to disk, resume() will be called */
+	METER_BUSY,  /* *taken bytes: the ring is full, offer the rest when it has room */
+	METER_CUT,   /* *taken bytes, and that was the last payable token */
 };
 
 /* The hold's reserve is durable. */

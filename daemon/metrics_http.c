@@ -63,7 +63,7 @@ not_ready(const struct region *r)
 	const struct region_header *h = r->h;
 
 	/* Acquire as everywhere; for a report relaxed would do. */
-	if (atomic_load_explicit(&h->filled, memory_order_acquire) == 0)
+	if (atomic_load_explicit(&h->filled, memory_order_acquire) != REGION_FILLED)
 		return "accounts are not loaded yet";
 	if (atomic_load_explicit(&h->journal_ok, memory_order_relaxed) == 0)
 		return "the journal cannot be written";

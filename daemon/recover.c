@@ -307,7 +307,7 @@ recover_region(struct keeper *k)
 	atomic_store_explicit(&h->projected_seq, state_progress(k->state)->streams,
 	    memory_order_relaxed);
 	/* Release, pairs with the acquire of those who wait for it: the tables are there. */
-	atomic_store_explicit(&h->filled, 1, memory_order_release);
+	atomic_store_explicit(&h->filled, REGION_FILLED, memory_order_release);
 	/* It waits for the tables at the start, and with a reaping for a keeper that died. */
 	wake(k->region, PROC_MASTER, k->heritage->wake_fd[PROC_MASTER]);
 	return 0;

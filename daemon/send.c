@@ -158,6 +158,7 @@ reserve(struct stream *st, const struct chat_request *r, const struct quote *q,
     const struct price *price, uint32_t price_id, const uint8_t message_id[static 16],
     uint64_t *position)
 {
+	uint64_t now_us = realtime_us();
 	struct hold_terms t = {
 	    .account = st->account,
 	    .price = *price,
@@ -167,7 +168,8 @@ reserve(struct stream *st, const struct chat_request *r, const struct quote *q,
 	    .min_tokens = q->min_tokens,
 	    .want_tokens = q->want_tokens,
 	    .model = (uint16_t)r->model,
-	    .deadline_us = realtime_us() + (st->deadline_us - st->created_us),
+	    .reserved_us = now_us,
+	    .deadline_us = now_us + (st->deadline_us - st->created_us),
 	};
 	struct buf b = {0};
 	enum ledger_result result = LEDGER_BUSY;
@@ -179,6 +181,12 @@ reserve(struct stream *st, const struct chat_request *r, const struct quote *q,
 		result = ledger_reserve(st->w->ledger, &t, b.data, b.len, &st->hold, position);
 	buf_free(&b);
 	return result;
+}
+
+static bool
+spoken(const struct config_provider *p)
+{
+	return p->dialect == DIALECT_OPENAI || p->dialect == DIALECT_AUTO;
 }
 
 void
@@ -203,6 +211,19 @@ send_handler(struct conn *c, const struct http_request *h, struct span body)
 	if (w->draining) {
 		conn_header(c, "Retry-After", "1");
 		conn_error(c, 503, "server_error", "draining", NULL, "the gateway is draining");
+		return;
+	}
+	/* Relaxed: a hint; without it the answer would only wait for the disk. */
+	if (atomic_load_explicit(&w->region->h->journal_ok, memory_order_relaxed) == 0) {
+		metrics_reserve(RESERVE_BUSY);
+		conn_header(c, "Retry-After", "5");
+		conn_error(c, 503, "server_error", "overloaded", NULL,
+		    "the journal cannot be written");
+		return;
+	}
+	if (!spoken(&w->config->provider[w->config->model[r.model].providers[0]])) {
+		conn_error(c, 502, "server_error", "upstream_error", NULL,
+		    "the model's provider speaks a dialect that this version does not");
 		return;
 	}
 	price_id = quote_price(w->region, r.model, &price);

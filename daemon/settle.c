@@ -166,7 +166,7 @@ static const char *
 outcome_text(uint8_t outcome)
 {
 	static const char *const text[OUTCOME_MAX] = {"none", "stop", "length", "tool_calls",
-	    "content_filter", "credit", "cancelled", "upstream", "worker_died", "expired",
+	    "content_filter", "credit", "cancelled", "upstream_error", "worker_died", "expired",
 	    "shutdown"};
 
 	return outcome < OUTCOME_MAX ? text[outcome] : "unknown";

@@ -125,7 +125,7 @@ state_open(const char *state_dir, size_t map_bytes, const char **why)
 	int rc = ENOMEM;
 
 	if (map_bytes == 0)
-		map_bytes = STATE_MAP_BYTES;
+		map_bytes = journal_map_bytes(STATE_MAP_BYTES);
 	if (st == NULL || (st->state_dir = strdup(state_dir)) == NULL)
 		goto fail;
 	rc = open_file(st, map_bytes);

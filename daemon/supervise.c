@@ -90,6 +90,22 @@ supervise_unwant(struct supervisor *s, uint32_t first, uint32_t end)
 }
 
 /* The slot's owner is dead, for certain: its holds are ours now. */
+/* What a dead worker can't count any more; the slot's words may be forged, so only small sums. */
+static void
+count_ended(const struct hold *h)
+{
+	uint64_t now_us = wall_us();
+
+	if (h->model >= CONFIG_MODELS_MAX || h->outcome >= OUTCOME_MAX || h->actual < 0)
+		return;
+	metrics_stream(h->model, h->outcome,
+	    h->reserved_us < now_us ? now_us - h->reserved_us : 0);
+	metrics_tokens(h->model, TOKENS_PROMPT, h->voided ? 0 : h->settle_prompt);
+	metrics_tokens(h->model, TOKENS_CACHED, h->voided ? 0 : h->settle_cached);
+	metrics_tokens(h->model, TOKENS_COMPLETION, h->voided ? 0 : h->settle_completion);
+	metrics_charged(h->model, h->actual, h->uncollected);
+}
+
 static void
 start_reaping(struct supervisor *s, uint32_t proc)
 {
@@ -104,6 +120,7 @@ start_reaping(struct supervisor *s, uint32_t proc)
 	 * what it publishes, or we see it published. */
 	atomic_thread_fence(memory_order_seq_cst);
 	reap_start(&s->child[proc].reap, region, proc, wall_us());
+	s->child[proc].reap.ended = count_ended;
 	move(s, proc, CHILD_REAPING);
 }
 

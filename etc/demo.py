@@ -28,6 +28,7 @@ listen        = {{"127.0.0.1:{port}"}}
 admin_listen  = "127.0.0.1:{admin}"
 state_dir     = "{folder}/state"
 runtime_dir   = "{folder}/run"
+ledger {{ slice_tokens = 60 }}   # small, so that the running cost is seen often
 
 provider "simulated" {{
     dialect  = "openai"

@@ -297,6 +297,7 @@ ledger_reserve(struct ledger *l, const struct hold_terms *t, const void *payload
 	h->generation = l->generation;
 	memcpy(h->stream_id, t->stream_id, sizeof h->stream_id);
 	memcpy(h->session_id, t->session_id, sizeof h->session_id);
+	h->reserved_us = t->reserved_us;
 	h->deadline_us = t->deadline_us;
 
 	hold_move(h, seq, HOLD_CLAIMED);

@@ -49,7 +49,7 @@ enum hold_state {
  *                    (keeper: stored after the commit and before ring_publish; all types but
  *                    MARK)
  *   80   prompt, settle_prompt, settle_cached, settle_completion, max_tokens
- *   100  model, outcome, opened, generation, voided
+ *   100  model, outcome, opened, generation, voided, reserved_us
  *   128  stream_id, session_id, price, deadline_us
  */
 struct hold { /* 192 bytes */
@@ -72,6 +72,7 @@ struct hold { /* 192 bytes */
 	_Atomic uint8_t opened; /* the provider was called */
 	uint32_t generation;    /* of the owning process slot */
 	uint32_t voided;        /* SETTLING: the record is a VOID, not a SETTLE */
+	uint64_t reserved_us;   /* CLOCK_REALTIME of its reserve */
 	_Alignas(64) uint8_t stream_id[16];
 	uint8_t session_id[16];
 	struct price price;
@@ -153,7 +154,7 @@ struct hold_terms {
 	uint32_t want_tokens; /* reserve for so many if they can be paid, else for what can be */
 	uint16_t model;
 	uint8_t stream_id[16], session_id[16];
-	uint64_t deadline_us;
+	uint64_t reserved_us, deadline_us; /* CLOCK_REALTIME */
 };
 
 /*

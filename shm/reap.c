@@ -167,6 +167,8 @@ finish_slot(const struct reap *r, uint32_t slot)
 	    !__builtin_sub_overflow(h->amount, h->actual, &give) && give > 0 &&
 	    !ledger_took(a, slot, h, seq))
 		ledger_give(r->region, a, slot, seq, give);
+	if (r->ended != NULL)
+		r->ended(h);
 	hold_move(h, seq, HOLD_FREE);
 }
 

@@ -9,6 +9,7 @@
  */
 #include <stdint.h>
 
+#include "shm/ledger.h"
 #include "shm/region.h"
 
 enum reap_state {
@@ -26,6 +27,8 @@ struct reap {
 	uint64_t position;  /* of the last record pushed */
 	uint64_t now_us;    /* CLOCK_REALTIME, stamped on the records */
 	uint32_t settled, voided; /* for the log */
+	/* Called for each hold that is settled or voided, just before its slot is free; or NULL. */
+	void (*ended)(const struct hold *);
 };
 
 void reap_start(struct reap *, struct region *, uint32_t proc, uint64_t now_us);

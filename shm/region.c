@@ -282,6 +282,10 @@ region_open(struct region *region, const char *path, const struct region_dims *d
 			if (map(region, fd, found.size) < 0)
 				goto fail;
 			region->leftover = true;
+			/* Relaxed: before any fork. */
+			if (atomic_load_explicit(&region->h->filled, memory_order_relaxed) != 0)
+				atomic_store_explicit(&region->h->filled, REGION_FILLED_BEFORE,
+				    memory_order_relaxed);
 			return 0;
 		}
 	}

@@ -59,6 +59,10 @@ struct proc_slot { /* 64 bytes */
 
 #define REGION_MODELS_MAX 256
 
+/* region_header.filled; 0: the tables are empty. */
+#define REGION_FILLED 1
+#define REGION_FILLED_BEFORE 2 /* by a daemon that is dead: a keeper has yet to agree with it */
+
 struct region_header { /* one page */
 	uint64_t magic;
 	uint32_t version;
@@ -73,7 +77,7 @@ struct region_header { /* one page */
 	uint64_t procs_at, prices_at, counters_at, rings_at, ring_stride, holds_at;
 	uint64_t key_index_at, keys_at, account_index_at, accounts_at;
 	uint32_t key_index_len, account_index_len; /* entries, powers of two */
-	_Atomic uint32_t filled;  /* the keeper has loaded accounts and keys (release) */
+	_Atomic uint32_t filled;  /* REGION_FILLED: the keeper has loaded accounts and keys (release) */
 	_Atomic uint32_t clean;   /* all holds closed, all rings durable */
 
 	_Alignas(64) _Atomic uint32_t accounts; /* published accounts; keeper only (release) */

@@ -129,7 +129,7 @@ class Tolld:
     """One daemon with its simulated provider."""
 
     def __init__(self, workers=1, config="", ledger="", timeouts="", models=None, sim=True,
-                 folder=None, env=None):
+                 folder=None, env=None, wrapper=()):
         self.folder = folder or tempfile.mkdtemp(prefix="tolld-test-")
         self.own_folder = folder is None
         self.workers = workers
@@ -142,6 +142,7 @@ class Tolld:
         self.models = models or {}
         self.extra = (config, ledger, timeouts)
         self.env = dict(os.environ, **(env or {}))
+        self.wrapper = list(wrapper)  # of the daemon: valgrind, strace
         self.process = None
         self.write_config()
 
@@ -196,7 +197,7 @@ model "{name}" {{
     def start(self, wait=True):
         with open(self.log_file, "a") as log:
             self.process = subprocess.Popen(
-                [os.path.join(BUILD, "tolld"), "-c", self.config_file],
+                self.wrapper + [os.path.join(BUILD, "tolld"), "-c", self.config_file],
                 stderr=log, stdout=log, env=self.env)
         if wait:
             wait_for(self.ready, 20, "the daemon to be ready")

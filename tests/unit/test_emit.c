@@ -72,6 +72,10 @@ test_typed(void **state)
 	expect(&b, "id: 0-b\ndata: {\"type\":\"metadata\",\"data\":{\"stream_id\":\"ab12\","
 		   "\"session_id\":\"sess\",\"message_id\":\"msg\",\"model\":\"m\\\"1\","
 		   "\"prompt_tokens\":12,\"reserved\":1.5}}\n\n");
+	/* Who came back at byte 17 and leaves again at once is to come back at byte 17. */
+	emit_begin(&b, EMIT_TYPED, &stream, 17);
+	assert_memory_equal(b.data, "id: 17-b\n", 9);
+	b.len = 0;
 	emit_text(&b, EMIT_TYPED, &stream, "Hi\n", 3, 3);
 	expect(&b, "id: 3\ndata: {\"type\":\"token\",\"data\":{\"token\":\"Hi\\n\"}}\n\n");
 	emit_meter(&b, EMIT_TYPED, 3, 300, 1, -1000000);
@@ -334,7 +338,7 @@ test_ids(void **state)
 	    {SPAN("17-e"), true, true, 17}, {SPAN("0-e"), true, true, 0},
 	    {SPAN("18446744073709551615-e"), true, true, UINT64_MAX},
 	    {SPAN("18446744073709551616"), false, false, 0}, {SPAN(""), false, false, 0},
-	    {SPAN("-e"), false, false, 0}, {SPAN("17-b"), false, false, 0},
+	    {SPAN("-e"), false, false, 0}, {SPAN("17-b"), true, false, 17},
 	    {SPAN("17-x"), false, false, 0}, {SPAN("17-"), false, false, 0},
 	    {SPAN("17-ee"), false, false, 0}, {SPAN("017"), false, false, 0},
 	    {SPAN("+17"), false, false, 0}, {SPAN(" 17"), false, false, 0},

@@ -56,7 +56,9 @@ static struct control {
 	_Atomic int keeper_slow;               /* it loads only once this is 0 */
 	_Atomic int open_hold;                 /* worker 1 opens one when it starts */
 	/* What happened. */
-	_Atomic int pid[SLOTS], starts[SLOTS], restarts;
+	_Atomic int pid[SLOTS], starts[SLOTS], restarts, died;
+	_Atomic uint64_t tokens;
+	_Atomic int64_t charged;
 	_Atomic uint64_t started_us[SLOTS][16];
 	_Atomic int events;
 	struct {
@@ -88,6 +90,30 @@ void
 metrics_restart(void)
 {
 	control->restarts++;
+}
+
+void
+metrics_stream(unsigned model, uint8_t outcome, uint64_t duration_us)
+{
+	(void)model;
+	(void)duration_us;
+	if (outcome == OUTCOME_WORKER_DIED)
+		control->died++;
+}
+
+void
+metrics_tokens(unsigned model, enum token_kind kind, uint64_t n)
+{
+	(void)model;
+	if (kind == TOKENS_COMPLETION)
+		control->tokens += n;
+}
+
+void
+metrics_charged(unsigned model, int64_t charged, int64_t uncollected)
+{
+	(void)model;
+	control->charged += charged + uncollected;
 }
 
 struct config *
@@ -170,9 +196,9 @@ keeper_main(struct heritage *h)
 		if (region_grow_accounts(&h->region, 1) < 0 ||
 		    !account_insert(&h->region, "a", 1, &books, books.balance))
 			return 1;
-		atomic_store(&header->filled, 1);
-		wake(&h->region, PROC_MASTER, h->wake_fd[PROC_MASTER]);
 	}
+	atomic_store(&header->filled, REGION_FILLED);
+	wake(&h->region, PROC_MASTER, h->wake_fd[PROC_MASTER]);
 	for (;;) {
 		keep(h);
 		control->available = account_available(account_at(&h->region, 0));
@@ -588,6 +614,10 @@ a_dead_workers_hold_is_settled(void **state)
 	AWAIT(control->available == 100 * MONEY_CREDIT - 1500);
 	AWAIT(control->starts[PROC_WORKER] == 2);
 	assert_true(said("settled=1"));
+	/* And counted, since its own counters never saw the end of it. */
+	assert_int_equal(control->died, 1);
+	assert_int_equal(control->tokens, 500);
+	assert_int_equal(control->charged, 1500);
 	assert_int_equal(end(SIGTERM), 0);
 }
 
