@@ -231,7 +231,7 @@ print_table(const msgpack_object *array, const struct column *columns)
 	struct cell *cells;
 	int width[16] = {0};
 
-	while (columns[n].key != NULL && n < 16)
+	while (n < 16 && columns[n].key != NULL)
 		n++;
 	cells = calloc((size_t)(rows + 1) * n, sizeof *cells);
 	if (cells == NULL)

@@ -94,6 +94,8 @@ void conn_stream_start(struct conn *, int status, const char *content_type,
 /* Send now what the socket takes, as one chunk; queue the rest. */
 void conn_stream_write(struct conn *, const char *, size_t);
 void conn_stream_flush(struct conn *);
+/* conn_stream_write and conn_stream_end(false) in one. */
+void conn_stream_finish(struct conn *, const char *, size_t);
 /* The last chunk; then the connection goes on or closes.  `abort`: reset instead, so that the
  * client can't take it for a whole body. */
 void conn_stream_end(struct conn *, bool abort);

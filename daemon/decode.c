@@ -270,6 +270,12 @@ end_refused(struct stream *st)
 	metrics_upstream_error((unsigned)st->provider,
 	    st->status == 200 ? UPSTREAM_PROTOCOL : UPSTREAM_STATUS);
 	code = st->status == 429 ? "overloaded" : "upstream_error";
+	/* It is our key that was refused: for the operator to know, and such messages quote keys. */
+	if (st->status == 401 || st->status == 403) {
+		log_event(LOG_WARN, "provider refuses the key", "provider",
+		    st->w->config->provider[st->provider].name, NULL);
+		message.len = 0;
+	}
 	settle_provider_message(st, message);
 	if (message.len > 0)
 		stream_close(st, OUTCOME_UPSTREAM, code, NULL);

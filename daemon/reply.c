@@ -349,21 +349,15 @@ conn_stream_start(
 		conn_close(c, "out of memory");
 }
 
-void
-conn_stream_write(struct conn *c, const char *data, size_t len)
+/* A chunk of a body, and perhaps the last one behind it, in one system call. */
+static void
+write_chunk(struct conn *c, const char *data, size_t len, bool last)
 {
 	static const char hex[] = "0123456789abcdef";
 	char size[20];
 	size_t at = sizeof(size);
 	struct iovec iov[IOV_MAX_USED];
 
-	/* An empty chunk would end the body. */
-	if (c->state != CONN_STREAM || len == 0)
-		return;
-	if (c->is_head) {
-		conn_stream_flush(c);
-		return;
-	}
 	iov[2] = (struct iovec){(void *)(uintptr_t)data, len};
 	if (!c->chunked_out) {
 		iov[1] = (struct iovec){NULL, 0};
@@ -375,8 +369,31 @@ conn_stream_write(struct conn *c, const char *data, size_t len)
 	for (; len > 0; len >>= 4)
 		size[--at] = hex[len & 15];
 	iov[1] = (struct iovec){size + at, sizeof(size) - at};
-	iov[3] = (struct iovec){(void *)(uintptr_t) "\r\n", 2};
+	iov[3] = (struct iovec){(void *)(uintptr_t) "\r\n0\r\n\r\n", last ? 7 : 2};
 	push(c, iov, 4);
+}
+
+void
+conn_stream_write(struct conn *c, const char *data, size_t len)
+{
+	/* An empty chunk would end the body. */
+	if (c->state != CONN_STREAM || len == 0)
+		return;
+	if (c->is_head)
+		conn_stream_flush(c);
+	else
+		write_chunk(c, data, len, false);
+}
+
+void
+conn_stream_finish(struct conn *c, const char *data, size_t len)
+{
+	if (c->state != CONN_STREAM || len == 0 || c->is_head) {
+		conn_stream_end(c, false);
+		return;
+	}
+	write_chunk(c, data, len, true);
+	reply_done(c);
 }
 
 void

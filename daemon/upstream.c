@@ -17,7 +17,7 @@
 
 #include "daemon/log.h"
 
-#define POOL_MAX 256         /* idle easy handles kept for reuse */
+#define POOL_MAX 128         /* idle easy handles kept for reuse, a provider */
 #define READ_SIZE 8192       /* libcurl's buffer, one per open call */
 #define MEDIA_TYPE_MAX 64
 
@@ -27,8 +27,11 @@ struct upstream {
 	CURLM *multi;
 	struct event *timer;
 	struct curl_slist *headers[CONFIG_PROVIDERS_MAX];
-	CURL *pool[POOL_MAX];
-	int pooled;
+	/* Handles with all options set that stay the same from call to call. */
+	struct {
+		CURL *easy[POOL_MAX];
+		int n;
+	} pool[CONFIG_PROVIDERS_MAX];
 	size_t calls;
 	struct call *dirty; /* calls that got data since the last flush */
 	struct call *doomed; /* cancelled inside a callback */
@@ -45,6 +48,7 @@ struct sock {
 struct call {
 	struct upstream *u;
 	CURL *easy;
+	int provider;
 	struct buf body;
 	const struct call_ops *ops;
 	void *arg;
@@ -74,9 +78,11 @@ call_free(struct call *c)
 		}
 	}
 	curl_multi_remove_handle(u->multi, c->easy);
-	if (u->pooled < POOL_MAX) {
-		curl_easy_reset(c->easy);
-		u->pool[u->pooled++] = c->easy;
+	if (u->pool[c->provider].n < POOL_MAX) {
+		/* It must not keep what goes with the call. */
+		curl_easy_setopt(c->easy, CURLOPT_POSTFIELDS, NULL);
+		curl_easy_setopt(c->easy, CURLOPT_ERRORBUFFER, NULL);
+		u->pool[c->provider].easy[u->pool[c->provider].n++] = c->easy;
 	} else {
 		curl_easy_cleanup(c->easy);
 	}
@@ -360,8 +366,9 @@ upstream_free(struct upstream *u)
 {
 	if (u == NULL)
 		return;
-	for (int i = 0; i < u->pooled; i++)
-		curl_easy_cleanup(u->pool[i]);
+	for (int i = 0; i < CONFIG_PROVIDERS_MAX; i++)
+		while (u->pool[i].n > 0)
+			curl_easy_cleanup(u->pool[i].easy[--u->pool[i].n]);
 	if (u->multi != NULL)
 		curl_multi_cleanup(u->multi);
 	for (int i = 0; i < CONFIG_PROVIDERS_MAX; i++)
@@ -380,23 +387,31 @@ upstream_calls(const struct upstream *u)
 	return u->calls;
 }
 
-static void
-set_options(struct call *c, int provider, const char *url)
+/* A handle for calls to base_url + path of a provider; NULL without memory. */
+static CURL *
+make_handle(struct upstream *u, int provider, const char *path)
 {
-	const struct config *cfg = c->u->config;
-	CURL *e = c->easy;
+	const struct config *cfg = u->config;
+	CURL *e = curl_easy_init();
+	struct buf url = {0};
 
-	curl_easy_setopt(e, CURLOPT_URL, url);
+	buf_printf(&url, "%s%s", cfg->provider[provider].base_url, path);
+	buf_add(&url, "", 1);
+	if (e == NULL || url.failed || curl_easy_setopt(e, CURLOPT_URL, url.data) != CURLE_OK) {
+		if (e != NULL)
+			curl_easy_cleanup(e);
+		buf_free(&url);
+		return NULL;
+	}
+	buf_free(&url);
 	curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "http,https");
 	curl_easy_setopt(e, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
 	curl_easy_setopt(e, CURLOPT_FOLLOWLOCATION, 0L);
 	curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L);
 	curl_easy_setopt(e, CURLOPT_NOPROXY, "*");
 	curl_easy_setopt(e, CURLOPT_USERAGENT, "tolld/" TOLLD_VERSION);
-	curl_easy_setopt(e, CURLOPT_HTTPHEADER, c->u->headers[provider]);
+	curl_easy_setopt(e, CURLOPT_HTTPHEADER, u->headers[provider]);
 	curl_easy_setopt(e, CURLOPT_POST, 1L);
-	curl_easy_setopt(e, CURLOPT_POSTFIELDS, c->body.data);
-	curl_easy_setopt(e, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)c->body.len);
 	curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT_MS, (long)cfg->timeouts.connect * 1000);
 	curl_easy_setopt(e, CURLOPT_TCP_NODELAY, 1L);
 	curl_easy_setopt(e, CURLOPT_TCP_KEEPALIVE, 1L);
@@ -404,6 +419,16 @@ set_options(struct call *c, int provider, const char *url)
 	curl_easy_setopt(e, CURLOPT_CAPATH, NULL);
 	curl_easy_setopt(e, CURLOPT_ACCEPT_ENCODING, NULL);
 	curl_easy_setopt(e, CURLOPT_WRITEFUNCTION, write_function);
+	return e;
+}
+
+static void
+give_body(struct call *c)
+{
+	CURL *e = c->easy;
+
+	curl_easy_setopt(e, CURLOPT_POSTFIELDS, c->body.data);
+	curl_easy_setopt(e, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)c->body.len);
 	curl_easy_setopt(e, CURLOPT_WRITEDATA, c);
 	curl_easy_setopt(e, CURLOPT_PRIVATE, c);
 	curl_easy_setopt(e, CURLOPT_ERRORBUFFER, c->error);
@@ -414,27 +439,22 @@ upstream_post(struct upstream *u, int provider, const char *path, struct buf *bo
     const struct call_ops *ops, void *arg)
 {
 	struct call *c = calloc(1, sizeof *c);
-	struct buf url = {0};
 
-	buf_printf(&url, "%s%s", u->config->provider[provider].base_url, path);
-	buf_add(&url, "", 1);
-	if (c != NULL)
-		c->easy = u->pooled > 0 ? u->pool[--u->pooled] : curl_easy_init();
-	if (c == NULL || c->easy == NULL || url.failed || body->failed) {
-		if (c != NULL && c->easy != NULL)
-			curl_easy_cleanup(c->easy);
+	if (c != NULL && !body->failed)
+		c->easy = u->pool[provider].n > 0 ? u->pool[provider].easy[--u->pool[provider].n]
+						  : make_handle(u, provider, path);
+	if (c == NULL || c->easy == NULL) {
 		free(c);
-		buf_free(&url);
 		buf_free(body);
 		return NULL;
 	}
 	c->u = u;
+	c->provider = provider;
 	c->ops = ops;
 	c->arg = arg;
 	c->body = *body;
 	*body = (struct buf){0};
-	set_options(c, provider, url.data);
-	buf_free(&url);
+	give_body(c);
 	u->calls++;
 	/* Only arms a timer; the transfer starts from the event loop. */
 	if (curl_multi_add_handle(u->multi, c->easy) != CURLM_OK) {

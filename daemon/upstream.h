@@ -44,7 +44,8 @@ void upstream_free(struct upstream *);
 size_t upstream_calls(const struct upstream *);
 
 /*
- * POST `body` (taken over; freed with the call) to base_url + path of a provider.  NULL when
+ * POST `body` (taken over; freed with the call) to base_url + path of a provider, always the same
+ * path for the same provider (handles are kept).  NULL when
  * there is no memory or descriptor left; then the body is freed.
  */
 struct call *upstream_post(struct upstream *, int provider, const char *path, struct buf *body,

@@ -160,8 +160,8 @@ feed_end(struct watcher *x, const struct emit_stream *es, struct buf *b)
 }
 
 /*
- * One feed; true when there is more that the socket would take.  Without memory for it scratch
- * is left failed, and nothing was sent.
+ * One feed; true when there is more that the socket would take.  The last one is left in scratch
+ * for the caller to send; without memory scratch is left failed, and nothing was sent.
  */
 static bool
 feed_some(struct watcher *x, const struct emit_stream *es, bool *last)
@@ -178,7 +178,7 @@ feed_some(struct watcher *x, const struct emit_stream *es, bool *last)
 	*last = st->state == STREAM_ENDED && x->piece >= st->pieces.len;
 	if (*last)
 		feed_end(x, es, b);
-	if (b->failed)
+	if (b->failed || *last)
 		return false;
 	if (b->len > 0) {
 		x->heard_us = monotonic_us();
@@ -195,24 +195,31 @@ feed(struct watcher *x)
 {
 	struct stream *st = x->stream;
 	struct conn *c = x->conn;
+	struct buf *b = &st->w->scratch;
 	struct emit_stream es;
-	bool last = false, abort;
+	bool last = false;
 
 	if (conn_queued(c) > 0)
 		return;
 	stream_describe(st, &es);
 	while (feed_some(x, &es, &last))
 		continue;
-	/* A hole in the text would not show: break the transfer, the client may come back. */
-	abort = st->w->scratch.failed;
-	if (abort)
-		buf_free(&st->w->scratch);
-	else if (!last)
+	if (b->failed) {
+		/* A hole in the text would not show: break the transfer, the client may come
+		 * back. */
+		buf_free(b);
+		conn_stream_end(c, true);
+	} else if (!last) {
 		return;
-	/* Bare text has no words for an error: only a broken transfer says so. */
-	abort |= x->format == EMIT_TEXT && st->error_code != NULL;
+	} else if (x->format == EMIT_TEXT && st->error_code != NULL) {
+		/* Bare text has no words for an error: only a broken transfer says so. */
+		conn_stream_write(c, b->data, b->len);
+		conn_stream_end(c, true);
+	} else {
+		conn_stream_finish(c, b->data, b->len);
+	}
+	b->len = 0;
 	unlink_watcher(x);
-	conn_stream_end(c, abort);
 }
 
 void

@@ -154,10 +154,18 @@ model "odd" {{
     def test_key_is_never_shown_in_part(self):
         for pad in (0, 100, 230, 240, 250, 254):
             body = json.dumps({"error": {"message": "x" * pad + KEY + " is no key \u00e9" * 30}})
-            kind, end, _ = self.odd(body, status=401, kind="application/json")
+            kind, end, _ = self.odd(body, status=400, kind="application/json")
             self.assertEqual((kind, end["error"]["code"]), ("error", "upstream_error"))
             self.assertNotIn(KEY[:4], end["error"]["message"], pad)
+            self.assertIn("x" * min(pad, 200), end["error"]["message"])
             self.assertNotIn("\ufffd", end["error"]["message"])
+
+    def test_refused_key_is_the_operators_matter(self):
+        body = json.dumps({"error": {"message": "Incorrect API key provided: prov***6789"}})
+        kind, end, _ = self.odd(body, status=401, kind="application/json")
+        self.assertEqual((kind, end["error"]["code"]), ("error", "upstream_error"))
+        self.assertNotIn("6789", end["error"]["message"])
+        self.assertIn("provider refuses the key", self.t.log())
 
     def test_error_without_a_message_has_one(self):
         kind, end, got = self.odd(text("a") + event(error={}))

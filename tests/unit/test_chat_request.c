@@ -33,14 +33,14 @@ static int
 setup(void **state)
 {
 	static char name[] = "small", upstream[] = "org/small \"1\"", other[] = "big",
-	    standard[] = "small";
+	            standard[] = "small";
 
 	(void)state;
 	config.model_count = 2;
-	config.model[0] = (struct config_model){.name = name, .upstream = upstream,
-	    .context = 1000, .max_completion = 400};
-	config.model[1] = (struct config_model){.name = other, .upstream = other,
-	    .context = 1000000, .max_completion = 100000};
+	config.model[0] = (struct config_model){
+	    .name = name, .upstream = upstream, .context = 1000, .max_completion = 400};
+	config.model[1] = (struct config_model){
+	    .name = other, .upstream = other, .context = 1000000, .max_completion = 100000};
 	config.default_model = standard;
 	return 0;
 }
@@ -93,8 +93,10 @@ test_message(void **state)
 	struct buf b;
 
 	(void)state;
-	good("{\"message\":\"hi \\\"you\\\"\",\"temperature\":0.25,\"stop\":[\"\\n\"],\"stream\":false,"
-	     "\"user\":\"u\\u0031\",\"stream_options\":{\"include_usage\":true,\"x\":1},\"n\":1}", &r);
+	good("{\"message\":\"hi "
+	     "\\\"you\\\"\",\"temperature\":0.25,\"stop\":[\"\\n\"],\"stream\":false,"
+	     "\"user\":\"u\\u0031\",\"stream_options\":{\"include_usage\":true,\"x\":1},\"n\":1}",
+	    &r);
 	assert_int_equal(r.model, 0);
 	assert_true(r.include_usage);
 	assert_false(r.has_session);
@@ -119,7 +121,8 @@ test_message(void **state)
 static void
 test_messages(void **state)
 {
-	static const char messages[] = "[ {\"role\":\"system\",\"content\":\"be brief\"},"
+	static const char messages[] =
+	    "[ {\"role\":\"system\",\"content\":\"be brief\"},"
 	    "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"one\"}]},"
 	    "{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"id\":\"c\"}]},"
 	    "{\"role\":\"tool\",\"tool_call_id\":\"c\",\"content\":\"42\"} ]";
@@ -128,7 +131,8 @@ test_messages(void **state)
 	struct json_value said;
 
 	(void)state;
-	buf_printf(&body, "{\"model\":\"big\",\"messages\":%s,\"max_completion_tokens\":7}", messages);
+	buf_printf(
+	    &body, "{\"model\":\"big\",\"messages\":%s,\"max_completion_tokens\":7}", messages);
 	buf_add(&body, "", 1);
 	good(body.data, &r);
 	assert_int_equal(r.model, 1);
@@ -165,9 +169,10 @@ test_faults(void **state)
 	    {"{\"messages\":{}}", "invalid_request", "messages", 400},
 	    {"{\"messages\":[1]}", "invalid_request", "messages", 400},
 	    {"{\"messages\":[{\"content\":\"x\"}]}", "invalid_request", "messages", 400},
-	    {"{\"messages\":[{\"role\":\"root\",\"content\":\"x\"}]}", "invalid_request", "messages",
+	    {"{\"messages\":[{\"role\":\"root\",\"content\":\"x\"}]}", "invalid_request",
+	        "messages", 400},
+	    {"{\"messages\":[{\"role\":\"user\",\"content\":1}]}", "invalid_request", "messages",
 	        400},
-	    {"{\"messages\":[{\"role\":\"user\",\"content\":1}]}", "invalid_request", "messages", 400},
 	    {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}",
 	        "invalid_request", "messages", 400},
 	    {"{\"message\":\"x\",\"max_tokens\":0}", "invalid_request", "max_tokens", 400},
@@ -241,16 +246,16 @@ test_limits(void **state)
 	while (long_body.len < 1500)
 		buf_str(&long_body, "tree ");
 	buf_str(&long_body, "\"}");
-	assert_int_equal(chat_request_parse(&config,
-	    (struct span){long_body.data, long_body.len}, &r, &f), 0);
+	assert_int_equal(
+	    chat_request_parse(&config, (struct span){long_body.data, long_body.len}, &r, &f), 0);
 	assert_true(r.prompt_tokens > 600 && r.prompt_tokens < 1000);
 	assert_int_equal(r.max_tokens, 1000 - r.prompt_tokens);
 	long_body.len -= 2;
 	while (long_body.len < 8000)
 		buf_str(&long_body, "tree ");
 	buf_str(&long_body, "\"}");
-	assert_int_equal(chat_request_parse(&config,
-	    (struct span){long_body.data, long_body.len}, &r, &f), -1);
+	assert_int_equal(
+	    chat_request_parse(&config, (struct span){long_body.data, long_body.len}, &r, &f), -1);
 	assert_int_equal(f.status, 400);
 	assert_string_equal(f.param, "message");
 	buf_free(&long_body);
@@ -266,7 +271,8 @@ test_escaped_keys(void **state)
 
 	(void)state;
 	good("{\"\\u006dessage\":\"x\",\"max\\u005ftokens\":3,\"str\\u0065am\":false,"
-	     "\"stream\\u005foptions\":{\"include_usage\":false}}", &r);
+	     "\"stream\\u005foptions\":{\"include_usage\":false}}",
+	    &r);
 	assert_int_equal(r.max_tokens, 3);
 	root = provider_request(&r, &b);
 	expect_raw(root, "max_tokens", "3");
@@ -288,17 +294,21 @@ test_bound_holds_whatever_is_passed_on(void **state)
 	    "{\"model\":\"big\",\"messages\":[{\"role\":\"user\",\"content\":\"%s\"}]}",
 	    "{\"model\":\"big\",\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\","
 	    "\"text\":\"%s\"}]}]}",
-	    "{\"model\":\"big\",\"messages\":[{\"role\":\"user\",\"content\":\"x\",\"name\":\"%s\"}]}",
+	    "{\"model\":\"big\",\"messages\":[{\"role\":\"user\",\"content\":\"x\",\"name\":\"%s\"}"
+	    "]}",
 	    "{\"model\":\"big\",\"messages\":[{\"role\":\"assistant\",\"refusal\":\"%s\"}]}",
 	    "{\"model\":\"big\",\"messages\":[{\"role\":\"assistant\",\"function_call\":"
 	    "{\"name\":\"f\",\"arguments\":\"%s\"}}]}",
-	    "{\"model\":\"big\",\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{\"function\":"
+	    "{\"model\":\"big\",\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{"
+	    "\"function\":"
 	    "{\"name\":\"f\",\"arguments\":\"%s\"}}]}]}",
-	    "{\"model\":\"big\",\"message\":\"x\",\"tools\":[{\"function\":{\"description\":\"%s\"}}]}",
+	    "{\"model\":\"big\",\"message\":\"x\",\"tools\":[{\"function\":{\"description\":\"%s\"}"
+	    "}]}",
 	    "{\"model\":\"big\",\"message\":\"x\",\"functions\":[{\"description\":\"%s\"}]}",
 	    "{\"model\":\"big\",\"message\":\"x\",\"response_format\":{\"x\":\"%s\"}}",
 	    /* From here on not counted by us. */
-	    "{\"model\":\"big\",\"messages\":[{\"role\":\"user\",\"content\":\"x\",\"new\":\"%s\"}]}",
+	    "{\"model\":\"big\",\"messages\":[{\"role\":\"user\",\"content\":\"x\",\"new\":\"%s\"}]"
+	    "}",
 	    "{\"model\":\"big\",\"message\":\"x\",\"prediction\":{\"content\":\"%s\"}}",
 	};
 	enum { COUNTED = 10, LEN = 20000 };
@@ -311,8 +321,8 @@ test_bound_holds_whatever_is_passed_on(void **state)
 		const char *at = strstr(around[i], "%s");
 		struct chat_request r;
 
-		snprintf(body, sizeof body, "%.*s%s%s", (int)(at - around[i]), around[i], text,
-		    at + 2);
+		snprintf(
+		    body, sizeof body, "%.*s%s%s", (int)(at - around[i]), around[i], text, at + 2);
 		good(body, &r);
 		assert_true(r.prompt_bytes >= LEN);
 		assert_true(r.prompt_bytes >= r.prompt_tokens);
@@ -325,8 +335,10 @@ test_bound_holds_whatever_is_passed_on(void **state)
 static void
 test_mutations(void **state)
 {
-	static const char body[] = "{\"model\":\"big\",\"messages\":[{\"role\":\"user\",\"content\":"
-	    "\"h\\u00e9 \\ud83c\\udf32\"},{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{}]}],"
+	static const char body[] =
+	    "{\"model\":\"big\",\"messages\":[{\"role\":\"user\",\"content\":"
+	    "\"h\\u00e9 "
+	    "\\ud83c\\udf32\"},{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{}]}],"
 	    "\"max_tokens\":17,\"n\":1,\"stream\":true,\"stream_options\":{\"include_usage\":true},"
 	    "\"tools\":[{\"a\":1}],\"logit_bias\":{\"5\":-1e2}}";
 	static const char bytes[] = "{}[]\",:\\0159-e.untrlafse \n\xc3\xff";
@@ -354,8 +366,8 @@ test_mutations(void **state)
 			int64_t limit = 0;
 
 			accepted++;
-			assert_true(json_get(root, r.max_completion_tokens ? "max_completion_tokens"
-									   : "max_tokens", &v));
+			assert_true(json_get(root,
+			    r.max_completion_tokens ? "max_completion_tokens" : "max_tokens", &v));
 			assert_true(json_int(v, &limit) && limit >= 1 && limit <= 100000);
 			buf_free(&b);
 		}

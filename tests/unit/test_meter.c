@@ -66,25 +66,29 @@ struct bench {
 	struct durable durable;
 	struct hold *hold;
 	struct meter meter;
-	struct buf text;       /* what was shown */
-	struct buf journaled;  /* what records have of it */
+	struct buf text;      /* what was shown */
+	struct buf journaled; /* what records have of it */
 	size_t saved;
-	const char *rest;      /* of the piece that was offered last */
+	const char *rest; /* of the piece that was offered last */
 	size_t rest_len;
 	bool rest_shown;
-	uint32_t marked;       /* the meter, as durable records have it */
+	uint32_t marked; /* the meter, as durable records have it */
 	unsigned resumed, slices;
 };
 
 /* 500 micro-credits a prompt token, 2000 a completion token. */
-static const struct price price = {.prompt = 500000000, .cached = 250000000,
-    .completion = 2000000000};
+static const struct price price = {
+    .prompt = 500000000, .cached = 250000000, .completion = 2000000000};
 #define PROMPT 10
 #define PROMPT_COST (PROMPT * 500)
 #define TOKEN_COST 2000
 
-static const struct region_dims usual = {.workers = 1, .max_accounts = 4, .max_keys = 4,
-    .max_holds = 9 * 4, .ring_records = 256, .ring_arena = 1 << 20};
+static const struct region_dims usual = {.workers = 1,
+    .max_accounts = 4,
+    .max_keys = 4,
+    .max_holds = 9 * 4,
+    .ring_records = 256,
+    .ring_arena = 1 << 20};
 
 static void
 resume(void *arg, bool slice_began)
@@ -142,11 +146,17 @@ bench_new(const struct region_dims *dims, int64_t balance, uint32_t slice, uint3
 	b->ledger = ledger_new(&b->region, PROC_WORKER);
 	assert_non_null(b->ledger);
 	b->durable.ring = ledger_ring(b->ledger);
-	terms = (struct hold_terms){.account = b->account, .price = price, .prompt = PROMPT,
-	    .max_tokens = max_tokens, .min_tokens = 1, .want_tokens = want};
-	assert_int_equal(ledger_reserve(b->ledger, &terms, NULL, 0, &b->hold, &position), LEDGER_OK);
+	terms = (struct hold_terms){.account = b->account,
+	    .price = price,
+	    .prompt = PROMPT,
+	    .max_tokens = max_tokens,
+	    .min_tokens = 1,
+	    .want_tokens = want};
+	assert_int_equal(
+	    ledger_reserve(b->ledger, &terms, NULL, 0, &b->hold, &position), LEDGER_OK);
 	publish(b);
-	meter_init(&b->meter, b->ledger, &b->durable, b->hold, TOKENIZER_ESTIMATE, slice, resume, b);
+	meter_init(
+	    &b->meter, b->ledger, &b->durable, b->hold, TOKENIZER_ESTIMATE, slice, resume, b);
 	return b;
 }
 
@@ -154,8 +164,10 @@ bench_new(const struct region_dims *dims, int64_t balance, uint32_t slice, uint3
 static void
 bench_end(struct bench *b)
 {
-	struct settlement s = {.charge = meter_cost(&b->meter), .prompt = PROMPT,
-	    .completion = meter_tokens(&b->meter), .outcome = OUTCOME_STOP};
+	struct settlement s = {.charge = meter_cost(&b->meter),
+	    .prompt = PROMPT,
+	    .completion = meter_tokens(&b->meter),
+	    .outcome = OUTCOME_STOP};
 	uint64_t position;
 
 	assert_int_equal(METER_TOKENS(atomic_load(&b->hold->meter)), meter_tokens(&b->meter));
@@ -301,8 +313,8 @@ static void
 test_extend_is_granted_in_part(void **state)
 {
 	/* A slice of 20, and credit for 27. */
-	struct bench *b = bench_new(&usual, PROMPT_COST + 27 * TOKEN_COST + TOKEN_COST - 1, 20, 20,
-	    1000);
+	struct bench *b =
+	    bench_new(&usual, PROMPT_COST + 27 * TOKEN_COST + TOKEN_COST - 1, 20, 20, 1000);
 	enum meter_result r;
 
 	(void)state;
@@ -320,11 +332,16 @@ test_extend_is_granted_in_part(void **state)
 static void
 test_ring_full(void **state)
 {
-	static const struct region_dims small = {.workers = 1, .max_accounts = 4, .max_keys = 4,
-	    .max_holds = 9 * 4, .ring_records = 2, .ring_arena = 4096};
+	static const struct region_dims small = {.workers = 1,
+	    .max_accounts = 4,
+	    .max_keys = 4,
+	    .max_holds = 9 * 4,
+	    .ring_records = 2,
+	    .ring_arena = 4096};
 	struct bench *b = bench_new(&small, 1000000000, 20, 20, 1000);
 	struct ring *ring = ledger_ring(b->ledger);
-	struct journal_record other = {.type = JOURNAL_MARK, .version = JOURNAL_VERSION,
+	struct journal_record other = {.type = JOURNAL_MARK,
+	    .version = JOURNAL_VERSION,
 	    .slot = hold_slot(&b->region, b->hold)};
 	enum meter_result r;
 
@@ -431,8 +448,9 @@ any(uint32_t n)
 static size_t
 random_piece(char *out, uint32_t words)
 {
-	static const char *const word[] = {" the", " road", "x", "\n", "    ", "9", "42", " \xd0\xb4\xd0\xb0",
-	    "\xe6\xb0\xb4", "\xf0\x9f\x8c\xb2", " incomprehensibility", "{\"a\":", ".", " QZ"};
+	static const char *const word[] = {" the", " road", "x", "\n", "    ", "9", "42",
+	    " \xd0\xb4\xd0\xb0", "\xe6\xb0\xb4", "\xf0\x9f\x8c\xb2", " incomprehensibility",
+	    "{\"a\":", ".", " QZ"};
 	size_t len = 0;
 
 	for (uint32_t n = 1 + any(words); n > 0; n--) {

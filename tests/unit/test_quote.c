@@ -34,8 +34,12 @@ configure(uint32_t slice, bool hidden)
 static void
 make_region(struct region *region)
 {
-	static const struct region_dims dims = {.workers = 1, .max_accounts = 4, .max_keys = 4,
-	    .max_holds = 9 * 4, .ring_records = 256, .ring_arena = 4096};
+	static const struct region_dims dims = {.workers = 1,
+	    .max_accounts = 4,
+	    .max_keys = 4,
+	    .max_holds = 9 * 4,
+	    .ring_records = 256,
+	    .ring_arena = 4096};
 
 	assert_int_equal(region_anonymous(region, &dims), 0);
 	*region_price(region, 5) = price;
@@ -86,8 +90,12 @@ static enum ledger_result
 try_reserve(struct region *region, struct ledger *l, struct account *a,
     const struct chat_request *r, const struct quote *q)
 {
-	struct hold_terms t = {.account = a, .price = price, .price_id = 5,
-	    .prompt = r->prompt_tokens, .max_tokens = r->max_tokens, .min_tokens = q->min_tokens,
+	struct hold_terms t = {.account = a,
+	    .price = price,
+	    .price_id = 5,
+	    .prompt = r->prompt_tokens,
+	    .max_tokens = r->max_tokens,
+	    .min_tokens = q->min_tokens,
 	    .want_tokens = q->want_tokens};
 	struct settlement none = {.voided = true};
 	struct books unused = {0};
@@ -167,8 +175,8 @@ test_mean(void **state)
 	for (int i = 0; i < 200; i++)
 		quote_learn(&region, 0, 40);
 	quote_make(&config, &region, &r, &price, &q);
-	assert_in_range(q.estimated_cost, price_cost(&price, 100, 0, 39),
-	    price_cost(&price, 100, 0, 41));
+	assert_in_range(
+	    q.estimated_cost, price_cost(&price, 100, 0, 39), price_cost(&price, 100, 0, 41));
 	/* A length that cannot be does not wrap it. */
 	for (int i = 0; i < 100; i++)
 		quote_learn(&region, 0, UINT32_MAX);
