@@ -6,10 +6,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef __SSE2__
-#include <emmintrin.h>
-#endif
 
+#include "daemon/json_text.h"
+#include "daemon/utf8.h"
 #include "shm/money.h"
 
 #define BUF_CAP_MIN 64
@@ -153,72 +152,6 @@ buf_money(struct buf *b, int64_t amount)
 	buf_add(b, text, money_format(text, amount));
 }
 
-static bool
-json_plain(unsigned char c)
-{
-	return c >= 0x20 && c < 0x80 && c != '"' && c != '\\';
-}
-
-/* How many bytes from p on are ASCII that JSON takes as it is. */
-static size_t
-plain_run(const unsigned char *p, size_t len)
-{
-	size_t i = 0;
-
-#ifdef __SSE2__
-	const __m128i quote = _mm_set1_epi8('"'), backslash = _mm_set1_epi8('\\');
-	const __m128i space = _mm_set1_epi8(0x20);
-
-	for (; i + 16 <= len; i += 16) {
-		__m128i v = _mm_loadu_si128((const __m128i *)(const void *)(p + i));
-		/* Signed: bytes from 0x80 on are below 0x20 too. */
-		__m128i stop = _mm_or_si128(_mm_cmplt_epi8(v, space),
-		    _mm_or_si128(_mm_cmpeq_epi8(v, quote), _mm_cmpeq_epi8(v, backslash)));
-		int mask = _mm_movemask_epi8(stop);
-
-		if (mask != 0)
-			return i + (size_t)__builtin_ctz((unsigned)mask);
-	}
-#endif
-	while (i < len && json_plain(p[i]))
-		i++;
-	return i;
-}
-
-/*
- * The length of the UTF-8 character at p (a byte from 0x80 on); 0 if there is none, and then
- * *bad is how many bytes one U+FFFD replaces (the maximal subpart, as Unicode recommends).
- */
-static size_t
-utf8_run(const unsigned char *p, size_t len, size_t *bad)
-{
-	unsigned char low = 0x80, high = 0xbf;
-	size_t need, i;
-
-	*bad = 1;
-	if (p[0] < 0xc2 || p[0] > 0xf4)
-		return 0;
-	need = p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
-	/* The second byte's range rules out overlong forms, surrogates, what is past U+10FFFF. */
-	if (p[0] == 0xe0)
-		low = 0xa0;
-	else if (p[0] == 0xed)
-		high = 0x9f;
-	else if (p[0] == 0xf0)
-		low = 0x90;
-	else if (p[0] == 0xf4)
-		high = 0x8f;
-	for (i = 1; i < need; i++) {
-		if (i >= len || p[i] < low || p[i] > high) {
-			*bad = i;
-			return 0;
-		}
-		low = 0x80;
-		high = 0xbf;
-	}
-	return need;
-}
-
 static void
 json_escape(struct buf *b, unsigned char c)
 {
@@ -243,28 +176,27 @@ json_escape(struct buf *b, unsigned char c)
 void
 buf_json_bare(struct buf *b, const char *text, size_t len)
 {
-	const unsigned char *p = (const unsigned char *)text;
 	size_t from = 0, at = 0, n, bad;
 
 	/* One growth for the usual case, where next to nothing is escaped. */
 	if (len == 0 || buf_reserve(b, len + 2) == NULL)
 		return;
 	for (;;) {
-		at += plain_run(p + at, len - at);
+		at = (size_t)(json_plain_end(text + at, text + len) - text);
 		if (at == len)
 			break;
-		if (p[at] >= 0x80) {
-			n = utf8_run(p + at, len - at, &bad);
+		if ((unsigned char)text[at] >= 0x80) {
+			n = utf8_char(text + at, len - at, &bad);
 			if (n > 0) {
 				at += n;
 				continue;
 			}
 			buf_add(b, text + from, at - from);
-			buf_add(b, "\xef\xbf\xbd", 3);
+			buf_str(b, UTF8_REPLACEMENT);
 			at += bad;
 		} else {
 			buf_add(b, text + from, at - from);
-			json_escape(b, p[at]);
+			json_escape(b, (unsigned char)text[at]);
 			at++;
 		}
 		from = at;

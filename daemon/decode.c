@@ -82,6 +82,11 @@ arrived(struct stream *st, bool shown, struct span text)
 		stream_move(st, STREAM_RUNNING);
 	}
 	st->progress_us = st->w->event_us;
+	/* No tokenizer has a token of more bytes: the provider does not keep to its limit. */
+	if (st->text.len / TOKEN_BYTES_MAX > st->max_tokens) {
+		stream_close(st, OUTCOME_LENGTH, NULL, NULL);
+		return;
+	}
 	if (st->text.len + st->pending.len + text.len > STREAM_TEXT_MAX) {
 		defect(st, DEFECT_OVERSIZE);
 		stream_close(st, OUTCOME_UPSTREAM, "upstream_error", "the answer is too long");

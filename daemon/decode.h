@@ -12,6 +12,7 @@
 #include "daemon/upstream.h"
 
 #define SSE_LINE_MAX (1u << 20)
+#define TOKEN_BYTES_MAX 128
 #define STREAM_TEXT_MAX (8u << 20) /* a longer answer is ended as oversize */
 #define ERROR_BODY_MAX 65536
 

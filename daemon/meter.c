@@ -18,6 +18,17 @@
 /* Shown text that waits for a record: with a piece of the greatest length it fits into a ring. */
 #define SAVED_MAX (256u << 10)
 
+/*
+ * The provider was told to end at max_tokens of its own tokens, so a count of ours beyond that is
+ * an estimate's error: it is neither charged nor a reason to cut.  (A provider that does not
+ * keep to the limit is ended by decode.c.)
+ */
+static uint32_t
+billable(const struct meter *m, uint32_t counted)
+{
+	return counted < m->max_tokens ? counted : m->max_tokens;
+}
+
 void
 meter_init(struct meter *m, struct ledger *ledger, struct durable *durable, struct hold *hold,
     enum tokenizer tokenizer, uint32_t slice, void (*resume)(void *arg, bool slice_began), void *arg)
@@ -27,11 +38,11 @@ meter_init(struct meter *m, struct ledger *ledger, struct durable *durable, stru
 	    .durable = durable,
 	    .hold = hold,
 	    .slice = slice,
-	    .paid = hold_covers(hold),
 	    .max_tokens = hold->max_tokens,
 	    .resume = resume,
 	    .arg = arg,
 	};
+	m->paid = billable(m, hold_covers(hold));
 	token_stream_init(&m->shown, tokenizer);
 	token_stream_init(&m->hidden, tokenizer);
 	m->dear_prompt = price_cost(&hold->price, hold->prompt, 0, 0) >
@@ -41,7 +52,7 @@ meter_init(struct meter *m, struct ledger *ledger, struct durable *durable, stru
 uint32_t
 meter_tokens(const struct meter *m)
 {
-	return m->shown.count + m->hidden.count;
+	return billable(m, m->shown.count + m->hidden.count);
 }
 
 int64_t
@@ -74,7 +85,7 @@ extended_cb(void *arg, uint64_t position)
 	struct meter *m = arg;
 
 	m->extending = 0;
-	m->paid = hold_covers(m->hold);
+	m->paid = billable(m, hold_covers(m->hold));
 	m->safe = recorded(m, position);
 	resume(m, true);
 }
@@ -124,7 +135,7 @@ mark(struct meter *m, struct span saved, bool *saved_now)
 static uint32_t
 ahead(const struct meter *m)
 {
-	return m->paid > UINT32_MAX - m->slice ? UINT32_MAX : m->paid + m->slice;
+	return m->max_tokens - m->paid < m->slice ? m->max_tokens : m->paid + m->slice;
 }
 
 /*
@@ -134,13 +145,9 @@ ahead(const struct meter *m)
 static void
 look_ahead(struct meter *m, uint32_t tokens, struct span saved, bool *saved_now)
 {
-	uint32_t want;
-
-	if (m->extending == 0 && m->paid < m->max_tokens && m->paid - tokens <= m->slice / 2) {
-		want = ahead(m) < m->max_tokens ? ahead(m) : m->max_tokens;
-		if (extend(m, want, saved, saved_now) == LEDGER_OK)
-			return;
-	}
+	if (m->extending == 0 && m->paid < m->max_tokens && m->paid - tokens <= m->slice / 2 &&
+	    extend(m, ahead(m), saved, saved_now) == LEDGER_OK)
+		return;
 	if (tokens - m->marked >= (m->slice + 1) / 2 || (m->dear_prompt && tokens > 0))
 		(void)mark(m, saved, saved_now);
 }
@@ -158,8 +165,6 @@ static enum meter_result
 need_slice(struct meter *m, struct span saved, bool *saved_now)
 {
 	if (m->extending == 0) {
-		/* The provider's limit does not bind our count, so this goes past max_tokens
-		 * where it must. */
 		switch (extend(m, ahead(m), saved, saved_now)) {
 		case LEDGER_OK:
 			break;
@@ -184,7 +189,7 @@ take_part(struct meter *m, struct token_stream *mine, uint32_t other, const char
 	if (most > other)
 		*taken = token_stream_fit(mine, text, len, most - other);
 	/* No record would make room for a character that is more than a slice. */
-	if (far && *taken == 0 && meter_tokens(m) == m->safe) {
+	if (far && *taken == 0 && meter_tokens(m) == m->safe && m->paid > other) {
 		*taken = token_stream_fit(mine, text, utf8_char(text, len, &bad), m->paid - other);
 		far = *taken > 0;
 	}
@@ -203,7 +208,7 @@ meter_take(struct meter *m, bool shown, const char *text, size_t len, struct spa
 	struct token_stream *mine = shown ? &m->shown : &m->hidden;
 	uint32_t other = shown ? m->hidden.count : m->shown.count;
 	struct token_stream next = *mine;
-	uint32_t tokens = token_stream_append(&next, text, len) + other;
+	uint32_t tokens = billable(m, token_stream_append(&next, text, len) + other);
 
 	*taken = 0;
 	*saved_now = false;

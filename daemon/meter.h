@@ -22,7 +22,7 @@ struct meter {
 	struct token_stream shown, hidden; /* text; reasoning, tool calls, other choices */
 	uint32_t slice;
 	uint32_t paid;       /* completion tokens that durable records pay for */
-	uint32_t max_tokens; /* no slice is taken ahead beyond this */
+	uint32_t max_tokens; /* never more than this is paid for */
 	uint32_t marked;     /* tokens at the last record of this hold */
 	uint32_t safe;       /* tokens at its last durable record: what a power cut would charge */
 	uint64_t extending;  /* ring position of the extend under way, or 0 */

@@ -16,6 +16,7 @@ MODELS = {
     "m9": "sim:tokens=15,usage=huge",
     "big": "sim:tokens=5000,rate=4000,lang=even",
     "over": "sim:tokens=40,lang=even,prompt=30",
+    "unsaid": "sim:tokens=50,lang=ru,usage=no",
     "pricey": ("sim:tokens=40,prompt=4000", ""),
 }
 
@@ -161,6 +162,19 @@ class Money(Case):
         if full > credit:
             self.assertAlmostEqual(self.t.metric("tolld_credits_uncollected_total") - before,
                                    (full - credit) / 1000000, places=6)
+        self.invariants()
+
+    def test_never_more_than_quoted(self):
+        """Our count may be above the provider's; the limit that was quoted holds all the same."""
+        key = self.t.account("quoted", "10")
+        body = {"model": "unsaid", "message": "hello", "max_tokens": 30}
+        _, _, p = self.t.request("POST", "/chat/preview", body, key)
+        events = self.t.run(key, "hello", "unsaid", max_tokens=30)
+        kind, done = end_of(events)
+        self.assertEqual((kind, done["finish_reason"]), ("done", "length"))
+        self.assertEqual(done["full_text"], text_of(events))
+        self.assertEqual(micro(done["cost"]), micro(p["max_cost"]))
+        self.assertEqual(done["usage"]["completion_tokens"], 30)
         self.invariants()
 
     def test_refs_are_applied_once(self):
