@@ -419,8 +419,7 @@ stream_run(struct stream *st)
 	sse_init(&st->sse, SSE_LINE_MAX);
 	chat_request_limit(&st->request, st->max_completion_tokens, st->sent_limit);
 	st->provider = m->providers[0];
-	st->call = upstream_post(st->w->upstream, st->provider, "/chat/completions", &st->request,
-	    &call_ops, st);
+	st->call = upstream_post(st->w->upstream, st->provider, &st->request, &call_ops, st);
 	if (st->call == NULL)
 		stream_close(st, OUTCOME_UPSTREAM, "overloaded", "no room for a call");
 }

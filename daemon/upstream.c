@@ -1,115 +1,473 @@
 /*
- * libcurl's multi-socket interface on libevent.  Worker process.
+ * Calls to providers.  Worker process.
  *
- * What bites (each learned the hard way by somebody):
- *  - libcurl closes its own descriptors: the event must go on CURL_POLL_REMOVE, before that.
- *  - A handle must not be removed from the multi inside one of its own callbacks; a cancel there
- *    is done when the callback is left.
- *  - CURLOPT_CAPATH must be NULL with Debian's build, or each verified connection costs 16 times
- *    the CPU.
- *  - HTTP/1.1 only: pausing a transfer on HTTP/2 does not stop its data.
+ * libcurl makes the connection (addresses, time-outs, TLS and its verification) through its
+ * multi-socket interface on our event loop, and moves the bytes of TLS (curl_easy_send and _recv);
+ * the HTTP on it is ours (response.c).  Letting libcurl do that too costs a poll() and some 3 us
+ * for every paced token, and a buffer of 8 KB or more for every open stream; here one buffer
+ * serves all.
+ *
+ * A connection belongs to a libcurl handle (CONNECT_ONLY) that stays in the multi for as long as
+ * it lives.  After a whole answer it waits in its provider's list for the next call.
+ *
+ * What bites: libcurl closes its own descriptors, so its events must go on CURL_POLL_REMOVE,
+ * before that; CURLOPT_CAPATH must be NULL with Debian's build, or each verified connection costs
+ * 16 times the CPU; TLS may hold bytes that epoll does not know of.
  */
 #include "daemon/upstream.h"
 
 #include <curl/curl.h>
+#include <errno.h>
+#include <event2/event_struct.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "daemon/log.h"
+#include "daemon/response.h"
+#include "daemon/worker.h"
 
-#define POOL_MAX 128         /* idle easy handles kept for reuse, a provider */
-#define READ_SIZE 8192       /* libcurl's buffer, one per open call */
-#define MEDIA_TYPE_MAX 64
+#define READ_SIZE 32768
+#define READS_MAX 8        /* of one connection at a time, when more is there */
+#define IDLE_MAX 256       /* connections kept for the next call, a provider */
+#define IDLE_US (50 * UINT64_C(1000000)) /* and so long; many servers close after 60 s */
+
+enum link_state {
+	LINK_CONNECTING, /* libcurl watches its socket; ends with its word */
+	LINK_BUSY,       /* a call is on it */
+	LINK_IDLE,       /* in its provider's list; ends by a call, the peer's close, or its age */
+};
+
+struct link {
+	struct upstream *u;
+	CURL *easy;
+	int provider;
+	enum link_state state;
+	int fd;              /* libcurl's, once it is connected */
+	struct event rd, wr;
+	struct call *call;
+	struct link *next;   /* idle ones */
+	uint64_t idle_us;
+	char error[CURL_ERROR_SIZE];
+};
+
+struct target { /* a provider */
+	char *url;       /* for the connection */
+	struct buf head; /* of every request, up to and without Content-Length */
+	struct link *idle;
+	int idle_count;
+	bool tls;
+};
 
 struct upstream {
 	struct event_base *base;
 	const struct config *config;
 	CURLM *multi;
 	struct event *timer;
-	struct curl_slist *headers[CONFIG_PROVIDERS_MAX];
-	/* Handles with all options set that stay the same from call to call. */
-	struct {
-		CURL *easy[POOL_MAX];
-		int n;
-	} pool[CONFIG_PROVIDERS_MAX];
+	struct target target[CONFIG_PROVIDERS_MAX];
 	size_t calls;
-	struct call *dirty; /* calls that got data since the last flush */
-	struct call *doomed; /* cancelled inside a callback */
-	struct call *resumed; /* to be un-paused by the event below */
-	struct event *resume;
-	bool inside;        /* within a curl_multi_ call: handles can't be removed */
+	char read[READ_SIZE];
 };
 
-struct sock {
+struct sock { /* one that libcurl watches */
 	struct event *ev;
 	short what;
 };
 
 struct call {
 	struct upstream *u;
-	CURL *easy;
+	struct link *link;
 	int provider;
-	struct buf body;
+	struct buf request; /* head and body; freed when the answer begins */
+	size_t sent;
+	struct response response;
 	const struct call_ops *ops;
 	void *arg;
-	struct call *next_dirty, *next_doomed, *next_resumed;
-	char media_type[MEDIA_TYPE_MAX];
-	bool is_dirty, head_given, paused, resuming, cancelled;
-	char error[CURL_ERROR_SIZE];
+	bool paused, reused, heard;
+	bool busy, cancelled; /* cancelled while one of its callbacks runs: freed after that */
 };
 
-static void check_done(struct upstream *);
+/* Connections. */
+
+static void
+link_free(struct link *l)
+{
+	if (l->state != LINK_CONNECTING) {
+		event_del(&l->rd);
+		event_del(&l->wr);
+	}
+	/* With a connect-only handle its connection goes, too. */
+	curl_multi_remove_handle(l->u->multi, l->easy);
+	curl_easy_cleanup(l->easy);
+	free(l);
+}
+
+static void
+link_unlist(struct link *l)
+{
+	struct target *t = &l->u->target[l->provider];
+
+	for (struct link **p = &t->idle; *p != NULL; p = &(*p)->next) {
+		if (*p == l) {
+			*p = l->next;
+			t->idle_count--;
+			return;
+		}
+	}
+}
+
+/* The answer is whole and the connection can take another request. */
+static void
+link_rest(struct link *l)
+{
+	struct target *t = &l->u->target[l->provider];
+
+	if (t->idle_count >= IDLE_MAX) {
+		link_free(l);
+		return;
+	}
+	l->state = LINK_IDLE;
+	l->call = NULL;
+	l->idle_us = coarse_us();
+	l->next = t->idle;
+	t->idle = l;
+	t->idle_count++;
+	event_del(&l->wr);
+	/* To hear of the peer's close. */
+	event_add(&l->rd, NULL);
+}
+
+/* The connection used last is the one most likely to be still there. */
+static struct link *
+link_reuse(struct upstream *u, int provider)
+{
+	struct target *t = &u->target[provider];
+	uint64_t now = coarse_us();
+	struct link *l;
+
+	while ((l = t->idle) != NULL) {
+		t->idle = l->next;
+		t->idle_count--;
+		if (now - l->idle_us < IDLE_US) {
+			l->state = LINK_BUSY;
+			return l;
+		}
+		link_free(l);
+	}
+	return NULL;
+}
+
+static struct link *
+link_new(struct upstream *u, int provider)
+{
+	struct link *l = calloc(1, sizeof *l);
+	CURL *e;
+
+	if (l == NULL || (l->easy = e = curl_easy_init()) == NULL) {
+		free(l);
+		return NULL;
+	}
+	l->u = u;
+	l->provider = provider;
+	l->state = LINK_CONNECTING;
+	curl_easy_setopt(e, CURLOPT_CONNECT_ONLY, 1L);
+	curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "http,https");
+	curl_easy_setopt(e, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+	curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L);
+	curl_easy_setopt(e, CURLOPT_NOPROXY, "*");
+	curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT_MS, (long)u->config->timeouts.connect * 1000);
+	curl_easy_setopt(e, CURLOPT_TCP_NODELAY, 1L);
+	curl_easy_setopt(e, CURLOPT_TCP_KEEPALIVE, 1L);
+	curl_easy_setopt(e, CURLOPT_CAPATH, NULL);
+	curl_easy_setopt(e, CURLOPT_PRIVATE, l);
+	curl_easy_setopt(e, CURLOPT_ERRORBUFFER, l->error);
+	/* Only arms a timer; the connecting starts from the event loop. */
+	if (curl_easy_setopt(e, CURLOPT_URL, u->target[provider].url) != CURLE_OK ||
+	    curl_multi_add_handle(u->multi, e) != CURLM_OK) {
+		curl_easy_cleanup(e);
+		free(l);
+		return NULL;
+	}
+	return l;
+}
+
+/* Calls. */
 
 static void
 call_free(struct call *c)
 {
-	struct upstream *u = c->u;
-
-	for (struct call **p = &u->dirty; c->is_dirty && *p != NULL; p = &(*p)->next_dirty) {
-		if (*p == c) {
-			*p = c->next_dirty;
-			break;
-		}
-	}
-	for (struct call **p = &u->resumed; c->resuming && *p != NULL; p = &(*p)->next_resumed) {
-		if (*p == c) {
-			*p = c->next_resumed;
-			break;
-		}
-	}
-	curl_multi_remove_handle(u->multi, c->easy);
-	if (u->pool[c->provider].n < POOL_MAX) {
-		/* It must not keep what goes with the call. */
-		curl_easy_setopt(c->easy, CURLOPT_POSTFIELDS, NULL);
-		curl_easy_setopt(c->easy, CURLOPT_ERRORBUFFER, NULL);
-		u->pool[c->provider].easy[u->pool[c->provider].n++] = c->easy;
-	} else {
-		curl_easy_cleanup(c->easy);
-	}
-	buf_free(&c->body);
-	u->calls--;
+	if (c->link != NULL)
+		link_free(c->link);
+	buf_free(&c->request);
+	response_fini(&c->response);
+	c->u->calls--;
 	free(c);
 }
 
-/* After every entry into libcurl: pass on flushes, bury the cancelled, report the ended. */
+/* Callbacks may cancel the call they are about; it is freed when they are done. */
 static void
-after(struct upstream *u)
+enter(struct call *c)
 {
-	while (u->dirty != NULL) {
-		struct call *c = u->dirty;
+	c->busy = true;
+}
 
-		u->dirty = c->next_dirty;
-		c->is_dirty = false;
-		if (!c->cancelled)
-			c->ops->flush(c->arg);
-	}
-	while (u->doomed != NULL) {
-		struct call *c = u->doomed;
+static bool
+leave(struct call *c)
+{
+	c->busy = false;
+	if (!c->cancelled)
+		return true;
+	call_free(c);
+	return false;
+}
 
-		u->doomed = c->next_doomed;
-		call_free(c);
+static void
+end(struct call *c, enum call_result result, const char *why)
+{
+	struct link *l = c->link;
+
+	/* What the owner starts now may have this connection. */
+	if (l != NULL && result == CALL_COMPLETE && response_reusable(&c->response)) {
+		c->link = NULL;
+		link_rest(l);
 	}
-	check_done(u);
+	c->cancelled = true;
+	c->ops->end(c->arg, result, why);
+	call_free(c);
+}
+
+/*
+ * The connection is gone.  One that had waited may have been closed while the request was on its
+ * way; if nothing came back on it, the provider has not begun, and a new one is tried.
+ */
+static void
+lost(struct call *c, const char *why)
+{
+	struct link *l;
+
+	if (c->reused && !c->heard) {
+		link_free(c->link);
+		c->link = NULL;
+		c->reused = false;
+		c->sent = 0;
+		l = link_new(c->u, c->provider);
+		if (l != NULL) {
+			l->call = c;
+			c->link = l;
+			return;
+		}
+	}
+	switch (response_eof(&c->response)) {
+	case RESPONSE_COMPLETE:
+		end(c, CALL_COMPLETE, "");
+		break;
+	case RESPONSE_MORE:
+		end(c, response_has_head(&c->response) ? CALL_TRUNCATED : CALL_CONNECT, why);
+		break;
+	default:
+		end(c, CALL_PROTOCOL, why);
+	}
+}
+
+/*
+ * Read or write what is there to be read or taken.  Plain connections go straight to the socket:
+ * libcurl looks for a handle's connection among all of them, at every call, and with a thousand
+ * open that is 6 us.  With TLS there is no way around it.  CURLE_AGAIN: nothing now; *n 0: closed.
+ */
+static CURLcode
+link_read(struct link *l, char *to, size_t len, size_t *n)
+{
+	ssize_t got;
+
+	if (l->u->target[l->provider].tls)
+		return curl_easy_recv(l->easy, to, len, n);
+	do {
+		got = recv(l->fd, to, len, 0);
+	} while (got < 0 && errno == EINTR);
+	*n = got > 0 ? (size_t)got : 0;
+	return got >= 0			      ? CURLE_OK
+	    : errno == EAGAIN || errno == EWOULDBLOCK ? CURLE_AGAIN
+						      : CURLE_RECV_ERROR;
+}
+
+static CURLcode
+link_write(struct link *l, const char *from, size_t len, size_t *n)
+{
+	ssize_t sent;
+
+	if (l->u->target[l->provider].tls)
+		return curl_easy_send(l->easy, from, len, n);
+	do {
+		sent = send(l->fd, from, len, MSG_NOSIGNAL);
+	} while (sent < 0 && errno == EINTR);
+	*n = sent > 0 ? (size_t)sent : 0;
+	return sent >= 0		      ? CURLE_OK
+	    : errno == EAGAIN || errno == EWOULDBLOCK ? CURLE_AGAIN
+						      : CURLE_SEND_ERROR;
+}
+
+static bool
+body_cb(void *arg, const char *bytes, size_t len)
+{
+	struct call *c = arg;
+
+	c->ops->data(c->arg, bytes, len);
+	return !c->cancelled;
+}
+
+static bool
+head_cb(void *arg, const struct response *r)
+{
+	struct call *c = arg;
+
+	c->ops->head(c->arg, r->status, r->media_type, r->retry_after);
+	return !c->cancelled;
+}
+
+/* Bytes of the answer.  False: the call is over. */
+static bool
+heard(struct call *c, const char *bytes, size_t len)
+{
+	enum response_result r;
+
+	if (!c->heard) {
+		c->heard = true;
+		buf_free(&c->request);
+	}
+	enter(c);
+	r = response_feed(&c->response, bytes, len, head_cb, body_cb, c);
+	if (!leave(c))
+		return false;
+	if (r == RESPONSE_BAD) {
+		end(c, CALL_PROTOCOL, c->response.why);
+		return false;
+	}
+	if (r == RESPONSE_COMPLETE) {
+		enter(c);
+		c->ops->flush(c->arg);
+		if (leave(c))
+			end(c, CALL_COMPLETE, "");
+		return false;
+	}
+	return true;
+}
+
+static void
+read_cb(evutil_socket_t fd, short what, void *arg)
+{
+	struct link *l = arg;
+	struct call *c = l->call;
+	struct upstream *u = l->u;
+	bool tls = u->target[l->provider].tls, over = false;
+	CURLcode code = CURLE_OK;
+	size_t n = 0;
+
+	(void)fd;
+	(void)what;
+	if (l->state == LINK_IDLE) {
+		/* Closed by the peer, or it speaks without having been asked. */
+		link_unlist(l);
+		link_free(l);
+		return;
+	}
+	for (int i = 0; i < READS_MAX && !c->paused; i++) {
+		code = link_read(l, u->read, sizeof u->read, &n);
+		over = code != CURLE_AGAIN && (code != CURLE_OK || n == 0);
+		if (code != CURLE_OK || n == 0)
+			break;
+		if (!heard(c, u->read, n))
+			return;
+		/* What fills less than the buffer was all.  TLS gives a record at a time. */
+		if (!tls && n < sizeof u->read)
+			break;
+	}
+	if (code == CURLE_OK && n > 0 && tls)
+		event_active(&l->rd, EV_READ, 0); /* epoll does not know of what TLS holds */
+	if (c->heard) {
+		enter(c);
+		c->ops->flush(c->arg);
+		if (!leave(c))
+			return;
+	}
+	if (over)
+		lost(c, code == CURLE_OK ? "closed by the provider" : curl_easy_strerror(code));
+}
+
+static void
+write_cb(evutil_socket_t fd, short what, void *arg)
+{
+	struct link *l = arg;
+	struct call *c = l->call;
+	CURLcode code = CURLE_OK;
+	size_t n;
+
+	(void)fd;
+	(void)what;
+	while (c->sent < c->request.len) {
+		code = link_write(l, c->request.data + c->sent, c->request.len - c->sent, &n);
+		if (code != CURLE_OK)
+			break;
+		c->sent += n;
+	}
+	if (code == CURLE_AGAIN) {
+		event_add(&l->wr, NULL);
+	} else if (code != CURLE_OK && !c->heard && c->reused) {
+		lost(c, curl_easy_strerror(code));
+	}
+	/* Else: sent, or the provider has closed with its answer perhaps on the way: read_cb. */
+}
+
+/* From the event loop, so that what fails is told from there. */
+static void
+start_sending(struct link *l)
+{
+	l->state = LINK_BUSY;
+	event_add(&l->rd, NULL);
+	event_active(&l->wr, EV_WRITE, 0);
+}
+
+/* libcurl's side. */
+
+static enum call_result
+result_of(CURLcode code)
+{
+	return code == CURLE_OPERATION_TIMEDOUT ? CALL_TIMEOUT : CALL_CONNECT;
+}
+
+static void
+connected(struct link *l, CURLcode code)
+{
+	curl_socket_t fd = CURL_SOCKET_BAD;
+	struct call *c = l->call;
+
+	if (code == CURLE_OK)
+		curl_easy_getinfo(l->easy, CURLINFO_ACTIVESOCKET, &fd);
+	if (code == CURLE_OK && fd != CURL_SOCKET_BAD) {
+		l->fd = fd;
+		event_assign(&l->rd, l->u->base, fd, EV_READ | EV_PERSIST, read_cb, l);
+		event_assign(&l->wr, l->u->base, fd, EV_WRITE, write_cb, l);
+		start_sending(l);
+		return;
+	}
+	end(c, result_of(code), l->error[0] != '\0' ? l->error : curl_easy_strerror(code));
+}
+
+static void
+check_done(struct upstream *u)
+{
+	CURLMsg *msg;
+	int left;
+
+	while ((msg = curl_multi_info_read(u->multi, &left)) != NULL) {
+		CURLcode code = msg->data.result;
+		struct link *l;
+
+		if (msg->msg != CURLMSG_DONE)
+			continue;
+		curl_easy_getinfo(msg->easy_handle, CURLINFO_PRIVATE, (char **)&l);
+		if (l->state == LINK_CONNECTING)
+			connected(l, code);
+	}
 }
 
 static void
@@ -117,10 +475,8 @@ action(struct upstream *u, curl_socket_t s, int what)
 {
 	int running;
 
-	u->inside = true;
 	curl_multi_socket_action(u->multi, s, what, &running);
-	u->inside = false;
-	after(u);
+	check_done(u);
 }
 
 static void
@@ -138,7 +494,7 @@ timer_cb(evutil_socket_t fd, short what, void *arg)
 	action(arg, CURL_SOCKET_TIMEOUT, 0);
 }
 
-/* libcurl wants to watch a socket, or no more. */
+/* libcurl wants to watch a socket (while it connects), or no more. */
 static int
 socket_function(CURL *easy, curl_socket_t s, int what, void *arg, void *sockp)
 {
@@ -189,154 +545,51 @@ timer_function(CURLM *multi, long ms, void *arg)
 	return 0;
 }
 
-/*
- * Un-pausing delivers what libcurl kept back, at once and from inside the call, so it is done
- * here, where nobody else is on the stack.
- */
-static void
-resume_cb(evutil_socket_t fd, short what, void *arg)
+/* Interface. */
+
+/* What every request to a provider begins with; false if its URL is none. */
+static bool
+make_target(struct target *t, const struct config_provider *p, const char *path)
 {
-	struct upstream *u = arg;
+	CURLU *url = curl_url();
+	char *scheme = NULL, *host = NULL, *port = NULL, *base = NULL;
+	bool good = url != NULL &&
+	    curl_url_set(url, CURLUPART_URL, p->base_url, 0) == CURLUE_OK &&
+	    curl_url_get(url, CURLUPART_SCHEME, &scheme, 0) == CURLUE_OK &&
+	    curl_url_get(url, CURLUPART_HOST, &host, 0) == CURLUE_OK &&
+	    curl_url_get(url, CURLUPART_PATH, &base, 0) == CURLUE_OK;
 
-	(void)fd;
-	(void)what;
-	while (u->resumed != NULL) {
-		struct call *c = u->resumed;
+	if (good) {
+		size_t n = strlen(base);
 
-		u->resumed = c->next_resumed;
-		c->resuming = false;
-		if (c->paused || c->cancelled)
-			continue;
-		u->inside = true;
-		curl_easy_pause(c->easy, CURLPAUSE_CONT);
-		u->inside = false;
+		if (curl_url_get(url, CURLUPART_PORT, &port, 0) != CURLUE_OK)
+			port = NULL;
+		while (n > 0 && base[n - 1] == '/')
+			n--;
+		t->tls = strcmp(scheme, "https") == 0;
+		buf_printf(&t->head, "POST %.*s%s HTTP/1.1\r\nHost: %s", (int)n, base, path, host);
+		if (port != NULL)
+			buf_printf(&t->head, ":%s", port);
+		buf_str(&t->head, "\r\nUser-Agent: tolld/" TOLLD_VERSION
+				  "\r\nContent-Type: application/json"
+				  "\r\nAccept: text/event-stream, application/json\r\n");
+		if (p->api_key[0] != '\0')
+			buf_printf(&t->head, "Authorization: Bearer %s\r\n", p->api_key);
+		t->url = strdup(p->base_url);
 	}
-	after(u);
-}
-
-static void
-give_head(struct call *c)
-{
-	long status = 0;
-	char *type = NULL;
-	curl_off_t retry_after = 0;
-	size_t n = 0;
-
-	c->head_given = true;
-	curl_easy_getinfo(c->easy, CURLINFO_RESPONSE_CODE, &status);
-	curl_easy_getinfo(c->easy, CURLINFO_CONTENT_TYPE, &type);
-	curl_easy_getinfo(c->easy, CURLINFO_RETRY_AFTER, &retry_after);
-	if (type != NULL) {
-		n = strcspn(type, "; \t");
-		if (n >= sizeof c->media_type)
-			n = sizeof c->media_type - 1;
-		for (size_t i = 0; i < n; i++)
-			c->media_type[i] =
-			    (char)(type[i] >= 'A' && type[i] <= 'Z' ? type[i] + 32 : type[i]);
-	}
-	c->media_type[n] = '\0';
-	c->ops->head(c->arg, (int)status, c->media_type, (int64_t)retry_after);
-}
-
-static size_t
-write_function(char *bytes, size_t size, size_t n, void *arg)
-{
-	struct call *c = arg;
-
-	n *= size;
-	if (!c->cancelled && !c->head_given)
-		give_head(c);
-	if (c->cancelled)
-		return n == 0 ? 1 : 0; /* an error: libcurl ends the transfer */
-	if (!c->is_dirty) {
-		c->is_dirty = true;
-		c->next_dirty = c->u->dirty;
-		c->u->dirty = c;
-	}
-	c->ops->data(c->arg, bytes, n);
-	return c->cancelled ? (n == 0 ? 1 : 0) : n;
-}
-
-static enum call_result
-result_of(const struct call *c, CURLcode code)
-{
-	switch (code) {
-	case CURLE_OK:
-		return CALL_COMPLETE;
-	case CURLE_OPERATION_TIMEDOUT:
-		return CALL_TIMEOUT;
-	case CURLE_COULDNT_RESOLVE_HOST:
-	case CURLE_COULDNT_CONNECT:
-	case CURLE_SSL_CONNECT_ERROR:
-	case CURLE_PEER_FAILED_VERIFICATION:
-	case CURLE_SSL_CERTPROBLEM:
-	case CURLE_SSL_CACERT_BADFILE:
-		return CALL_CONNECT;
-	case CURLE_UNSUPPORTED_PROTOCOL:
-	case CURLE_WEIRD_SERVER_REPLY:
-	case CURLE_HTTP2:
-	case CURLE_BAD_CONTENT_ENCODING:
-		return CALL_PROTOCOL;
-	default:
-		return c->head_given ? CALL_TRUNCATED : CALL_CONNECT;
-	}
-}
-
-static void
-check_done(struct upstream *u)
-{
-	CURLMsg *msg;
-	int left;
-
-	while ((msg = curl_multi_info_read(u->multi, &left)) != NULL) {
-		struct call *c;
-		CURLcode code = msg->data.result;
-		enum call_result r;
-
-		if (msg->msg != CURLMSG_DONE)
-			continue;
-		curl_easy_getinfo(msg->easy_handle, CURLINFO_PRIVATE, (char **)&c);
-		if (!c->cancelled && code == CURLE_OK && !c->head_given)
-			give_head(c); /* an empty body */
-		if (!c->cancelled) {
-			c->cancelled = true; /* what end() cancels is freed here */
-			r = result_of(c, code);
-			c->ops->end(c->arg, r,
-			    c->error[0] != '\0' ? c->error : curl_easy_strerror(code));
-		}
-		for (struct call **p = &u->doomed; *p != NULL; p = &(*p)->next_doomed) {
-			if (*p == c) {
-				*p = c->next_doomed;
-				break;
-			}
-		}
-		call_free(c);
-	}
-}
-
-static struct curl_slist *
-provider_headers(const struct config_provider *p)
-{
-	struct curl_slist *l = NULL;
-	struct buf auth = {0};
-
-	/* Without this libcurl waits a second for a 100 on larger bodies. */
-	l = curl_slist_append(l, "Expect:");
-	l = curl_slist_append(l, "Content-Type: application/json");
-	l = curl_slist_append(l, "Accept: text/event-stream, application/json");
-	if (p->api_key[0] != '\0') {
-		buf_printf(&auth, "Authorization: Bearer %s", p->api_key);
-		buf_add(&auth, "", 1);
-		l = curl_slist_append(l, auth.data);
-		buf_free(&auth);
-	}
-	return l;
+	curl_free(scheme);
+	curl_free(host);
+	curl_free(port);
+	curl_free(base);
+	curl_url_cleanup(url);
+	return good && t->url != NULL && !t->head.failed;
 }
 
 struct upstream *
 upstream_new(struct event_base *base, const struct config *config)
 {
 	struct upstream *u = calloc(1, sizeof *u);
+	bool good = u != NULL;
 
 	if (u == NULL)
 		return NULL;
@@ -345,8 +598,9 @@ upstream_new(struct event_base *base, const struct config *config)
 	u->config = config;
 	u->multi = curl_multi_init();
 	u->timer = evtimer_new(base, timer_cb, u);
-	u->resume = event_new(base, -1, 0, resume_cb, u);
-	if (u->multi == NULL || u->timer == NULL || u->resume == NULL) {
+	for (int i = 0; i < config->provider_count && good; i++)
+		good = make_target(&u->target[i], &config->provider[i], "/chat/completions");
+	if (u->multi == NULL || u->timer == NULL || !good) {
 		upstream_free(u);
 		return NULL;
 	}
@@ -354,10 +608,8 @@ upstream_new(struct event_base *base, const struct config *config)
 	curl_multi_setopt(u->multi, CURLMOPT_SOCKETDATA, u);
 	curl_multi_setopt(u->multi, CURLMOPT_TIMERFUNCTION, timer_function);
 	curl_multi_setopt(u->multi, CURLMOPT_TIMERDATA, u);
-	curl_multi_setopt(u->multi, CURLMOPT_MAXCONNECTS, 1024L);
-	curl_multi_setopt(u->multi, CURLMOPT_PIPELINING, (long)CURLPIPE_NOTHING);
-	for (int i = 0; i < config->provider_count; i++)
-		u->headers[i] = provider_headers(&config->provider[i]);
+	/* They are all in use: none is libcurl's to close. */
+	curl_multi_setopt(u->multi, CURLMOPT_MAXCONNECTS, 1000000L);
 	return u;
 }
 
@@ -366,17 +618,21 @@ upstream_free(struct upstream *u)
 {
 	if (u == NULL)
 		return;
-	for (int i = 0; i < CONFIG_PROVIDERS_MAX; i++)
-		while (u->pool[i].n > 0)
-			curl_easy_cleanup(u->pool[i].easy[--u->pool[i].n]);
+	for (int i = 0; i < CONFIG_PROVIDERS_MAX; i++) {
+		struct target *t = &u->target[i];
+		struct link *l;
+
+		while ((l = t->idle) != NULL) {
+			t->idle = l->next;
+			link_free(l);
+		}
+		buf_free(&t->head);
+		free(t->url);
+	}
 	if (u->multi != NULL)
 		curl_multi_cleanup(u->multi);
-	for (int i = 0; i < CONFIG_PROVIDERS_MAX; i++)
-		curl_slist_free_all(u->headers[i]);
 	if (u->timer != NULL)
 		event_free(u->timer);
-	if (u->resume != NULL)
-		event_free(u->resume);
 	free(u);
 	curl_global_cleanup();
 }
@@ -387,80 +643,40 @@ upstream_calls(const struct upstream *u)
 	return u->calls;
 }
 
-/* A handle for calls to base_url + path of a provider; NULL without memory. */
-static CURL *
-make_handle(struct upstream *u, int provider, const char *path)
-{
-	const struct config *cfg = u->config;
-	CURL *e = curl_easy_init();
-	struct buf url = {0};
-
-	buf_printf(&url, "%s%s", cfg->provider[provider].base_url, path);
-	buf_add(&url, "", 1);
-	if (e == NULL || url.failed || curl_easy_setopt(e, CURLOPT_URL, url.data) != CURLE_OK) {
-		if (e != NULL)
-			curl_easy_cleanup(e);
-		buf_free(&url);
-		return NULL;
-	}
-	buf_free(&url);
-	curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "http,https");
-	curl_easy_setopt(e, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
-	curl_easy_setopt(e, CURLOPT_FOLLOWLOCATION, 0L);
-	curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L);
-	curl_easy_setopt(e, CURLOPT_NOPROXY, "*");
-	curl_easy_setopt(e, CURLOPT_USERAGENT, "tolld/" TOLLD_VERSION);
-	curl_easy_setopt(e, CURLOPT_HTTPHEADER, u->headers[provider]);
-	curl_easy_setopt(e, CURLOPT_POST, 1L);
-	curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT_MS, (long)cfg->timeouts.connect * 1000);
-	curl_easy_setopt(e, CURLOPT_TCP_NODELAY, 1L);
-	curl_easy_setopt(e, CURLOPT_TCP_KEEPALIVE, 1L);
-	curl_easy_setopt(e, CURLOPT_BUFFERSIZE, (long)READ_SIZE);
-	curl_easy_setopt(e, CURLOPT_CAPATH, NULL);
-	curl_easy_setopt(e, CURLOPT_ACCEPT_ENCODING, NULL);
-	curl_easy_setopt(e, CURLOPT_WRITEFUNCTION, write_function);
-	return e;
-}
-
-static void
-give_body(struct call *c)
-{
-	CURL *e = c->easy;
-
-	curl_easy_setopt(e, CURLOPT_POSTFIELDS, c->body.data);
-	curl_easy_setopt(e, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)c->body.len);
-	curl_easy_setopt(e, CURLOPT_WRITEDATA, c);
-	curl_easy_setopt(e, CURLOPT_PRIVATE, c);
-	curl_easy_setopt(e, CURLOPT_ERRORBUFFER, c->error);
-}
-
 struct call *
-upstream_post(struct upstream *u, int provider, const char *path, struct buf *body,
-    const struct call_ops *ops, void *arg)
+upstream_post(struct upstream *u, int provider, struct buf *body, const struct call_ops *ops,
+    void *arg)
 {
 	struct call *c = calloc(1, sizeof *c);
+	struct link *l = NULL;
 
-	if (c != NULL && !body->failed)
-		c->easy = u->pool[provider].n > 0 ? u->pool[provider].easy[--u->pool[provider].n]
-						  : make_handle(u, provider, path);
-	if (c == NULL || c->easy == NULL) {
+	if (c != NULL) {
+		buf_add(&c->request, u->target[provider].head.data, u->target[provider].head.len);
+		buf_printf(&c->request, "Content-Length: %zu\r\n\r\n", body->len);
+		buf_add(&c->request, body->data, body->len);
+		if (!c->request.failed && !body->failed)
+			l = link_reuse(u, provider);
+		c->reused = l != NULL;
+		if (l == NULL && !c->request.failed && !body->failed)
+			l = link_new(u, provider);
+	}
+	buf_free(body);
+	if (l == NULL) {
+		if (c != NULL)
+			buf_free(&c->request);
 		free(c);
-		buf_free(body);
 		return NULL;
 	}
 	c->u = u;
+	c->link = l;
 	c->provider = provider;
 	c->ops = ops;
 	c->arg = arg;
-	c->body = *body;
-	*body = (struct buf){0};
-	give_body(c);
+	response_init(&c->response);
+	l->call = c;
 	u->calls++;
-	/* Only arms a timer; the transfer starts from the event loop. */
-	if (curl_multi_add_handle(u->multi, c->easy) != CURLM_OK) {
-		call_free(c);
-		return NULL;
-	}
+	if (l->state == LINK_BUSY)
+		start_sending(l);
 	return c;
 }
 
@@ -470,7 +686,8 @@ call_pause(struct call *c)
 	if (c->paused || c->cancelled)
 		return;
 	c->paused = true;
-	curl_easy_pause(c->easy, CURLPAUSE_RECV);
+	if (c->link->state == LINK_BUSY)
+		event_del(&c->link->rd);
 }
 
 void
@@ -479,12 +696,12 @@ call_resume(struct call *c)
 	if (!c->paused || c->cancelled)
 		return;
 	c->paused = false;
-	if (!c->resuming) {
-		c->resuming = true;
-		c->next_resumed = c->u->resumed;
-		c->u->resumed = c;
-	}
-	event_active(c->u->resume, EV_TIMEOUT, 0);
+	if (c->link->state != LINK_BUSY)
+		return;
+	event_add(&c->link->rd, NULL);
+	/* TLS may hold what epoll does not know of. */
+	if (c->u->target[c->link->provider].tls)
+		event_active(&c->link->rd, EV_READ, 0);
 }
 
 bool
@@ -499,10 +716,6 @@ call_cancel(struct call *c)
 	if (c->cancelled)
 		return;
 	c->cancelled = true;
-	if (c->u->inside) {
-		c->next_doomed = c->u->doomed;
-		c->u->doomed = c;
-	} else {
+	if (!c->busy)
 		call_free(c);
-	}
 }

@@ -2,8 +2,8 @@
 #define DAEMON_UPSTREAM_H
 
 /*
- * Calls to providers, over libcurl's multi-socket interface on the worker's event loop.  Knows
- * HTTP and nothing of what the bodies mean.  Worker.
+ * Calls to providers, over libcurl's connections on the worker's event loop.  Knows HTTP and
+ * nothing of what the bodies mean.  Worker.
  *
  * Callbacks come from the event loop, never from inside an upstream_ or call_ function.  After
  * end() the call is freed.
@@ -44,13 +44,12 @@ void upstream_free(struct upstream *);
 size_t upstream_calls(const struct upstream *);
 
 /*
- * POST `body` (taken over; freed with the call) to base_url + path of a provider, always the same
- * path for the same provider (handles are kept).  NULL when
- * there is no memory or descriptor left; then the body is freed.
+ * POST `body` (taken over) to base_url + /chat/completions of a provider.  NULL when there is no
+ * memory left; then the body is freed.
  */
-struct call *upstream_post(struct upstream *, int provider, const char *path, struct buf *body,
+struct call *upstream_post(struct upstream *, int provider, struct buf *body,
     const struct call_ops *, void *arg) __attribute__((warn_unused_result));
-/* Stop reading; a few KB that libcurl already has may still come. */
+/* Stop reading; what is read already (some 32 KB at most) still comes. */
 void call_pause(struct call *);
 void call_resume(struct call *);
 bool call_paused(const struct call *);

@@ -7,7 +7,7 @@ import json
 import threading
 import unittest
 
-from tolld import Case, Tolld, end_of, micro, text_of, wait_for
+from tolld import SLOW, Case, Tolld, end_of, micro, text_of, wait_for
 
 BLANKS = 900000
 EVENTS = 8  # more than a worker's ring holds, in less than half a slice of the largest size
@@ -51,7 +51,9 @@ class HandedOver(Case):
             self.assertEqual(headers["Content-Type"], "text/event-stream")
         self.assertEqual(self.t.sim.requests(), [])
         self.assertEqual(len(self.t.ctl("hold", "list")), 1)
-        self.assertEqual(end_of(list(self.t.open(sent["stream_id"]).typed()))[0], "done")
+        s = self.t.open(sent["stream_id"])
+        self.assertEqual(end_of(list(s.typed()))[0], "done")
+        s.close()
         self.invariants()
 
 
@@ -80,7 +82,13 @@ model "blanks" {{
 ''').start()
         self.addCleanup(t.close)
         key = t.account("alice", "100")
-        events = t.run(key, "hello", "blanks")
+        events = []
+        sent = t.send(key, "hello", "blanks")
+        reader = threading.Thread(
+            target=lambda: events.extend(t.open(sent["stream_id"]).typed()), daemon=True)
+        reader.start()
+        reader.join(20 * SLOW)  # keep-alives would defeat a time-out of the socket
+        self.assertFalse(reader.is_alive(), t.ctl("hold", "list"))
         kind, done = end_of(events)
         self.assertEqual((kind, done.get("finish_reason")), ("done", "stop"))
         self.assertEqual(text_of(events), " " * BLANKS * EVENTS)

@@ -1,0 +1,115 @@
+"""Goal:   connections to a provider are used again, and one that was closed meanwhile costs nobody
+        an answer: the request goes out once more, on a new connection, and no more than that.
+Method: a provider of a few lines that keeps connections open, and closes them at chosen moments.
+"""
+import json
+import socket
+import threading
+import unittest
+
+from tolld import Tolld, end_of, text_of
+
+BODY = ('data: {"choices":[{"index":0,"delta":{"content":"hello"},"finish_reason":null}]}\n\n'
+        'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+        'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":1}}\n\n'
+        "data: [DONE]\n\n")
+
+
+class Provider:
+    """mode: keep (answer and keep open), drop (read a second request on a connection, close it
+    unanswered), idle (close after each answer, without having said so), deaf (never answer)."""
+
+    def __init__(self):
+        self.mode = "keep"
+        self.connections = self.requests = 0
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        while True:
+            try:
+                c, _ = self.socket.accept()
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self.talk, args=(c,), daemon=True).start()
+
+    def request(self, c):
+        data = b""
+        while b"\r\n\r\n" not in data:
+            more = c.recv(65536)
+            if not more:
+                return False
+            data += more
+        head, body = data.split(b"\r\n\r\n", 1)
+        length = next(int(x.split(b":")[1]) for x in head.split(b"\r\n")
+                      if x.lower().startswith(b"content-length:"))
+        while len(body) < length:
+            body += c.recv(65536)
+        json.loads(body)
+        self.requests += 1
+        return True
+
+    def talk(self, c):
+        first = True
+        while self.request(c):
+            if self.mode == "deaf" or (self.mode == "drop" and not first):
+                break
+            c.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+                      b"Transfer-Encoding: chunked\r\n\r\n" +
+                      f"{len(BODY):x}\r\n{BODY}\r\n0\r\n\r\n".encode())
+            if self.mode == "idle":
+                break
+            first = False
+        c.close()
+
+
+class Reuse(unittest.TestCase):
+    def setUp(self):
+        self.provider = Provider()
+        self.addCleanup(self.provider.socket.close)
+        self.t = Tolld(sim=False, models={}, config=f'''
+provider "p" {{ base_url = "http://127.0.0.1:{self.provider.port}/v1" }}
+model "m" {{
+    provider = {{"p"}}
+    tokenizer = "estimate"
+    price_prompt = 0.15
+    price_completion = 0.60
+}}
+''')
+        self.t.start()
+        self.addCleanup(self.t.close)
+        self.key = self.t.account("alice", "10")
+
+    def answers(self, n):
+        for _ in range(n):
+            events = self.t.run(self.key, "hi", "m")
+            kind, done = end_of(events)
+            self.assertEqual((kind, text_of(events)), ("done", "hello"), done)
+
+    def test_kept(self):
+        self.answers(10)
+        self.assertEqual((self.provider.connections, self.provider.requests), (1, 10))
+
+    def test_closed_unanswered(self):
+        self.provider.mode = "drop"
+        self.answers(5)
+        # Each but the first is tried on the old connection, then on a new one.
+        self.assertEqual((self.provider.connections, self.provider.requests), (5, 9))
+
+    def test_closed_while_idle(self):
+        self.provider.mode = "idle"
+        self.answers(5)
+        self.assertEqual(self.provider.connections, 5)
+
+    def test_never_twice_on_a_new_connection(self):
+        self.provider.mode = "deaf"
+        kind, end = end_of(self.t.run(self.key, "hi", "m"))
+        self.assertEqual((kind, end["error"]["code"]), ("error", "upstream_error"))
+        self.assertEqual((self.provider.connections, self.provider.requests), (1, 1))
+        self.t.audit()
+
+
+if __name__ == "__main__":
+    unittest.main()
