@@ -1,5 +1,5 @@
 /*
- * tollctl account create | show | list
+ * tollctl account create | show | list | set | close
  */
 #include "admin/tollctl.h"
 
@@ -49,4 +49,35 @@ const struct command cmd_account_list = {
     "account list", "account.list", "List all accounts, in the order of their creation.",
     {{0}},
     list,
+};
+
+const struct command cmd_account_set = {
+    "account set", "account.set",
+    "Change an account's overdraft or limits, or lift its freeze.  What is not given stays.\n"
+    "A lowered overdraft may put the account below its floor; it can reserve nothing then.",
+    {
+	{"ID", NULL, "id", CMD_TEXT, true, "the account"},
+	{"--overdraft", "N", "overdraft", CMD_MONEY, false, "credits below zero that it may go"},
+	{"--rpm", "N", "rpm", CMD_COUNT, false, "requests a minute (0: the configuration's)"},
+	{"--tpm", "N", "tpm", CMD_COUNT, false, "tokens a minute (0: the configuration's)"},
+	{"--streams", "N", "streams", CMD_COUNT, false,
+	    "streams at once (0: the configuration's)"},
+	{"--unfreeze", NULL, "unfreeze", CMD_FLAG, false,
+	    "it may be used again; needs a --reason"},
+	{"--reason", "TEXT", "reason", CMD_TEXT, false, "kept in the journal"},
+	{0},
+    },
+    ctl_show,
+};
+
+const struct command cmd_account_close = {
+    "account close", "account.close",
+    "Close an account for ever: it takes no requests, credit or keys any more.  Streams that\n"
+    "run end as they would, and are charged.",
+    {
+	{"ID", NULL, "id", CMD_TEXT, true, "the account"},
+	{"--reason", "TEXT", "reason", CMD_TEXT, false, "kept in the journal"},
+	{0},
+    },
+    ctl_show,
 };

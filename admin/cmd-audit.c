@@ -3,36 +3,8 @@
  */
 #include <inttypes.h>
 #include <stdio.h>
-#include <string.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "admin/tollctl.h"
-
-static time_t
-seconds(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec;
-}
-
-static time_t began, shown;
-
-/* On a terminal, and once it takes longer than a second: one line that is written over. */
-static void
-progress(struct ctl *ctl, const char *method, size_t len, const msgpack_object *args)
-{
-	(void)ctl;
-	if (len != strlen("audit.progress") || memcmp(method, "audit.progress", len) != 0)
-		return;
-	if (isatty(STDERR_FILENO) == 0 || seconds() - began < 1 || seconds() == shown)
-		return;
-	shown = seconds();
-	(void)fprintf(stderr, "\r%" PRId64 " of %" PRId64 " records",
-	    proto_get_int(args, "records", 0), proto_get_int(args, "of", 0));
-}
 
 static enum ctl_exit
 audit(struct ctl *ctl, const struct command *c)
@@ -42,11 +14,9 @@ audit(struct ctl *ctl, const struct command *c)
 	const char *text;
 	bool ok;
 
-	began = seconds();
-	ctl->notified = progress;
+	progress_begin(ctl, "audit.progress", "records", "records", 1);
 	result = ctl_call(ctl, c, NULL);
-	if (shown != 0)
-		(void)fprintf(stderr, "\r\033[K");
+	progress_end(ctl);
 	if (result == NULL)
 		return ctl->exit;
 	ok = proto_get_bool(result, "ok");

@@ -1,5 +1,5 @@
 /*
- * tollctl hold list
+ * tollctl hold list | void
  */
 #include "admin/tollctl.h"
 
@@ -23,4 +23,14 @@ const struct command cmd_hold_list = {
     "hold list", "hold.list", "List open holds: credit set aside for streams.",
     {{0}},
     list,
+};
+
+const struct command cmd_hold_void = {
+    "hold void", "hold.void",
+    "End a hold and its stream; nothing is charged for it.  Returns when that is done.",
+    {
+	{"HOLD", NULL, "hold", CMD_TEXT, true, "as hold list shows it"},
+	{0},
+    },
+    ctl_show,
 };

@@ -147,13 +147,15 @@ put_args(const struct ctl *ctl, const struct command *c, const int64_t *page,
 	size_t n = page != NULL;
 
 	for (int i = 0; c->args[i].name != NULL; i++)
-		n += ctl->given[i] != NULL;
+		n += ctl->given[i] != NULL && c->args[i].key != NULL;
 	proto_put_map(out, n);
 	for (int i = 0; c->args[i].name != NULL; i++) {
-		if (ctl->given[i] == NULL)
+		if (ctl->given[i] == NULL || c->args[i].key == NULL)
 			continue;
 		if (c->args[i].type == CMD_TEXT)
 			proto_put_kstr(out, c->args[i].key, ctl->given[i]);
+		else if (c->args[i].type == CMD_FLAG)
+			proto_put_kbool(out, c->args[i].key, true);
 		else
 			proto_put_kint(out, c->args[i].key, ctl->number[i]);
 	}

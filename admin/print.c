@@ -14,7 +14,8 @@ bool
 print_is_money(const char *key, size_t len)
 {
 	static const char *const names[] = {
-	    "balance", "held", "available", "overdraft", "amount", "expected", "found"};
+	    "balance", "held", "available", "overdraft", "amount", "charge", "expected", "found",
+	    "total", "uncollected", "price_prompt", "price_cached", "price_completion"};
 
 	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
 		if (strlen(names[i]) == len && memcmp(names[i], key, len) == 0)
@@ -94,9 +95,7 @@ print_value(const msgpack_object *o, bool money)
 			const msgpack_object_kv *kv = &o->via.map.ptr[i];
 
 			(void)fputs(i > 0 ? "," : "", stdout);
-			print_value(&kv->key, false);
-			(void)putchar(':');
-			print_value(&kv->val, key_money(&kv->key));
+			print_json_pair(kv);
 		}
 		(void)putchar('}');
 		break;
@@ -110,6 +109,14 @@ void
 print_json(const msgpack_object *o)
 {
 	print_value(o, false);
+}
+
+void
+print_json_pair(const msgpack_object_kv *kv)
+{
+	print_value(&kv->key, false);
+	(void)putchar(':');
+	print_value(&kv->val, key_money(&kv->key));
 }
 
 void

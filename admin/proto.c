@@ -299,6 +299,12 @@ take(const struct proto_arg *arg, const msgpack_object *o, struct proto_value *v
 			return "is out of range";
 		return NULL;
 	}
+	if (arg->type == PROTO_BOOL) {
+		if (o->type != MSGPACK_OBJECT_BOOLEAN)
+			return "is not true or false";
+		v->number = o->via.boolean;
+		return NULL;
+	}
 	if (o->type != MSGPACK_OBJECT_STR)
 		return "is not a string";
 	v->text = o->via.str.ptr;

@@ -73,6 +73,7 @@ bool proto_text_ok(const char *text, size_t len);
 enum proto_arg_type {
 	PROTO_TEXT,   /* UTF-8 without control characters, min..max bytes */
 	PROTO_NUMBER, /* an integer in min..max */
+	PROTO_BOOL,   /* true or false; its number is 1 or 0 */
 };
 
 struct proto_arg {

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "shm/money.h"
 
@@ -15,15 +16,23 @@ static const struct command *const commands[] = {
     &cmd_account_create,
     &cmd_account_show,
     &cmd_account_list,
+    &cmd_account_set,
+    &cmd_account_close,
     &cmd_topup,
     &cmd_adjust,
     &cmd_key_create,
     &cmd_key_list,
     &cmd_key_revoke,
     &cmd_hold_list,
+    &cmd_hold_void,
+    &cmd_stream_list,
+    &cmd_stream_cancel,
     &cmd_stats,
     &cmd_workers,
+    &cmd_journal,
+    &cmd_export,
     &cmd_audit,
+    &cmd_backup,
     &cmd_ping,
     &cmd_version,
     NULL,
@@ -42,6 +51,8 @@ print_synopsis(FILE *to, const struct command *c)
 	for (const struct cmd_arg *a = c->args; a->name != NULL; a++) {
 		if (!is_option(a))
 			(void)fprintf(to, " %s", a->name);
+		else if (a->type == CMD_FLAG)
+			(void)fprintf(to, " [%s]", a->name);
 		else if (a->required)
 			(void)fprintf(to, " %s %s", a->name, a->value);
 		else
@@ -61,8 +72,8 @@ print_command_help(const struct command *c)
 	if (c->args[0].name != NULL)
 		(void)printf("\n");
 	for (const struct cmd_arg *a = c->args; a->name != NULL; a++) {
-		(void)snprintf(left, sizeof left, "%s%s%s", a->name, is_option(a) ? " " : "",
-		    is_option(a) ? a->value : "");
+		(void)snprintf(left, sizeof left, "%s%s%s", a->name, a->value != NULL ? " " : "",
+		    a->value != NULL ? a->value : "");
 		(void)printf("  %-18s %s\n", left, a->help);
 	}
 }
@@ -159,6 +170,33 @@ parse_count(const char *text, int64_t *n)
 	return p != text && *p == '\0';
 }
 
+/* 2026-11-21, 2026-11-21T08:30[:00][Z], seconds since 1970, or a duration with its unit: ago. */
+static bool
+parse_time(const char *text, int64_t *seconds)
+{
+	static const char *const forms[] = {"%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M"};
+	size_t digits = strspn(text, "0123456789");
+
+	if (digits > 0 && digits < 13 && text[digits] == '\0') {
+		*seconds = strtoll(text, NULL, 10);
+		return true;
+	}
+	if (parse_duration(text, seconds)) {
+		*seconds = (int64_t)time(NULL) - *seconds;
+		return *seconds >= 0;
+	}
+	for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
+		struct tm tm = {0};
+		const char *end = strptime(text, forms[i], &tm);
+
+		if (end == NULL || (*end != '\0' && (i == 0 || strcmp(end, "Z") != 0)))
+			continue;
+		*seconds = (int64_t)timegm(&tm);
+		return *seconds >= 0;
+	}
+	return false;
+}
+
 /* What an argument means; false after having said what is wrong. */
 static bool
 take_value(struct ctl *ctl, const struct command *c, int i, const char *text)
@@ -172,6 +210,8 @@ take_value(struct ctl *ctl, const struct command *c, int i, const char *text)
 		want = "a number";
 	else if (a->type == CMD_DURATION && !parse_duration(text, &ctl->number[i]))
 		want = "a duration, such as 90s, 15m, 1h or 7d";
+	else if (a->type == CMD_TIME && !parse_time(text, &ctl->number[i]))
+		want = "a time, such as 2026-11-21, 2026-11-21T08:30:00Z, or 1h for an hour ago";
 	else if (ctl->given[i] != NULL)
 		want = "given once";
 	ctl->given[i] = text;
@@ -235,7 +275,12 @@ run_command(struct ctl *ctl, const struct command *c, int argc, char **argv)
 				(void)fprintf(stderr, "tollctl: %s: no option %s\n", c->name, word);
 				return usage(c);
 			}
-			value = strchr(word, '=') != NULL ? strchr(word, '=') + 1 : argv[++n];
+			if (c->args[i].type == CMD_FLAG && strchr(word, '=') == NULL)
+				value = "";
+			else if (c->args[i].type == CMD_FLAG)
+				return usage(c);
+			else
+				value = strchr(word, '=') != NULL ? strchr(word, '=') + 1 : argv[++n];
 		} else
 			i = next_place(ctl, c);
 		if (i < 0 || value == NULL)

@@ -22,6 +22,8 @@ enum cmd_type {
 	CMD_MONEY,    /* decimal credits; travels as micro-credits */
 	CMD_COUNT,    /* an integer, not below 0 */
 	CMD_DURATION, /* 90s, 15m, 1h, 7d, or seconds; travels as seconds */
+	CMD_TIME,     /* a time, or how long ago; travels as seconds since 1970 */
+	CMD_FLAG,     /* an option without a value; travels as true */
 };
 
 #define CMD_ARGS_MAX 8
@@ -29,7 +31,7 @@ enum cmd_type {
 struct cmd_arg {
 	const char *name;  /* "ID": by position; "--ref": an option.  NULL ends a list */
 	const char *value; /* of an option, for the usage: "REF" */
-	const char *key;   /* its name on the wire */
+	const char *key;   /* its name on the wire; NULL: it is for tollctl alone */
 	enum cmd_type type;
 	bool required;
 	const char *help;
@@ -76,11 +78,20 @@ enum ctl_exit ctl_show(struct ctl *, const struct command *);
 bool print_is_money(const char *key, size_t len);
 void print_json(const msgpack_object *);
 void print_json_text(const char *, size_t);
+void print_json_pair(const msgpack_object_kv *);
 void print_time(int64_t unix_seconds); /* as ISO 8601, UTC */
 /* Text for a terminal: control characters become '?'. */
 void print_text(const char *, size_t);
 /* The fields of an object, one a line. */
 void print_object(const msgpack_object *);
+
+/*
+ * admin/progress.c: until progress_end, show notifications of this method on a terminal as
+ * "<done> of <of> <unit>", both numbers divided.
+ */
+void progress_begin(struct ctl *, const char *method, const char *done, const char *unit,
+    int64_t divide);
+void progress_end(struct ctl *);
 
 /*
  * Lists: pages of {list_key: [objects], "next"} are fetched until there is no next.  With --json
@@ -96,9 +107,11 @@ enum ctl_exit print_pages(struct ctl *, const struct command *, const char *list
 void print_table(const msgpack_object *array, const struct column *);
 
 extern const struct command cmd_account_create, cmd_account_show, cmd_account_list;
+extern const struct command cmd_account_set, cmd_account_close;
 extern const struct command cmd_topup, cmd_adjust;
 extern const struct command cmd_key_create, cmd_key_list, cmd_key_revoke;
-extern const struct command cmd_hold_list;
+extern const struct command cmd_hold_list, cmd_hold_void, cmd_stream_list, cmd_stream_cancel;
+extern const struct command cmd_journal, cmd_export, cmd_backup;
 extern const struct command cmd_stats, cmd_workers, cmd_audit, cmd_ping, cmd_version;
 
 #endif

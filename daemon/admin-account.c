@@ -93,6 +93,9 @@ admin_refused(struct admin_call *call, enum ring_status status)
 	case RING_NOSPACE:
 		return admin_error(call, "no_space", NULL,
 		    "a table is full; see max_accounts in the configuration");
+	case RING_STALE:
+		return admin_error(call, "busy", "id",
+		    "the account was changed at the same time; nothing was done, try again");
 	case RING_RANGE:
 		return admin_error(
 		    call, "invalid_argument", "amount", "the balance would leave its range");

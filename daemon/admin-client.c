@@ -134,6 +134,12 @@ admin_notify(struct admin_call *call, const struct proto_out *out)
 		client_send(call->client, out);
 }
 
+size_t
+admin_unsent(const struct admin_call *call)
+{
+	return call->client == NULL ? 0 : call->client->out.len;
+}
+
 struct proto_out *
 admin_result(struct admin_call *call)
 {

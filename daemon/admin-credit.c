@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "daemon/admin.h"
+#include "shm/fault.h"
 
 static void
 booked_cb(void *arg, uint64_t position)
@@ -16,6 +17,7 @@ booked_cb(void *arg, uint64_t position)
 	int64_t balance;
 
 	status = ledger_close(call->admin->ledger, call->hold, position, &balance);
+	FAULT("credit.closed");
 	switch (status) {
 	case RING_APPLIED:
 		admin_log(call, call->done);

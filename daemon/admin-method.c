@@ -10,6 +10,8 @@
 		"limit", PROTO_NUMBER, false, 1, ADMIN_PAGE_MAX                                    \
 	}
 #define REF {"ref", PROTO_TEXT, false, 1, 128}
+#define REASON_MAX 512
+#define REASON(required) {"reason", PROTO_TEXT, required, 1, REASON_MAX}
 #define END {NULL, PROTO_TEXT, false, 0, 0}
 /* The keeper takes no more (its sums of several amounts must not overflow). */
 #define CREDIT_MAX (INT64_MAX / 8)
@@ -24,6 +26,16 @@ const struct admin_method admin_methods[] = {
             {"tpm", PROTO_NUMBER, false, 0, UINT32_MAX},
             {"streams", PROTO_NUMBER, false, 0, UINT32_MAX},
             END}},
+    {"account.set", admin_account_set, true, true,
+        {ID,
+            {"overdraft", PROTO_NUMBER, false, 0, CREDIT_MAX},
+            {"rpm", PROTO_NUMBER, false, 0, UINT32_MAX},
+            {"tpm", PROTO_NUMBER, false, 0, UINT32_MAX},
+            {"streams", PROTO_NUMBER, false, 0, UINT32_MAX},
+            {"unfreeze", PROTO_BOOL, false, 0, 1},
+            REASON(false),
+            END}},
+    {"account.close", admin_account_close, true, true, {ID, REASON(false), END}},
     {"account.show", admin_account_show, true, false, {ID, END}},
     {"account.list", admin_account_list, true, false, {PAGE, END}},
     {"credit.topup", admin_credit_topup, true, true,
@@ -32,7 +44,7 @@ const struct admin_method admin_methods[] = {
         {ID,
             {"amount", PROTO_NUMBER, true, -CREDIT_MAX, CREDIT_MAX},
             REF,
-            {"reason", PROTO_TEXT, true, 1, 512},
+            REASON(true),
             END}},
     {"key.create", admin_key_create, true, true,
         {ID,
@@ -43,9 +55,21 @@ const struct admin_method admin_methods[] = {
     {"key.revoke", admin_key_revoke, true, true,
         {{"key_id", PROTO_TEXT, true, 1, AUTH_KEY_ID_LEN}, END}},
     {"hold.list", admin_hold_list, true, false, {PAGE, END}},
+    {"hold.void", admin_hold_void, true, true, {{"hold", PROTO_TEXT, true, 1, 31}, END}},
+    {"stream.list", admin_stream_list, true, false, {PAGE, END}},
+    {"stream.cancel", admin_stream_cancel, true, true,
+        {{"stream_id", PROTO_TEXT, true, 1, 64}, END}},
     {"workers.list", admin_workers_list, false, false, {END}},
     {"stats.get", admin_stats_get, false, false, {END}},
     {"audit.run", admin_audit_run, true, false, {END}},
+    {"journal.read", admin_journal_read, true, false,
+        {{"after", PROTO_NUMBER, false, 0, INT64_MAX - 1},
+            {"limit", PROTO_NUMBER, false, 1, ADMIN_PAGE_MAX},
+            {"account", PROTO_TEXT, false, 1, ACCOUNT_ID_MAX},
+            {"since", PROTO_NUMBER, false, 0, INT64_MAX / 1000000},
+            {"follow", PROTO_BOOL, false, 0, 1},
+            END}},
+    {"backup.run", admin_backup_run, true, false, {{"dir", PROTO_TEXT, true, 1, 1024}, END}},
     {"daemon.ping", admin_daemon_ping, false, false, {END}},
     {NULL, NULL, false, false, {END}},
 };

@@ -1,5 +1,5 @@
 /*
- * hold.list, workers.list, stats.get, daemon.ping: reports from shared memory.  Admin process.
+ * workers.list, stats.get, daemon.ping: reports from shared memory.  Admin process.
  */
 #include <stdio.h>
 #include <string.h>
@@ -7,99 +7,6 @@
 #include "daemon/admin.h"
 #include "daemon/ids.h"
 #include "daemon/metrics_table.h"
-
-/* What a report tells of a hold, copied while its owner may be at work on it. */
-struct hold_report {
-	uint32_t slot, account, generation;
-	int64_t amount;
-	uint32_t metered;
-	uint64_t opened_us;
-	uint8_t stream_id[16];
-};
-
-/*
- * Copy an open hold; false if the slot has none.  The owner writes these fields only in other
- * states, so they belong together if the state's word is the same before and after; amount may
- * be an extend older.
- */
-static bool
-hold_report(const struct admin *a, uint32_t slot, struct hold_report *out)
-{
-	const struct hold *h = hold_at(a->region, slot);
-
-	for (int tries = 0; tries < 3; tries++) {
-		/* Acquire, pairs with hold_move. */
-		uint64_t word = atomic_load_explicit(&h->state, memory_order_acquire);
-		enum hold_state st = HOLD_STATE(word);
-
-		if (st != HOLD_HELD && st != HOLD_EXTENDING && st != HOLD_SETTLING)
-			return false;
-		*out = (struct hold_report){.slot = slot, .account = h->account,
-		    .generation = h->generation, .amount = h->amount};
-		out->metered =
-		    METER_TOKENS(atomic_load_explicit(&h->meter, memory_order_relaxed));
-		out->opened_us = h->reserved_us;
-		memcpy(out->stream_id, h->stream_id, sizeof out->stream_id);
-		/* The second look must not slip in front of the copies. */
-		atomic_thread_fence(memory_order_acquire);
-		if (atomic_load_explicit(&h->state, memory_order_relaxed) == word)
-			/* Acquire, pairs with the keeper's insert. */
-			return out->account <
-			       atomic_load_explicit(
-				   &a->region->h->accounts, memory_order_acquire);
-	}
-	return false;
-}
-
-static void
-put_hold(struct proto_out *out, const struct admin *a, const struct hold_report *h)
-{
-	const struct account *account = account_at(a->region, h->account);
-	struct stream_id id = {.proc = (uint8_t)hold_proc(a->region, h->slot),
-	    .generation = h->generation};
-	char stream[STREAM_ID_LEN + 1], name[32];
-	uint64_t now_us = admin_realtime_us();
-
-	memcpy(id.secret, h->stream_id, sizeof id.secret);
-	stream_id_format(&id, stream);
-	/* Slots are used again and again; with a piece of the stream's id the name is of one. */
-	(void)snprintf(name, sizeof name, "%u-%02x%02x%02x%02x", h->slot, h->stream_id[0],
-	    h->stream_id[1], h->stream_id[2], h->stream_id[3]);
-	proto_put_map(out, 6);
-	proto_put_kstr(out, "hold", name);
-	proto_put_ktext(out, "account", account->id, account->id_len);
-	proto_put_kint(out, "amount", h->amount);
-	proto_put_kint(out, "metered", h->metered);
-	proto_put_kstr(out, "stream_id", stream);
-	proto_put_kint(out, "age",
-	    now_us > h->opened_us ? (int64_t)((now_us - h->opened_us) / 1000000) : 0);
-}
-
-/* A page: {"holds": [...], "next": the slot to go on with, or nil}. */
-enum admin_step
-admin_hold_list(struct admin_call *call, const struct proto_value *v)
-{
-	const struct admin *a = call->admin;
-	uint32_t count = hold_count(a->region), at = (uint32_t)v[0].number;
-	uint32_t limit = v[1].given ? (uint32_t)v[1].number : ADMIN_PAGE_MAX, n = 0;
-	struct hold_report found[ADMIN_PAGE_MAX];
-	struct proto_out *out = admin_result(call);
-
-	for (; at < count && n < limit; at++)
-		if (hold_report(a, at, &found[n]))
-			n++;
-	proto_put_map(out, 2);
-	proto_put_str(out, "holds");
-	proto_put_array(out, n);
-	for (uint32_t i = 0; i < n; i++)
-		put_hold(out, a, &found[i]);
-	proto_put_str(out, "next");
-	if (at < count)
-		proto_put_int(out, at);
-	else
-		proto_put_nil(out);
-	return ADMIN_DONE;
-}
 
 static const char *
 proc_state(const struct proc_slot *p)

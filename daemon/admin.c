@@ -88,6 +88,14 @@ tick_cb(evutil_socket_t fd, short what, void *arg)
 		event_add(a->listen, NULL); /* after a failed accept */
 }
 
+static void
+endings_cb(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd;
+	(void)what;
+	admin_endings_tick(arg);
+}
+
 static struct event *
 signal_event(struct admin *a, int sig)
 {
@@ -113,16 +121,19 @@ admin_events(struct admin *a)
 	sigprocmask(SIG_UNBLOCK, &mine, NULL);
 	a->tick = event_new(a->base, -1, EV_PERSIST, tick_cb, a);
 	a->retry = event_new(a->base, -1, 0, retry_cb, a);
-	if (a->tick == NULL || a->retry == NULL || event_add(a->tick, &second) != 0)
+	a->endings_timer = event_new(a->base, -1, 0, endings_cb, a);
+	if (a->tick == NULL || a->retry == NULL || a->endings_timer == NULL || event_add(a->tick, &second) != 0)
 		fatalx("admin: out of memory");
 }
 
 static void
 admin_fini(struct admin *a)
 {
-	struct event *const events[] = {a->listen, a->retry, a->tick, a->drain, a->stop};
+	struct event *const events[] = {a->listen, a->retry, a->tick, a->drain, a->stop,
+	    a->endings_timer};
 
 	admin_clients_close(a, true);
+	admin_backup_stop(a);
 	metrics_http_free(a->http);
 	durable_free(a->durable);
 	state_reader_close(a->state);
@@ -140,6 +151,7 @@ admin_main(struct heritage *heritage)
 
 	log_set_proc("admin");
 	TAILQ_INIT(&a.starved);
+	TAILQ_INIT(&a.endings);
 	metrics_init(a.region, PROC_ADMIN);
 	a.base = event_base_new();
 	a.ledger = ledger_new(a.region, PROC_ADMIN);

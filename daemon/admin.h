@@ -35,6 +35,7 @@ struct metrics_http;
 struct state_reader;
 TAILQ_HEAD(admin_clients, admin_client);
 TAILQ_HEAD(admin_starved, admin_call);
+TAILQ_HEAD(admin_endings, ending);
 
 struct admin {
 	struct heritage *heritage;
@@ -47,10 +48,14 @@ struct admin {
 	struct state_reader *state;
 	struct journal_reader *journal;
 	struct admin_call *audit; /* the one that runs */
+	void *backup;             /* the one that runs: admin-backup.c */
+	struct admin_call *setting; /* the account.set that is on its way to disk */
 	uid_t uid;                  /* the daemon's own */
 	struct event *listen, *retry, *tick, *drain, *stop;
 	struct admin_clients clients;
 	struct admin_starved starved; /* their first balance is still to be booked */
+	struct admin_endings endings; /* holds that are to be closed: admin-hold.c */
+	struct event *endings_timer;
 	unsigned client_count, calls; /* calls: of all clients, gone ones too, under way */
 	bool stopping;
 	uint64_t stop_by_us;
@@ -107,6 +112,12 @@ void admin_finish(struct admin_call *);
 /* Send a message to the caller while its call is under way; dropped if it does not read. */
 void admin_notify(struct admin_call *, const struct proto_out *);
 
+/* Bytes on their way to the caller. */
+size_t admin_unsent(const struct admin_call *);
+
+/* The name of an enum journal_outcome. */
+const char *admin_outcome(uint8_t outcome);
+
 /* What a keeper's refusal of a record means. */
 enum admin_step admin_refused(struct admin_call *, enum ring_status);
 /* The account of an "id" argument, or NULL with the error answered. */
@@ -119,6 +130,8 @@ enum admin_step admin_credit(struct admin_call *, enum journal_type,
     const struct proto_value *ref, const struct proto_value *reason);
 /* After a wake-up: accounts made whose first balance found no room. */
 void admin_balances_retry(struct admin *);
+/* Look after the holds that are to be closed. */
+void admin_endings_tick(struct admin *);
 /* Log what was done for a caller, with the account, amount and key id of its call. */
 void admin_log(const struct admin_call *, const char *what);
 
@@ -139,10 +152,15 @@ uint64_t admin_realtime_us(void);
 
 /* The methods, by file. */
 admin_fn admin_account_create, admin_account_show, admin_account_list; /* admin-account.c */
+admin_fn admin_account_set, admin_account_close;                       /* admin-set.c */
 admin_fn admin_credit_topup, admin_credit_adjust;                      /* admin-credit.c */
 admin_fn admin_key_create, admin_key_list, admin_key_revoke;           /* admin-key.c */
-admin_fn admin_hold_list, admin_workers_list, admin_stats_get;         /* admin-report.c */
-admin_fn admin_daemon_ping;
+admin_fn admin_hold_list, admin_hold_void;                             /* admin-hold.c */
+admin_fn admin_stream_list, admin_stream_cancel;
+admin_fn admin_workers_list, admin_stats_get, admin_daemon_ping;       /* admin-report.c */
 admin_fn admin_audit_run;                                              /* admin-audit.c */
+admin_fn admin_journal_read;                                           /* admin-journal.c */
+admin_fn admin_backup_run;                                             /* admin-backup.c */
+void admin_backup_stop(struct admin *);
 
 #endif

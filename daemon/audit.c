@@ -226,6 +226,11 @@ check_row(struct audit *a, const struct state_account *row)
 	    memcmp(id, row->id, id_len) != 0)
 		differs(a, "state.mdb: account %u (%.*s) is not in the journal", row->number,
 		    (int)row->id_len, row->id);
+	else if (b->flags != row->flags || b->requests_per_minute != row->requests_per_minute ||
+	    b->tokens_per_minute != row->tokens_per_minute ||
+	    b->concurrent_streams != row->concurrent_streams)
+		differs(a, "state.mdb: account %.*s has other limits or flags than by the journal",
+		    (int)row->id_len, row->id);
 	else if (b->balance != row->balance || b->held != row->held ||
 	    b->overdraft != row->overdraft || b->charged != row->charged ||
 	    b->topups != row->topups || b->adjustments != row->adjustments)

@@ -288,6 +288,15 @@ books_ref_of(const struct journal_record *r, const void *payload, const void **r
 	return true;
 }
 
+bool
+books_set_of(const struct journal_record *r, const void *payload, struct journal_account_set *set)
+{
+	if (r->payload_len < sizeof *set)
+		return false;
+	memcpy(set, payload, sizeof *set);
+	return sizeof *set + set->reason_len <= r->payload_len;
+}
+
 /* The slot's entry, made if need be; NULL if there can be no such slot. */
 struct books_hold *
 books_slot(struct books *b, uint32_t slot)

@@ -26,13 +26,17 @@ struct books_account {
 	int64_t held;    /* sum of its open holds */
 	int64_t overdraft;
 	int64_t charged, topups, adjustments;
-	/* Debits by adjustments that the admin process may not have applied in shared memory yet:
-	 * a reserve that was granted there before them is no contradiction. */
+	/* Debits by adjustments and lowered overdrafts that the admin process may not have applied
+	 * in shared memory yet: a reserve that was granted there before them is no contradiction. */
 	int64_t slack;
+	/* What of it is applied by now: it lasts a while longer, for records that were granted
+	 * before and are still on their way (books_check.c).  When that began, by their clocks. */
+	int64_t ending;
+	uint64_t ending_us;
 	uint64_t id_at; /* books.c */
 	uint32_t requests_per_minute, tokens_per_minute, concurrent_streams;
 	uint8_t id_len;
-	uint8_t flags; /* ACCOUNT_CLOSED, ACCOUNT_FROZEN; not from the journal, not kept in it */
+	uint8_t flags; /* ACCOUNT_CLOSED, ACCOUNT_FROZEN */
 	bool changed;
 };
 
@@ -86,7 +90,8 @@ void books_free(struct books *);
 	    BOOKS_TYPE(JOURNAL_SETTLE) | BOOKS_TYPE(JOURNAL_VOID) | BOOKS_TYPE(JOURNAL_SYNC))
 #define BOOKS_FROM_ADMIN                                                                          \
 	(BOOKS_TYPE(JOURNAL_TOPUP) | BOOKS_TYPE(JOURNAL_ADJUST) | BOOKS_TYPE(JOURNAL_ACCOUNT) |   \
-	    BOOKS_TYPE(JOURNAL_KEY) | BOOKS_TYPE(JOURNAL_KEY_REVOKE) | BOOKS_TYPE(JOURNAL_SYNC))
+	    BOOKS_TYPE(JOURNAL_KEY) | BOOKS_TYPE(JOURNAL_KEY_REVOKE) | BOOKS_TYPE(JOURNAL_SYNC) | \
+	    BOOKS_TYPE(JOURNAL_ACCOUNT_SET))
 #define BOOKS_FROM_JOURNAL (~0u)
 
 struct books_input {
@@ -119,7 +124,6 @@ int books_apply(struct books *, const struct journal_record *, const void *paylo
 /* Remember the answer to a record that was not stored, so that its repetition gets it too. */
 void books_answer(struct books *, uint32_t slot, uint64_t op, uint8_t type, enum ring_status,
     int64_t value);
-void books_set_flags(struct books *, uint32_t account, uint8_t flags);
 /*
  * The record that ends an open hold at its last mark: when its own end was refused, or after a
  * power cut.  op is the caller's.

@@ -24,9 +24,23 @@ account_to_change(struct books *b, uint32_t number)
 	return a;
 }
 
+/* The account's slack ends at last, by the clock of this record. */
+static void
+expire_slack(struct books *b, const struct journal_record *r)
+{
+	const struct books_account *known = books_account(b, r->account);
+	struct books_account *a;
+
+	if (known == NULL || !books_slack_ended(known, r->time_us))
+		return;
+	a = account_to_change(b, r->account);
+	a->slack -= a->ending;
+	a->ending = 0;
+}
+
 /*
  * A slot goes on to its next operation.  Whoever starts it has finished the one before, so an
- * adjustment by it has reached shared memory.
+ * adjustment by it has reached shared memory: its slack is to end.
  */
 static struct books_hold *
 slot_advance(struct books *b, const struct journal_record *r)
@@ -35,8 +49,13 @@ slot_advance(struct books *b, const struct journal_record *r)
 
 	if (h == NULL)
 		return NULL;
+	expire_slack(b, r);
 	if (h->slack != 0) {
-		account_to_change(b, h->account)->slack -= h->slack;
+		struct books_account *a = account_to_change(b, h->account);
+
+		a->ending += h->slack;
+		if (r->time_us > a->ending_us)
+			a->ending_us = r->time_us;
 		h->slack = 0;
 	}
 	if (r->op > h->op || r->type != JOURNAL_MARK) {
@@ -107,29 +126,43 @@ apply_to_open(struct books *b, const struct journal_record *r)
 	return 0;
 }
 
+/*
+ * The slot of a change of what is available.  What lowers it reaches shared memory only after
+ * the record is durable: until the slot's next operation it is the account's slack.
+ */
+static struct books_hold *
+credit_slot(struct books *b, struct books_account *a, const struct journal_record *r)
+{
+	struct books_hold *h = slot_advance(b, r);
+
+	if (h == NULL || h->open)
+		return NULL;
+	h->account = r->account;
+	if (r->amount < 0) {
+		if (r->amount == INT64_MIN ||
+		    __builtin_add_overflow(a->slack, -r->amount, &a->slack))
+			return NULL;
+		h->slack = -r->amount;
+	}
+	return h;
+}
+
 /* TOPUP, ADJUST. */
 static int
 apply_credit(struct books *b, const struct journal_record *r, const void *payload,
     uint64_t sequence)
 {
 	struct books_account *a = account_to_change(b, r->account);
-	struct books_hold *h = a == NULL ? NULL : slot_advance(b, r);
+	struct books_hold *h = a == NULL ? NULL : credit_slot(b, a, r);
 	int64_t *sum = r->type == JOURNAL_TOPUP ? &a->topups : &a->adjustments;
 	const void *ref;
 	size_t len;
 
-	if (h == NULL || h->open || !books_ref_of(r, payload, &ref, &len) ||
+	if (h == NULL || !books_ref_of(r, payload, &ref, &len) ||
 	    __builtin_add_overflow(*sum, r->amount, sum) ||
 	    __builtin_add_overflow(a->balance, r->amount, &a->balance))
 		return -1;
-	h->account = r->account;
 	h->answered_value = a->balance;
-	if (r->amount < 0) {
-		if (r->amount == INT64_MIN ||
-		    __builtin_add_overflow(a->slack, -r->amount, &a->slack))
-			return -1;
-		h->slack = -r->amount;
-	}
 	if (len > 0) {
 		struct books_ref entry = {.sequence = sequence, .amount = r->amount,
 		    .balance = a->balance};
@@ -158,6 +191,41 @@ apply_account(struct books *b, const struct journal_record *r, const void *paylo
 		head.id_len) < 0)
 		return -1;
 	(void)account_to_change(b, r->account);
+	return 0;
+}
+
+static int
+apply_account_set(struct books *b, const struct journal_record *r, const void *payload)
+{
+	struct books_account *a = account_to_change(b, r->account);
+	struct books_hold *h = a == NULL ? NULL : credit_slot(b, a, r);
+	struct journal_account_set set;
+
+	if (h == NULL || !books_set_of(r, payload, &set) ||
+	    __builtin_add_overflow(a->overdraft, r->amount, &a->overdraft))
+		return -1;
+	h->answered_value = a->balance;
+	if (set.what & JOURNAL_SET_REQUESTS)
+		a->requests_per_minute = set.requests_per_minute;
+	if (set.what & JOURNAL_SET_TOKENS)
+		a->tokens_per_minute = set.tokens_per_minute;
+	if (set.what & JOURNAL_SET_STREAMS)
+		a->concurrent_streams = set.concurrent_streams;
+	if (set.what & JOURNAL_SET_CLOSED)
+		a->flags |= ACCOUNT_CLOSED;
+	if (set.what & JOURNAL_SET_UNFROZEN)
+		a->flags &= (uint8_t)~ACCOUNT_FROZEN;
+	return 0;
+}
+
+static int
+apply_freeze(struct books *b, const struct journal_record *r)
+{
+	struct books_account *a = account_to_change(b, r->account);
+
+	if (a == NULL)
+		return -1;
+	a->flags |= ACCOUNT_FROZEN;
 	return 0;
 }
 
@@ -242,7 +310,12 @@ books_apply(struct books *b, const struct journal_record *r, const void *payload
 		return 0;
 	case JOURNAL_PRICE:
 		return apply_price(b, r, payload);
+	case JOURNAL_ACCOUNT_SET:
+		return apply_account_set(b, r, payload);
+	case JOURNAL_FREEZE:
+		return apply_freeze(b, r);
 	case JOURNAL_SYNC:
+	case JOURNAL_TYPES:
 		break;
 	}
 	return -1;
@@ -260,13 +333,6 @@ books_answer(struct books *b, uint32_t slot, uint64_t op, uint8_t type, enum rin
 	h->answered_type = type;
 	h->answered_status = (uint8_t)status;
 	h->answered_value = value;
-}
-
-void
-books_set_flags(struct books *b, uint32_t account, uint8_t flags)
-{
-	if (account < b->accounts.count)
-		((struct books_account *)b->accounts.data)[account].flags |= flags;
 }
 
 void

@@ -28,7 +28,7 @@ contradicts(struct books_verdict *v, const char *what)
 bool
 books_has_slot(uint8_t type)
 {
-	return type >= JOURNAL_RESERVE && type <= JOURNAL_ADJUST;
+	return (type >= JOURNAL_RESERVE && type <= JOURNAL_ADJUST) || type == JOURNAL_ACCOUNT_SET;
 }
 
 /* The latest operation of a slot, stored or not. */
@@ -87,6 +87,9 @@ check_slot(const struct books *b, const struct books_input *in, struct books_ver
 	return false;
 }
 
+/* How long slack lasts after it is known to be applied. */
+#define SLACK_US UINT64_C(10000000)
+
 /* Balances, sums and overdrafts stay within this, so that no sum of a few of them overflows. */
 #define AMOUNT_MAX (INT64_MAX / 8)
 
@@ -96,11 +99,26 @@ in_range(int64_t amount)
 	return amount >= -AMOUNT_MAX && amount <= AMOUNT_MAX;
 }
 
+/*
+ * Is the account's ending slack over for a record of that time?  That the adjustment is applied
+ * does not mean that all records which were granted before it have been judged: some are further
+ * back in another ring, or their sender stands between taking the credit and pushing the record.
+ * The record's own time, so that the keeper's answer is an audit's as well; a sender who dates
+ * back gains no more than the adjustment.
+ */
+bool
+books_slack_ended(const struct books_account *a, uint64_t time_us)
+{
+	return a->ending != 0 && time_us > a->ending_us && time_us - a->ending_us > SLACK_US;
+}
+
 /* Would the account still be above its floor with this much more held? */
 static bool
-above_floor(const struct books_account *a, int64_t amount)
+above_floor(const struct books_account *a, int64_t amount, uint64_t time_us)
 {
-	return (__int128)a->balance - a->held - amount + a->overdraft + a->slack >= 0;
+	int64_t slack = a->slack - (books_slack_ended(a, time_us) ? a->ending : 0);
+
+	return (__int128)a->balance - a->held - amount + a->overdraft + slack >= 0;
 }
 
 static void
@@ -126,7 +144,7 @@ check_reserve(const struct books *b, const struct books_input *in, struct books_
 		contradicts(v, "there is no such amount or price");
 	else if ((a->flags & (ACCOUNT_CLOSED | ACCOUNT_FROZEN)) != 0)
 		answer(v, RING_CLOSED); /* it was not when the sender looked */
-	else if (!above_floor(a, r->amount))
+	else if (!above_floor(a, r->amount, r->time_us))
 		contradicts(v, "the account would be below its floor");
 }
 
@@ -149,7 +167,7 @@ check_extend(const struct books *b, const struct journal_record *r, const struct
 		contradicts(v, "the hold's new total is not the sum");
 	else if (!mark_paid(b, h, r->completion))
 		contradicts(v, "the meter is above what was paid");
-	else if (!above_floor(books_account(b, h->account), r->amount))
+	else if (!above_floor(books_account(b, h->account), r->amount, r->time_us))
 		contradicts(v, "the account would be below its floor");
 }
 
@@ -250,6 +268,42 @@ check_credit(const struct books *b, const struct books_input *in, struct books_v
 		answer(v, RING_RANGE);
 	else
 		v->value += r->amount;
+}
+
+/*
+ * Settings are no money, but an overdraft is: a lowered one may put the account under its floor,
+ * like an adjustment.  Who sets a closed account came too late.
+ */
+static void
+check_account_set(const struct books *b, const struct books_input *in, struct books_verdict *v)
+{
+	const struct journal_record *r = in->record;
+	const struct books_account *a = books_account(b, r->account);
+	const struct books_hold *h = books_hold(b, r->slot);
+	struct journal_account_set set;
+
+	if (h != NULL && h->open)
+		contradicts(v, "the hold is open");
+	else if (!books_set_of(r, in->payload, &set) || set.what == 0 || set.what > JOURNAL_SET_ALL)
+		contradicts(v, "the settings are cut off or unknown");
+	else if ((set.what & JOURNAL_SET_OVERDRAFT) == 0 && r->amount != 0)
+		contradicts(v, "the overdraft changes without being set");
+	else if (a == NULL)
+		answer(v, RING_UNKNOWN);
+	else if ((a->flags & ACCOUNT_CLOSED) != 0 && set.what == JOURNAL_SET_CLOSED)
+		answer(v, RING_REPEATED);
+	else if ((a->flags & ACCOUNT_CLOSED) != 0 && set.what != JOURNAL_SET_UNFROZEN)
+		answer(v, RING_CLOSED);
+	else if ((set.what & JOURNAL_SET_OVERDRAFT) != 0 &&
+	    (set.overdraft < 0 || !in_range(set.overdraft) || !in_range(r->amount)))
+		answer(v, RING_RANGE);
+	else if ((set.what & JOURNAL_SET_OVERDRAFT) != 0 &&
+	    a->overdraft + r->amount != set.overdraft)
+		answer(v, RING_STALE);
+	else if (!in_range(a->slack - (r->amount < 0 ? r->amount : 0)))
+		answer(v, RING_RANGE);
+	if (a != NULL)
+		v->value = a->balance;
 }
 
 static void
@@ -368,6 +422,15 @@ check_type(const struct books *b, const struct books_input *in, struct books_ver
 	case JOURNAL_SYNC:
 		v->store = false;
 		break;
+	case JOURNAL_ACCOUNT_SET:
+		check_account_set(b, in, v);
+		break;
+	case JOURNAL_FREEZE:
+		if (books_account(b, in->record->account) == NULL)
+			contradicts(v, "there is no such account");
+		break;
+	case JOURNAL_TYPES:
+		break;
 	}
 }
 
@@ -380,7 +443,7 @@ books_check(const struct books *b, const struct books_input *in, struct books_ve
 	    .status = RING_APPLIED, .store = true, .freeze = JOURNAL_NONE};
 	if (r->version != JOURNAL_VERSION)
 		contradicts(v, "the record is of another version");
-	else if (r->type < JOURNAL_RESERVE || r->type > JOURNAL_SYNC ||
+	else if (r->type < JOURNAL_RESERVE || r->type >= JOURNAL_TYPES ||
 	    (in->types & BOOKS_TYPE(r->type)) == 0)
 		contradicts(v, "the sender may not send such a record");
 	else if (!books_has_slot(r->type) || check_slot(b, in, v))

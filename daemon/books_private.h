@@ -37,5 +37,11 @@ bool books_key_hash_taken(const struct books *, const uint8_t hash[static 32]);
 /* A TOPUP's or ADJUST's ref inside its payload; false if the payload is not well-formed. */
 bool books_ref_of(const struct journal_record *, const void *payload, const void **ref,
     size_t *len);
+/* An ACCOUNT_SET's payload; false if it is not well-formed. */
+bool books_set_of(const struct journal_record *, const void *payload,
+    struct journal_account_set *);
+
+/* books_check.c */
+bool books_slack_ended(const struct books_account *, uint64_t time_us);
 
 #endif

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdio.h>
@@ -44,6 +45,19 @@ sync_dir(const char *path)
 	return result;
 }
 
+static int
+sync_parent(const char *path)
+{
+	char *copy = strdup(path);
+	int result;
+
+	if (copy == NULL)
+		return complain("cannot flush the folder above", path, ENOMEM);
+	result = sync_dir(dirname(copy));
+	free(copy);
+	return result;
+}
+
 int
 dirs_make(const char *path, mode_t mode, const struct owner *owner)
 {
@@ -75,6 +89,10 @@ dirs_make(const char *path, mode_t mode, const struct owner *owner)
 		goto fail;
 	}
 	close(fd);
+	fd = -1;
+	/* Or a power cut takes the new folder with all that was ever acknowledged in it. */
+	if (made && sync_parent(path) < 0)
+		goto fail;
 	return 0;
 fail:
 	if (fd >= 0)

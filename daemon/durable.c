@@ -31,6 +31,7 @@ struct durable {
 	size_t cap, head, count;
 	void (*room)(void *arg);
 	void *room_arg;
+	uint64_t seen, seen_us; /* the ring's durable count when it last moved, or nobody waited */
 };
 
 static void
@@ -150,6 +151,19 @@ durable_later(struct durable *d, uint64_t position, durable_fn *fn, void *arg)
 		return;
 	d->later = true;
 	evtimer_add(d->timer, &put_off);
+}
+
+uint64_t
+durable_stalled_us(struct durable *d, uint64_t now_us)
+{
+	uint64_t durable = ring_durable(d->ring);
+
+	/* Looked at now and then instead of timing each wait: those are many. */
+	if (durable != d->seen || durable == ring_head(d->ring)) {
+		d->seen = durable;
+		d->seen_us = now_us;
+	}
+	return now_us - d->seen_us;
 }
 
 void

@@ -29,6 +29,12 @@ void durable_later(struct durable *, uint64_t position, durable_fn *, void *arg)
 /* After all, somebody waits for what was put off. */
 void durable_hurry(struct durable *);
 
+/*
+ * How long nothing has become durable although somebody waits, to some 250 ms; to be asked in
+ * every tick.  It counts whatever the reason: the disk says no, or says nothing at all.
+ */
+uint64_t durable_stalled_us(struct durable *, uint64_t now_us);
+
 /* Called after every wake-up, when the ring has room again: retry what found it full. */
 void durable_on_room(struct durable *, void (*fn)(void *arg), void *arg);
 

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "daemon/log.h"
+#include "shm/fault.h"
 
 #define MESSAGE_MAX 65536
 #define BATCH 64
@@ -44,6 +45,7 @@ receive(struct worker *w)
 
 	if (n < 0)
 		return -1;
+	FAULT("handover.received");
 	cm = CMSG_FIRSTHDR(&msg);
 	if (cm == NULL || cm->cmsg_level != SOL_SOCKET || cm->cmsg_type != SCM_RIGHTS) {
 		log_warnx("handover without a connection");
@@ -157,6 +159,7 @@ handover_send(struct worker *w, uint32_t proc, struct conn *c, const struct http
 	buf_free(&b);
 	if (!sent)
 		return false;
+	FAULT("handover.sent");
 	fd = conn_detach(c, NULL);
 	close(fd);
 	return true;

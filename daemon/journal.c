@@ -7,15 +7,20 @@
 #include "daemon/journal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "daemon/journal_private.h"
 #include "daemon/log.h"
+#include "shm/fault.h"
+
+#define DRAFT_FILE JOURNAL_FILE ".new"
 
 struct staged {
 	uint64_t sequence;
@@ -108,7 +113,8 @@ journal_map_bytes(size_t want)
 }
 
 int
-journal_env(MDB_env **env, const char *state_dir, size_t map_bytes, unsigned flags)
+journal_env(MDB_env **env, const char *state_dir, const char *file, size_t map_bytes,
+    unsigned flags)
 {
 	char path[PATH_MAX];
 	int rc = mdb_env_create(env);
@@ -117,7 +123,7 @@ journal_env(MDB_env **env, const char *state_dir, size_t map_bytes, unsigned fla
 		*env = NULL;
 		return rc;
 	}
-	if ((size_t)snprintf(path, sizeof path, "%s/%s", state_dir, JOURNAL_FILE) >= sizeof path)
+	if ((size_t)snprintf(path, sizeof path, "%s/%s", state_dir, file) >= sizeof path)
 		return ENAMETOOLONG;
 	if ((rc = mdb_env_set_maxdbs(*env, 4)) == 0 &&
 	    (rc = mdb_env_set_maxreaders(*env, JOURNAL_READERS_MAX)) == 0 &&
@@ -213,6 +219,92 @@ read_meta(struct journal *j, MDB_txn *txn, const char **why)
 	return 0;
 }
 
+/* So that the names in it are there after a power cut; an error number. */
+static int
+flush_folder(const char *state_dir)
+{
+	int fd = open(state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc;
+
+	if (fd < 0)
+		return errno;
+	rc = fsync(fd) < 0 ? errno : 0;
+	close(fd);
+	return rc;
+}
+
+/*
+ * A new file gets its name when it is whole.  LMDB writes the first two pages without a flush:
+ * what a power cut leaves of them may be no database, and then nothing would tell a file that
+ * never held anything from a damaged journal, which must not be begun anew.  An LMDB code.
+ */
+static int
+make_file(const char *state_dir)
+{
+	char path[PATH_MAX], draft[PATH_MAX], lock[PATH_MAX];
+	struct journal_reader r = {0};
+	MDB_txn *txn;
+	int rc;
+
+	if ((size_t)snprintf(lock, sizeof lock, "%s/" DRAFT_FILE "-lock", state_dir) >= sizeof lock)
+		return ENAMETOOLONG;
+	(void)snprintf(path, sizeof path, "%s/" JOURNAL_FILE, state_dir);
+	(void)snprintf(draft, sizeof draft, "%s/" DRAFT_FILE, state_dir);
+	if (access(path, F_OK) == 0)
+		return 0;
+	if ((unlink(draft) < 0 && errno != ENOENT) || (unlink(lock) < 0 && errno != ENOENT))
+		return errno;
+	rc = journal_env(&r.env, state_dir, DRAFT_FILE, 0, 0);
+	if (rc == 0 && (rc = mdb_txn_begin(r.env, NULL, 0, &txn)) == 0) {
+		if ((rc = journal_databases(&r, txn, MDB_CREATE)) == 0)
+			rc = mdb_txn_commit(txn);
+		else
+			mdb_txn_abort(txn);
+	}
+	if (r.env != NULL)
+		mdb_env_close(r.env);
+	(void)unlink(lock);
+	if (rc == 0 && rename(draft, path) < 0)
+		rc = errno;
+	return rc;
+}
+
+/*
+ * If the last commit failed at its last page, that page may be on disk all the same, while LMDB
+ * has put back the one before it, in memory alone.  The next commit uses the failed one's pages
+ * again; a power cut in the middle of that would leave the failed commit's root over pages that
+ * are not its own.  So both roots go to disk as this process finds them, before anything is built
+ * on them.  They are written and not just flushed: after a flush that failed, another one proves
+ * nothing.
+ */
+int
+journal_settle_roots(MDB_env *env)
+{
+	MDB_stat stat;
+	int fd, rc;
+	char *page;
+
+	if ((rc = mdb_env_get_fd(env, &fd)) != 0 || (rc = mdb_env_stat(env, &stat)) != 0)
+		return rc;
+	page = malloc(stat.ms_psize);
+	if (page == NULL)
+		return ENOMEM;
+	for (off_t i = 0; i < 2 && rc == 0; i++) {
+		ssize_t len = (ssize_t)stat.ms_psize, there = pread(fd, page, (size_t)len, i * len);
+
+		if (there >= 0 && there < len) {
+			rc = MDB_INVALID; /* cut off: it never was whole, or is damaged */
+			break;
+		}
+		errno = EIO; /* of a part */
+		if (there < 0 || pwrite(fd, page, (size_t)len, i * len) != len)
+			rc = errno;
+	}
+	if (rc == 0 && fdatasync(fd) < 0)
+		rc = errno;
+	free(page);
+	return rc;
+}
+
 struct journal *
 journal_open(const char *state_dir, size_t map_bytes, const char **why)
 {
@@ -223,8 +315,15 @@ journal_open(const char *state_dir, size_t map_bytes, const char **why)
 	*why = NULL;
 	if (j == NULL || (j->chain = journal_chain_new()) == NULL)
 		goto fail;
-	rc = journal_env(&j->reader.env, state_dir,
-	    map_bytes == 0 ? journal_map_bytes(JOURNAL_MAP_BYTES) : map_bytes, 0);
+	rc = make_file(state_dir);
+	if (rc == 0)
+		rc = journal_env(&j->reader.env, state_dir, JOURNAL_FILE,
+		    map_bytes == 0 ? journal_map_bytes(JOURNAL_MAP_BYTES) : map_bytes, 0);
+	if (rc == 0)
+		rc = journal_settle_roots(j->reader.env);
+	/* Always: a keeper before us may have died between making the file and this. */
+	if (rc == 0)
+		rc = flush_folder(state_dir);
 	if (rc == 0)
 		rc = mdb_txn_begin(j->reader.env, NULL, 0, &txn);
 	if (rc == 0)
@@ -413,6 +512,7 @@ journal_commit(struct journal *j, const struct journal_positions *rings)
 		if (rc != 0)
 			break;
 		rc = put_batch(j, txn, &batch, rings);
+		FAULT("journal.put");
 		if (rc == 0)
 			rc = mdb_txn_commit(txn);
 		else

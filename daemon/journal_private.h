@@ -28,9 +28,12 @@ journal_u64(const MDB_val *v)
 }
 
 /* Make an environment with the journal's limits; an LMDB code. */
-int journal_env(MDB_env **, const char *state_dir, size_t map_bytes, unsigned flags);
+int journal_env(MDB_env **, const char *state_dir, const char *file, size_t map_bytes,
+    unsigned flags);
 /* Open the databases inside a transaction; an LMDB code. */
 int journal_databases(struct journal_reader *, MDB_txn *, unsigned flags);
+/* What a failed commit left in memory alone is on disk, or was never there; an LMDB code. */
+int journal_settle_roots(MDB_env *);
 /* The key of the last entry, 0 if there is none; an LMDB code. */
 int journal_last_key(MDB_txn *, MDB_dbi, uint64_t *key);
 

@@ -29,7 +29,7 @@ journal_reader_open(const char *state_dir, const char **why)
 	if (r == NULL)
 		goto fail;
 	/* Map size 0: as large as the writer made it. */
-	if ((rc = journal_env(&r->env, state_dir, 0, MDB_RDONLY)) != 0 ||
+	if ((rc = journal_env(&r->env, state_dir, JOURNAL_FILE, 0, MDB_RDONLY)) != 0 ||
 	    (rc = mdb_txn_begin(r->env, NULL, MDB_RDONLY, &txn)) != 0)
 		goto fail;
 	rc = journal_databases(r, txn, 0);

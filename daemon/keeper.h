@@ -73,6 +73,8 @@ void keeper_append(struct keeper *, struct journal_record *, const void *payload
 int keeper_commit(struct keeper *) __attribute__((warn_unused_result));
 /* Publish an account's books, or insert it if the region does not have it. */
 int keeper_show_account(struct keeper *, uint32_t number) __attribute__((warn_unused_result));
+/* Publish an account's limits and flags. */
+void keeper_show_settings(struct keeper *, uint32_t number);
 int keeper_show_key(struct keeper *, uint32_t index) __attribute__((warn_unused_result));
 /* Note what became of a slot's operation. */
 void keeper_show_hold(struct keeper *, uint32_t slot, uint64_t op, uint8_t status);

@@ -15,11 +15,34 @@
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "shm/account.h"
+#include "shm/fault.h"
 #include "shm/ledger.h"
 #include "shm/ring.h"
 #include "shm/wake.h"
 
 /* Showing what is durable. */
+
+/* Limits and flags; they lie beside the word that every reserve changes, so only when they did. */
+static void
+show_settings(const struct books_account *a, struct account *shown)
+{
+	/* Relaxed: a request that is quicker than this goes by the limits before. */
+	atomic_store_explicit(&shown->requests_per_minute, a->requests_per_minute,
+	    memory_order_relaxed);
+	atomic_store_explicit(&shown->tokens_per_minute, a->tokens_per_minute,
+	    memory_order_relaxed);
+	atomic_store_explicit(&shown->concurrent_streams, a->concurrent_streams,
+	    memory_order_relaxed);
+	/* Release, pairs with the ledger's acquire: who was told that the account is closed finds
+	 * no reserve granted after that. */
+	atomic_store_explicit(&shown->flags, a->flags, memory_order_release);
+}
+
+void
+keeper_show_settings(struct keeper *k, uint32_t number)
+{
+	show_settings(books_account(k->books, number), account_at(k->region, number));
+}
 
 int
 keeper_show_account(struct keeper *k, uint32_t number)
@@ -41,13 +64,7 @@ keeper_show_account(struct keeper *k, uint32_t number)
 		log_warn("account %.*s does not fit in the region", (int)len, id);
 		return -1;
 	}
-	/* Relaxed: limits; a request that is quicker than this sees the config's. */
-	atomic_store_explicit(&shown->requests_per_minute, a->requests_per_minute,
-	    memory_order_relaxed);
-	atomic_store_explicit(&shown->tokens_per_minute, a->tokens_per_minute,
-	    memory_order_relaxed);
-	atomic_store_explicit(&shown->concurrent_streams, a->concurrent_streams,
-	    memory_order_relaxed);
+	show_settings(a, shown);
 	return 0;
 }
 
@@ -102,6 +119,7 @@ keeper_commit(struct keeper *k)
 
 	if (journal_commit(k->journal, &k->rings) < 0)
 		return -1;
+	FAULT("keeper.committed");
 	end = keeper_clock_us();
 	k->committed_us = end;
 	if (records > 0) {
@@ -133,6 +151,7 @@ publish_rings(struct keeper *k, bool synced)
 		if (k->sync[p] != synced || k->rings.position[p] == ring_durable(ring))
 			continue;
 		ring_publish(ring, k->rings.position[p]);
+		FAULT("keeper.ring");
 		k->sync[p] = false;
 		wake_proc(k, p);
 	}
@@ -147,18 +166,22 @@ publish(struct keeper *k)
 
 		if (p->account != JOURNAL_NONE && keeper_show_account(k, p->account) < 0)
 			return -1;
+		if (p->account != JOURNAL_NONE && p->type == JOURNAL_ACCOUNT_SET)
+			keeper_show_settings(k, p->account);
 		if (p->number >= 0 && p->type != JOURNAL_ACCOUNT &&
 		    keeper_show_key(k, (uint32_t)p->number) < 0)
 			return -1;
 		if (p->slot != JOURNAL_NONE && p->type != JOURNAL_MARK)
 			keeper_show_hold(k, p->slot, p->op, p->status);
 	}
+	FAULT("keeper.shown");
 	/* Release, before the ring's: who sees its record durable sees a sequence not below it. */
 	atomic_store_explicit(&k->region->h->journal_seq, journal_last(k->journal),
 	    memory_order_release);
 	atomic_store_explicit(&k->region->h->journal_ok, 1, memory_order_relaxed);
 	k->count = 0;
 	publish_rings(k, false);
+	FAULT("keeper.published");
 	return 0;
 }
 
@@ -178,6 +201,24 @@ mark_bad(struct keeper *k, uint32_t proc)
 	wake(k->region, PROC_MASTER, k->heritage->wake_fd[PROC_MASTER]);
 }
 
+/*
+ * Freeze an account, in memory at once and in the journal, so that it outlasts a restart.  (If
+ * the commit fails, the record that brought it about is not durable either: it comes again.)
+ */
+static void
+freeze(struct keeper *k, uint32_t number, const char *why)
+{
+	struct journal_record r = {.type = JOURNAL_FREEZE, .version = JOURNAL_VERSION,
+	    .proc = PROC_KEEPER, .slot = JOURNAL_NONE, .account = number, .price = JOURNAL_NONE,
+	    .payload_len = (uint32_t)strlen(why), .time_us = k->batch_us};
+
+	if ((books_account(k->books, number)->flags & ACCOUNT_FROZEN) == 0)
+		keeper_append(k, &r, why);
+	/* Release, pairs with the ledger's acquire. */
+	atomic_fetch_or_explicit(&account_at(k->region, number)->flags, ACCOUNT_FROZEN,
+	    memory_order_release);
+}
+
 /* Somebody writes in shared memory who should not. */
 static void
 distrust(struct keeper *k, uint32_t proc, const struct books_verdict *v,
@@ -187,10 +228,7 @@ distrust(struct keeper *k, uint32_t proc, const struct books_verdict *v,
 	size_t len = 4;
 
 	if (v->freeze != JOURNAL_NONE) {
-		books_set_flags(k->books, v->freeze, ACCOUNT_FROZEN);
-		/* Release, pairs with the ledger's acquire. */
-		atomic_fetch_or_explicit(&account_at(k->region, v->freeze)->flags, ACCOUNT_FROZEN,
-		    memory_order_release);
+		freeze(k, v->freeze, v->contradicts);
 		id = books_account_id(k->books, v->freeze, &len);
 	}
 	log_warnx("forged record refused, process %u, type %u, slot %u, operation %llu: %s; "
@@ -385,6 +423,7 @@ keeper_batch(struct keeper *k)
 	k->batch_records = k->count;
 	if (k->count == 0)
 		return 0;
+	FAULT("keeper.judged");
 	/* Also when nothing is to be stored: the ring positions are. */
 	if (keeper_commit(k) < 0 || publish(k) < 0)
 		return -1;
@@ -393,6 +432,7 @@ keeper_batch(struct keeper *k)
 	if (sync) {
 		if (keeper_project_all(k) < 0)
 			return -1;
+		FAULT("keeper.synced");
 		publish_rings(k, true);
 	}
 	return 1;

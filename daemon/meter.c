@@ -14,6 +14,7 @@
 #include <stdlib.h>
 
 #include "daemon/utf8.h"
+#include "shm/fault.h"
 
 /* Shown text that waits for a record: with a piece of the greatest length it fits into a ring. */
 #define SAVED_MAX (256u << 10)
@@ -84,6 +85,7 @@ extended_cb(void *arg, uint64_t position)
 {
 	struct meter *m = arg;
 
+	FAULT("meter.extended");
 	m->extending = 0;
 	m->paid = billable(m, hold_covers(m->hold));
 	m->safe = recorded(m, position);
@@ -95,6 +97,7 @@ marked_cb(void *arg, uint64_t position)
 {
 	struct meter *m = arg;
 
+	FAULT("meter.marked");
 	m->safe = recorded(m, position);
 	resume(m, false);
 }
@@ -194,6 +197,7 @@ take_part(struct meter *m, struct token_stream *mine, uint32_t other, const char
 		far = *taken > 0;
 	}
 	ledger_meter(m->hold, meter_tokens(m));
+	FAULT("meter.part");
 	if (!far)
 		return need_slice(m, saved, saved_now);
 	if (m->marked <= m->safe && mark(m, saved, saved_now) != LEDGER_OK)
@@ -223,6 +227,7 @@ meter_take(struct meter *m, bool shown, const char *text, size_t len, struct spa
 	*taken = len;
 	*mine = next;
 	ledger_meter(m->hold, tokens);
+	FAULT("meter.stored");
 	look_ahead(m, tokens, saved, saved_now);
 	return METER_TAKEN;
 }

@@ -85,6 +85,7 @@ outcome_text(const struct config *c, uint32_t i)
 	    [OUTCOME_WORKER_DIED] = "worker_died",
 	    [OUTCOME_EXPIRED] = "expired",
 	    [OUTCOME_SHUTDOWN] = "shutdown",
+	    [OUTCOME_JOURNAL] = "journal_unavailable",
 	};
 
 	(void)c;

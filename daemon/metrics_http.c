@@ -21,6 +21,8 @@
 
 #define CONNS_MAX 64
 #define CONN_SECONDS 5
+/* It says that it lives four times a second, but in a flush. */
+#define KEEPER_SILENCE_US (5 * UINT64_C(1000000))
 
 struct metrics_conn {
 	struct metrics_http *server;
@@ -56,17 +58,32 @@ conn_free(struct metrics_conn *c)
 	free(c);
 }
 
+static uint64_t
+now_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
+}
+
 /* NULL when a worker may be sent clients, else the reason why not. */
 static const char *
 not_ready(const struct region *r)
 {
 	const struct region_header *h = r->h;
+	uint64_t heard;
 
 	/* Acquire as everywhere; for a report relaxed would do. */
 	if (atomic_load_explicit(&h->filled, memory_order_acquire) != REGION_FILLED)
 		return "accounts are not loaded yet";
 	if (atomic_load_explicit(&h->journal_ok, memory_order_relaxed) == 0)
 		return "the journal cannot be written";
+	/* Relaxed: a report.  0: it has only begun. */
+	heard = atomic_load_explicit(&region_proc(r, PROC_KEEPER)->heartbeat_us,
+	    memory_order_relaxed);
+	if (heard != 0 && now_us() > heard + KEEPER_SILENCE_US)
+		return "the disk does not answer";
 	if (atomic_load_explicit(&h->draining, memory_order_relaxed) != 0)
 		return "draining";
 	for (uint32_t p = PROC_WORKER; p < h->procs; p++)
@@ -149,15 +166,6 @@ conn_request(struct metrics_conn *c)
 }
 
 static void conn_cb(evutil_socket_t, short, void *);
-
-static uint64_t
-now_us(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
 
 /* Wait for this next, for what is left of the connection's time. */
 static void

@@ -18,6 +18,7 @@
 #include "daemon/keeper.h"
 #include "daemon/log.h"
 #include "shm/account.h"
+#include "shm/fault.h"
 #include "shm/ledger.h"
 #include "shm/ring.h"
 #include "shm/wake.h"
@@ -84,6 +85,7 @@ recover_books(struct keeper *k)
 
 	if (load_rows(k) < 0 || replay(k, &n) < 0)
 		return -1;
+	FAULT("recover.books");
 	(void)snprintf(records, sizeof records, "%llu", (unsigned long long)n);
 	(void)snprintf(accounts, sizeof accounts, "%u", books_accounts(k->books));
 	log_event(LOG_INFO, "books loaded", "accounts", accounts, "replayed", records, NULL);
@@ -175,9 +177,11 @@ show_tables(struct keeper *k)
 {
 	if (show_prices(k) < 0)
 		return -1;
-	for (uint32_t i = 0; i < books_accounts(k->books); i++)
+	for (uint32_t i = 0; i < books_accounts(k->books); i++) {
 		if (keeper_show_account(k, i) < 0)
 			return -1;
+		keeper_show_settings(k, i);
+	}
 	for (uint32_t i = 0; i < books_keys(k->books); i++)
 		if (keeper_show_key(k, i) < 0)
 			return -1;
@@ -235,17 +239,19 @@ resume_holds(struct keeper *k)
  * Records that the last keeper committed and did not get to publish.  Their results stand in the
  * entries, written before the commit; their producers could not overwrite them yet.
  */
-static void
+static int
 resume_ring(struct keeper *k, uint32_t proc)
 {
 	struct ring *ring = region_ring(k->region, proc);
 	uint64_t position = ring_durable(ring);
 	const struct ring_entry *e;
+	bool sync = false;
 
 	while (position < k->rings.position[proc] && (e = ring_peek(ring, ++position)) != NULL) {
 		const struct journal_record *r = &e->record;
 		uint32_t slot = r->slot, status = e->status;
 
+		sync |= r->type == JOURNAL_SYNC;
 		if (!books_has_slot(r->type) || r->type == JOURNAL_MARK ||
 		    slot >= hold_count(k->region) || hold_proc(k->region, slot) != proc)
 			continue;
@@ -254,26 +260,34 @@ resume_ring(struct keeper *k, uint32_t proc)
 			books_answer(k->books, slot, r->op, r->type, (enum ring_status)status,
 			    e->value);
 	}
+	/* A SYNC whose position was committed is answered by this, so not before its work is done. */
+	if (sync && keeper_project_all(k) < 0)
+		return -1;
 	ring_publish(ring, k->rings.position[proc]);
+	FAULT("recover.ring");
 	wake(k->region, proc, k->heritage->wake_fd[proc]);
+	return 0;
 }
 
 static int
 resume(struct keeper *k)
 {
 	struct region_header *h = k->region->h;
-	uint32_t n = atomic_load_explicit(&h->accounts, memory_order_relaxed);
 
-	for (uint32_t i = 0; i < n && i < books_accounts(k->books); i++)
-		books_set_flags(k->books, i, (uint8_t)atomic_load_explicit(
-		    &account_at(k->region, i)->flags, memory_order_relaxed));
 	register_prices(k);
 	/* Always a commit, be it of nothing: it shows that the disk takes one. */
-	if (keeper_commit(k) < 0 || show_tables(k) < 0)
+	if (keeper_commit(k) < 0)
 		return -1;
+	FAULT("recover.committed");
+	if (show_tables(k) < 0)
+		return -1;
+	FAULT("recover.shown");
 	resume_holds(k);
+	/* Release, before the rings': who sees its record durable sees a sequence not below it. */
+	atomic_store_explicit(&h->journal_seq, journal_last(k->journal), memory_order_release);
 	for (uint32_t p = PROC_ADMIN; p < h->procs; p++)
-		resume_ring(k, p);
+		if (resume_ring(k, p) < 0)
+			return -1;
 	return 0;
 }
 
@@ -282,10 +296,12 @@ fill(struct keeper *k)
 {
 	if (close_holds(k) < 0)
 		return -1;
+	FAULT("recover.closing");
 	register_prices(k);
 	/* All of it durable, and the epoch with it, before anyone may take a hold. */
 	if (keeper_commit(k) < 0 || show_tables(k) < 0)
 		return -1;
+	FAULT("recover.closed");
 	for (uint32_t slot = 0;
 	     slot < books_slots(k->books) && slot < hold_count(k->region); slot++)
 		hold_resume(k->region, slot, books_hold(k->books, slot)->op);
@@ -307,7 +323,9 @@ recover_region(struct keeper *k)
 	atomic_store_explicit(&h->projected_seq, state_progress(k->state)->streams,
 	    memory_order_relaxed);
 	/* Release, pairs with the acquire of those who wait for it: the tables are there. */
+	FAULT("recover.filling");
 	atomic_store_explicit(&h->filled, REGION_FILLED, memory_order_release);
+	FAULT("recover.filled");
 	/* It waits for the tables at the start, and with a reaping for a keeper that died. */
 	wake(k->region, PROC_MASTER, k->heritage->wake_fd[PROC_MASTER]);
 	return 0;

@@ -10,6 +10,7 @@
 #include "daemon/quote.h"
 #include "daemon/stream.h"
 #include "daemon/worker.h"
+#include "shm/fault.h"
 
 static void gone(void *, struct conn *);
 
@@ -53,6 +54,14 @@ refuse(struct conn *c, enum ledger_result r, const struct quote *q)
 		conn_error(c, 503, "server_error", "overloaded", NULL,
 		    r == LEDGER_FULL ? "too many open streams" : "the journal is behind");
 	}
+}
+
+static void
+refuse_journal(struct conn *c)
+{
+	metrics_reserve(RESERVE_BUSY);
+	conn_header(c, "Retry-After", "5");
+	conn_error(c, 503, "server_error", "overloaded", NULL, "the journal cannot be written");
 }
 
 /* The record's payload: who it is for, and what the user said. */
@@ -103,6 +112,7 @@ reserved_cb(void *arg, uint64_t position)
 	struct conn *c = st->sender;
 	enum ring_status status = ring_result(ledger_ring(st->w->ledger), position, NULL);
 
+	FAULT("send.durable");
 	st->sender = NULL;
 	if (status != RING_APPLIED)
 		stream_close(st, OUTCOME_CANCELLED, "overloaded", "the reserve was refused");
@@ -117,6 +127,23 @@ reserved_cb(void *arg, uint64_t position)
 	}
 	metrics_reserve(RESERVE_OK);
 	answer(st, c);
+	FAULT("send.answered");
+}
+
+/*
+ * The record is in the ring and becomes durable some day.  Nobody knows its id then, so it is
+ * given back at once, like that of a sender who left.
+ */
+void
+send_give_up(struct stream *st)
+{
+	struct conn *c = st->sender;
+
+	if (c == NULL)
+		return;
+	st->sender = NULL;
+	stream_cancel(st, OUTCOME_CANCELLED);
+	refuse_journal(c);
 }
 
 /* Nobody will ever know the stream's id: give the credit back at once. */
@@ -214,11 +241,9 @@ send_handler(struct conn *c, const struct http_request *h, struct span body)
 		return;
 	}
 	/* Relaxed: a hint; without it the answer would only wait for the disk. */
-	if (atomic_load_explicit(&w->region->h->journal_ok, memory_order_relaxed) == 0) {
-		metrics_reserve(RESERVE_BUSY);
-		conn_header(c, "Retry-After", "5");
-		conn_error(c, 503, "server_error", "overloaded", NULL,
-		    "the journal cannot be written");
+	if (w->stalled ||
+	    atomic_load_explicit(&w->region->h->journal_ok, memory_order_relaxed) == 0) {
+		refuse_journal(c);
 		return;
 	}
 	if (!spoken(&w->config->provider[w->config->model[r.model].providers[0]])) {
@@ -240,6 +265,7 @@ send_handler(struct conn *c, const struct http_request *h, struct span body)
 		refuse(c, result, &q);
 		return;
 	}
+	FAULT("send.reserved");
 	st->reserved = st->hold->amount;
 	st->sender = c;
 	conn_later(c, &ops, st);

@@ -5,6 +5,7 @@
  *   never opened, or nothing produced            void
  *   ended by the provider, with a usage that     what the usage says; above the hold as far as
  *     can be believed                              the account can bear, the rest uncollected
+ *   an operator's void                           void
  *   anything else                                the prompt and what was produced, by our count
  */
 #include "daemon/settle.h"
@@ -18,6 +19,7 @@
 #include "daemon/metrics.h"
 #include "daemon/quote.h"
 #include "daemon/watch.h"
+#include "shm/fault.h"
 
 static void settled_cb(void *, uint64_t);
 
@@ -75,7 +77,7 @@ work_out(struct stream *st)
 		x->charge = price_cost(&st->hold->price, x->prompt, x->cached, x->completion);
 		if (ours > 0)
 			metrics_drift(ours, x->completion);
-	} else if (ours > 0) {
+	} else if (ours > 0 && !st->void_wanted) {
 		charge_count(st);
 	} else {
 		x->voided = true;
@@ -132,6 +134,7 @@ settle_begin(struct stream *st)
 {
 	stream_move(st, STREAM_CLOSING);
 	work_out(st);
+	FAULT("settle.worked_out");
 	journal(st);
 }
 
@@ -167,7 +170,7 @@ outcome_text(uint8_t outcome)
 {
 	static const char *const text[OUTCOME_MAX] = {"none", "stop", "length", "tool_calls",
 	    "content_filter", "credit", "cancelled", "upstream_error", "worker_died", "expired",
-	    "shutdown"};
+	    "shutdown", "journal_unavailable"};
 
 	return outcome < OUTCOME_MAX ? text[outcome] : "unknown";
 }
@@ -220,6 +223,7 @@ settled_cb(void *arg, uint64_t position)
 	if (ledger_close(st->w->ledger, st->hold, position, NULL) != RING_APPLIED)
 		log_event(LOG_ERROR, "settlement refused by the keeper", "message",
 		    st->message_text, NULL);
+	FAULT("settle.closed");
 	st->hold = NULL;
 	account_books(st->account, &books);
 	st->balance = books.balance;
@@ -231,6 +235,7 @@ settled_cb(void *arg, uint64_t position)
 		e->ended(e, st);
 	}
 	stream_touch(st);
+	FAULT("settle.told");
 	streams_flush(st->w->streams);
 }
 
@@ -302,6 +307,7 @@ settle_from_row(struct stream *st, const struct stream_row *row)
 	st->error_code = row->outcome == OUTCOME_WORKER_DIED ? "stream_lost"
 	    : row->outcome == OUTCOME_EXPIRED		     ? "expired"
 	    : row->outcome == OUTCOME_SHUTDOWN		     ? "draining"
+	    : row->outcome == OUTCOME_JOURNAL		     ? "journal_unavailable"
 							     : "upstream_error";
 	snprintf(st->error_message, sizeof st->error_message, "%s",
 	    row->outcome == OUTCOME_WORKER_DIED

@@ -11,7 +11,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "daemon/journal_private.h"
 #include "daemon/log.h"
+#include "shm/fault.h"
 #include "daemon/state_rows.h"
 
 int
@@ -100,6 +102,8 @@ open_file(struct state *st, size_t map_bytes)
 	MDB_txn *txn;
 	int rc = state_env(&st->env, st->state_dir, map_bytes, 0);
 
+	if (rc == 0)
+		rc = journal_settle_roots(st->env);
 	if (rc == 0)
 		rc = mdb_txn_begin(st->env, NULL, 0, &txn);
 	if (rc != 0)
@@ -205,9 +209,12 @@ load_account(struct books *b, const MDB_val *key, const MDB_val *value)
 	a.topups = row.topups;
 	a.adjustments = row.adjustments;
 	a.slack = row.slack;
+	a.ending = row.ending;
+	a.ending_us = row.ending_us;
 	a.requests_per_minute = row.requests_per_minute;
 	a.tokens_per_minute = row.tokens_per_minute;
 	a.concurrent_streams = row.concurrent_streams;
+	a.flags = (uint8_t)row.flags;
 	return books_load_account(b, number, &a, (const char *)value->mv_data + sizeof row,
 	    row.id_len);
 }
@@ -356,9 +363,12 @@ put_account(struct state *st, MDB_txn *txn, const struct books *b, uint32_t numb
 	    .topups = a->topups,
 	    .adjustments = a->adjustments,
 	    .slack = a->slack,
+	    .ending = a->ending,
+	    .ending_us = a->ending_us,
 	    .requests_per_minute = a->requests_per_minute,
 	    .tokens_per_minute = a->tokens_per_minute,
 	    .concurrent_streams = a->concurrent_streams,
+	    .flags = a->flags,
 	    .id_len = (uint32_t)id_len,
 	};
 
@@ -464,6 +474,7 @@ project(struct state *st, const struct books *b, struct journal_reader *journal,
 		rc = state_expire(st, txn, now_us);
 	if (rc == 0 && memcmp(progress, &st->progress, sizeof *progress) != 0)
 		rc = put_meta(st, txn, progress);
+	FAULT("project.put");
 	if (rc == 0)
 		return mdb_txn_commit(txn);
 	mdb_txn_abort(txn);
@@ -494,6 +505,7 @@ state_project(struct state *st, struct books *b, struct journal_reader *journal,
 		errno = rc > 0 ? rc : EIO;
 		return -1;
 	}
+	FAULT("project.committed");
 	st->progress = progress;
 	books_changes_clear(b);
 	return 0;

@@ -215,6 +215,7 @@ account_from(const MDB_val *key, const MDB_val *value, struct state_account *a)
 	a->requests_per_minute = row.requests_per_minute;
 	a->tokens_per_minute = row.tokens_per_minute;
 	a->concurrent_streams = row.concurrent_streams;
+	a->flags = row.flags;
 	a->id_len = row.id_len;
 	memcpy(a->id, (const char *)value->mv_data + sizeof row, row.id_len);
 	return 0;

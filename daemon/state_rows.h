@@ -21,7 +21,7 @@
 #include "daemon/state.h"
 
 #define STATE_FILE "state.mdb"
-#define STATE_FORMAT 1
+#define STATE_FORMAT 2
 #define STATE_MAP_BYTES (UINT64_C(64) << 30)
 #define STATE_READERS_MAX 1024
 
@@ -31,9 +31,11 @@ struct state_meta_row {
 };
 
 struct account_row {
-	int64_t balance, held, overdraft, charged, topups, adjustments, slack;
+	int64_t balance, held, overdraft, charged, topups, adjustments, slack, ending;
+	uint64_t ending_us;
 	uint32_t requests_per_minute, tokens_per_minute, concurrent_streams;
-	uint32_t id_len;
+	uint32_t flags; /* ACCOUNT_... */
+	uint32_t id_len, pad;
 };
 
 struct hold_row {

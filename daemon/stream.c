@@ -23,6 +23,9 @@
 #define KEEP_US (60 * UINT64_C(1000000)) /* an ended stream stays in memory so long */
 #define KEEP_MAX 4096                    /* and at most so many of them */
 #define KEEPALIVE_US (15 * UINT64_C(1000000))
+/* So long may the journal take for a record before nobody is kept waiting for it any more: well
+ * above a keeper's restart and what a busy disk takes for a flush. */
+#define STALL_US (5 * UINT64_C(1000000))
 
 struct streams {
 	struct worker *w;
@@ -32,6 +35,8 @@ struct streams {
 	size_t open, ended;
 	bool flushing;
 };
+
+static const char no_journal[] = "the gateway cannot write its journal now";
 
 static const char *const state_name[STREAM_STATES] = {
     "reserving", "waiting", "calling", "running", "closing", "settling", "ended"};
@@ -316,10 +321,17 @@ stream_describe(const struct stream *st, struct emit_stream *es)
 	};
 }
 
+bool
+stream_is_over(const struct stream *st)
+{
+	return st->state == STREAM_ENDED || (st->state >= STREAM_CLOSING && st->w->stalled);
+}
+
 void
 stream_end(const struct stream *st, struct emit_end *end)
 {
 	const struct settlement *x = &st->settlement;
+	struct account_books books;
 
 	*end = (struct emit_end){
 	    .outcome = st->outcome,
@@ -335,6 +347,15 @@ stream_end(const struct stream *st, struct emit_end *end)
 	};
 	if (end->full_text.p == NULL)
 		end->full_text.p = "";
+	if (st->state == STREAM_ENDED)
+		return;
+	/* Told before it is settled: what will be charged, of a balance that is not yet less. */
+	account_books(st->account, &books);
+	end->balance = books.balance;
+	if (end->error_code == NULL) {
+		end->error_code = "journal_unavailable";
+		end->error_message = (struct span){no_journal, sizeof no_journal - 1};
+	}
 }
 
 void
@@ -392,6 +413,15 @@ stream_cancel(struct stream *st, uint8_t outcome)
 {
 	stream_close(st, outcome, outcome == OUTCOME_SHUTDOWN ? "draining" : NULL,
 	    outcome == OUTCOME_SHUTDOWN ? "the gateway is shutting down" : NULL);
+}
+
+void
+stream_void(struct stream *st)
+{
+	/* What is being settled already is not undone. */
+	if (st->state < STREAM_CLOSING && !st->stop_wanted)
+		st->void_wanted = true;
+	stream_cancel(st, OUTCOME_CANCELLED);
 }
 
 static const struct call_ops call_ops = {decode_head, decode_data, decode_flush, decode_end};
@@ -475,6 +505,30 @@ tick(struct stream *st, uint64_t now)
 	watch_keepalive(st, now, KEEPALIVE_US);
 }
 
+/*
+ * The journal takes nothing.  Whoever waits for it is told so; what they hold stays in shared
+ * memory and is settled at its meter when the disk works again.  A stream whose slice has not run
+ * out goes on.
+ */
+static void
+tick_stalled(struct stream *st)
+{
+	struct end_waiter *e;
+
+	if (st->state == STREAM_RESERVING)
+		send_give_up(st);
+	if ((st->state == STREAM_CALLING || st->state == STREAM_RUNNING) &&
+	    st->pending.len + st->pending_hidden.len > 0)
+		stream_close(st, OUTCOME_JOURNAL, "journal_unavailable", "%s", no_journal);
+	if (st->state != STREAM_CLOSING && st->state != STREAM_SETTLING)
+		return;
+	while ((e = st->end_waiters) != NULL) {
+		st->end_waiters = e->next;
+		e->ended(e, st);
+	}
+	stream_touch(st);
+}
+
 void
 streams_tick(struct streams *s)
 {
@@ -482,10 +536,13 @@ streams_tick(struct streams *s)
 	size_t seen_ended = 0;
 	struct stream *st, *next;
 
+	s->w->stalled = durable_stalled_us(s->w->durable, now) > STALL_US;
 	for (st = s->all; st != NULL; st = next) {
 		next = st->next;
 		if (st->state != STREAM_ENDED) {
 			tick(st, now);
+			if (s->w->stalled)
+				tick_stalled(st);
 			continue;
 		}
 		if (st->watchers == NULL && st->end_waiters == NULL &&

@@ -37,7 +37,8 @@ enum stream_state {
 
 struct watcher;
 
-/* Somebody to be told once when a stream has ended (after its settlement is durable). */
+/* Somebody to be told once when a stream has ended (after its settlement is durable; or before it,
+ * the state says so, if the disk does not answer). */
 struct end_waiter {
 	struct end_waiter *next;
 	void (*ended)(struct end_waiter *, struct stream *);
@@ -52,6 +53,7 @@ struct stream {
 	enum stream_state state;
 	bool dirty, retrying;
 	bool stop_wanted;                /* its end was decided */
+	bool void_wanted;                /* by an operator: nothing is to be charged */
 
 	struct stream_id id;
 	char id_text[STREAM_ID_LEN + 1], session_text[ID_LEN + 1], message_text[ID_LEN + 1];
@@ -137,7 +139,9 @@ void stream_acknowledged(struct stream *);
 void stream_run(struct stream *);
 /* End it now, at its meter. */
 void stream_cancel(struct stream *, uint8_t outcome);
-/* The same with what went wrong: error_code NULL for a good end; the text is for the client. */
+/* End it now and charge nothing. */
+void stream_void(struct stream *);
+/* stream_cancel with what went wrong: error_code NULL for a good end; the text is for the client. */
 void stream_close(struct stream *, uint8_t outcome, const char *error_code, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 /* For decode.c and settle.c: the one place where states change, and pieces of text are noted. */
@@ -147,6 +151,8 @@ void stream_add_piece(struct stream *, size_t len);
 void stream_touch(struct stream *);
 /* Pass on to watchers what was touched; after every event that may have. */
 void streams_flush(struct streams *);
+/* Is its end to be told?  It is settled, or will be once the disk answers. */
+bool stream_is_over(const struct stream *);
 /* What ended or runs, for emitters. */
 void stream_describe(const struct stream *, struct emit_stream *);
 void stream_end(const struct stream *, struct emit_end *);

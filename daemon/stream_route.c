@@ -63,7 +63,13 @@ canceller_ended(struct end_waiter *e, struct stream *st)
 {
 	struct canceller *x = (struct canceller *)e;
 
-	answer_cancel(x->conn, st);
+	if (st->state == STREAM_ENDED) {
+		answer_cancel(x->conn, st);
+	} else {
+		conn_header(x->conn, "Retry-After", "5");
+		conn_error(x->conn, 503, "server_error", "journal_unavailable", NULL,
+		    "the stream was stopped; it is settled when the journal can be written");
+	}
 	free(x);
 }
 

@@ -20,6 +20,7 @@
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "daemon/spawn.h"
+#include "shm/fault.h"
 #include "shm/wake.h"
 
 #define SECOND_US UINT64_C(1000000)
@@ -173,8 +174,10 @@ note_death(struct supervisor *s, uint32_t proc, int status)
 	set_restart(c, now_us);
 	log_death(s, proc, now_us);
 	c->pid = 0;
+	FAULT("master.told");
 	if (proc != PROC_KEEPER) {
 		start_reaping(s, proc);
+		FAULT("master.reaping");
 		return;
 	}
 	struct proc_slot *slot = region_proc(&s->heritage->region, proc);
@@ -202,6 +205,7 @@ start(struct supervisor *s, uint32_t proc, uint64_t now_us)
 	struct proc_slot *slot = region_proc(&s->heritage->region, proc);
 	char name[16], pid_text[16];
 	atomic_store_explicit(&slot->bad, 0, memory_order_relaxed);
+	FAULT("master.respawning");
 	pid_t pid = spawn(s->heritage, proc, s->owner, s->signal_fd);
 	if (pid < 0) {
 		log_warn("cannot start %s", spawn_name(proc, name));
@@ -209,6 +213,7 @@ start(struct supervisor *s, uint32_t proc, uint64_t now_us)
 		return;
 	}
 	atomic_store_explicit(&slot->pid, (uint32_t)pid, memory_order_relaxed);
+	FAULT("master.spawned");
 	c->pid = pid;
 	c->started_us = now_us;
 	if (c->starts++ > 0 && proc >= PROC_WORKER)
@@ -249,6 +254,7 @@ step_reaping(struct supervisor *s, uint32_t proc)
 		wake_keeper_now(region, s->heritage->wake_fd[PROC_KEEPER]);
 	if (after != REAP_DONE)
 		return;
+	FAULT("master.reaped");
 	log_reaped(c, proc);
 	/* Release, pairs with whoever looks whether the slot may be used again. */
 	atomic_store_explicit(&region_proc(region, proc)->reaping, 0, memory_order_release);

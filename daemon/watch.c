@@ -153,7 +153,7 @@ feed_end(struct watcher *x, const struct emit_stream *es, struct buf *b)
 	struct emit_end end;
 
 	stream_end(st, &end);
-	if (st->error_code != NULL)
+	if (end.error_code != NULL)
 		emit_error(b, x->format, es, &end, st->text.len);
 	else
 		emit_done(b, x->format, es, &end, st->text.len);
@@ -175,7 +175,7 @@ feed_some(struct watcher *x, const struct emit_stream *es, bool *last)
 		x->begun = true;
 	}
 	feed_text(x, es, b);
-	*last = st->state == STREAM_ENDED && x->piece >= st->pieces.len;
+	*last = stream_is_over(st) && x->piece >= st->pieces.len;
 	if (*last)
 		feed_end(x, es, b);
 	if (b->failed || *last)
@@ -211,7 +211,8 @@ feed(struct watcher *x)
 		conn_stream_end(c, true);
 	} else if (!last) {
 		return;
-	} else if (x->format == EMIT_TEXT && st->error_code != NULL) {
+	} else if (x->format == EMIT_TEXT &&
+	    (st->error_code != NULL || st->state != STREAM_ENDED)) {
 		/* Bare text has no words for an error: only a broken transfer says so. */
 		conn_stream_write(c, b->data, b->len);
 		conn_stream_end(c, true);

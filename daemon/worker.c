@@ -14,6 +14,7 @@
 
 #include "daemon/handover.h"
 #include "daemon/log.h"
+#include "daemon/mailbox.h"
 #include "daemon/metrics.h"
 #include "daemon/past.h"
 #include "daemon/settle.h"
@@ -103,7 +104,11 @@ stop_cb(evutil_socket_t fd, short what, void *arg)
 static void
 room_cb(void *arg)
 {
-	settle_retry(arg);
+	struct worker *w = arg;
+
+	w->stalled = false; /* most likely; the next tick looks */
+	settle_retry(w);
+	mailbox_poll(w);
 }
 
 static int
@@ -123,6 +128,7 @@ init(struct loop *l)
 	if (w->durable == NULL || w->upstream == NULL || w->streams == NULL || w->server == NULL)
 		return -1;
 	durable_on_room(w->durable, room_cb, w);
+	mailbox_poll(w); /* what was meant for our predecessor */
 	l->tick = event_new(w->base, -1, EV_PERSIST, tick_cb, l);
 	l->drain = evsignal_new(w->base, CHILD_SIG_DRAIN, drain_cb, l);
 	l->stop = evsignal_new(w->base, CHILD_SIG_STOP, stop_cb, l);

@@ -35,6 +35,7 @@ struct worker {
 	uint64_t event_us;          /* CLOCK_MONOTONIC when the provider was last heard */
 	struct stream *retry;       /* streams that found the journal's ring full */
 	bool draining, stopping;
+	bool stalled;               /* nothing has become durable for long: nobody is kept waiting */
 };
 
 /* CLOCK_MONOTONIC and CLOCK_REALTIME in microseconds; coarse: up to 4 ms late, and cheap. */
@@ -44,6 +45,8 @@ uint64_t realtime_us(void);
 
 /* The handlers, one file each. */
 conn_handler preview_handler, send_handler, balance_handler;
+/* STREAM_RESERVING, and the disk does not answer: neither does its sender wait any longer. */
+void send_give_up(struct stream *);
 conn_handler stream_get_handler, stream_post_handler, stream_delete_handler;
 
 #endif

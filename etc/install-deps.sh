@@ -33,6 +33,9 @@ check | curl       | curl                            | a second opinion on strea
 check | ps         | procps                          | process titles as ps shows them
 bench | python3    | python3                         | runs the rounds
 bench | nginx      | nginx-light|nginx               | to be compared with
+bench | redis-server | redis-server                   | to be compared with
+bench | pgbench    | postgresql                      | to be compared with
+bench | -          | libsqlite3-dev                  | to be compared with
 model | spin       | spin                            | checks the model of the ledger
 model | gcc        | gcc                             | compiles what spin writes
 model | -          | libc6-dev                       | for that

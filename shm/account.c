@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "shm/fault.h"
 #include "shm/ledger.h"
 
 struct index {
@@ -204,6 +205,7 @@ account_publish(struct account *a, const struct account_books *books)
 	__atomic_store_n(&b->balance, books->balance, __ATOMIC_RELEASE);
 	__atomic_store_n(&b->held, books->held, __ATOMIC_RELEASE);
 	__atomic_store_n(&b->overdraft, books->overdraft, __ATOMIC_RELEASE);
+	FAULT("keeper.books");
 	/* Release, pairs with account_books: the copy is whole. */
 	atomic_store_explicit(&a->books_gen, gen, memory_order_release);
 }

@@ -51,6 +51,13 @@ enum journal_type {
 	JOURNAL_PRICE = 11,
 	/* No change; the keeper brings state.mdb up to this record before it answers.  Not stored. */
 	JOURNAL_SYNC = 12,
+	/* An account's overdraft, limits or flags were set.  amount: by how much the overdraft
+	 * changed, of either sign; payload: struct journal_account_set. */
+	JOURNAL_ACCOUNT_SET = 13,
+	/* An account's books were contradicted (written by the keeper): it refuses everything.
+	 * payload: what it was, as text. */
+	JOURNAL_FREEZE = 14,
+	JOURNAL_TYPES
 };
 
 /* How a stream ended.  Zero while it runs. */
@@ -66,6 +73,7 @@ enum journal_outcome {
 	OUTCOME_WORKER_DIED = 8,    /* settled by the reaper */
 	OUTCOME_EXPIRED = 9,        /* nobody opened the stream in time */
 	OUTCOME_SHUTDOWN = 10,      /* drained or stopped */
+	OUTCOME_JOURNAL = 11,       /* the disk did not take its next slice */
 	OUTCOME_MAX
 };
 
@@ -112,6 +120,24 @@ struct journal_account {
 	uint16_t id_len; /* the id follows */
 	uint16_t pad;
 };
+
+/* What is set; the rest stays as it was. */
+#define JOURNAL_SET_OVERDRAFT 1u
+#define JOURNAL_SET_REQUESTS 2u
+#define JOURNAL_SET_TOKENS 4u
+#define JOURNAL_SET_STREAMS 8u
+#define JOURNAL_SET_CLOSED 16u   /* for ever */
+#define JOURNAL_SET_UNFROZEN 32u
+#define JOURNAL_SET_ALL 63u
+
+struct journal_account_set {
+	uint32_t what; /* JOURNAL_SET_... */
+	uint32_t requests_per_minute, tokens_per_minute, concurrent_streams;
+	int64_t overdraft;   /* the new one */
+	uint16_t reason_len; /* the reason follows */
+	uint16_t pad[3];
+};
+_Static_assert(sizeof(struct journal_account_set) == 32, "journal_account_set");
 
 struct journal_key {
 	uint8_t hash[32]; /* HMAC-SHA-256 of the key */

@@ -16,6 +16,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "shm/fault.h"
 #include "shm/ring.h"
 #include "shm/word.h"
 
@@ -216,7 +217,7 @@ hold_record(const struct region *region, const struct hold *h, uint8_t type, uin
 		r->completion = h->settle_completion;
 		r->outcome = h->outcome;
 		break;
-	default: /* JOURNAL_TOPUP, JOURNAL_ADJUST */
+	default: /* JOURNAL_TOPUP, JOURNAL_ADJUST, JOURNAL_ACCOUNT_SET */
 		r->amount = h->take;
 		break;
 	}
@@ -301,13 +302,17 @@ ledger_reserve(struct ledger *l, const struct hold_terms *t, const void *payload
 	h->deadline_us = t->deadline_us;
 
 	hold_move(h, seq, HOLD_CLAIMED);
+	FAULT("reserve.claimed");
 	if (!take_first(l, h, tag_of(slot, seq), t)) {
 		hold_move(h, seq, HOLD_FREE);
 		return LEDGER_SHORT;
 	}
+	FAULT("reserve.debited");
 	hold_move(h, seq, HOLD_HELD);
+	FAULT("reserve.held");
 	l->free_count--;
 	*position = push(l, h, JOURNAL_RESERVE, payload, payload_len);
+	FAULT("reserve.pushed");
 	*out = h;
 	return LEDGER_OK;
 }
@@ -353,6 +358,7 @@ take_more(struct ledger *l, struct hold *h, uint32_t tokens, int64_t amount)
 	atomic_signal_fence(memory_order_seq_cst);
 	h->base = h->amount;
 	hold_move(h, seq, HOLD_EXTENDING);
+	FAULT("extend.begun");
 	do {
 		w = word_read(a);
 		if (amount == 0)
@@ -364,8 +370,10 @@ take_more(struct ledger *l, struct hold *h, uint32_t tokens, int64_t amount)
 		if (h->take == 0)
 			break;
 	} while (!word_replace(l->region, a, w, w.available - h->take, tag_of(slot, seq)));
+	FAULT("extend.debited");
 	h->amount = h->base + h->take;
 	hold_move(h, seq, HOLD_HELD);
+	FAULT("extend.held");
 }
 
 enum ledger_result
@@ -384,6 +392,7 @@ ledger_extend(struct ledger *l, struct hold *h, uint32_t tokens, const void *pay
 	if (h->take == 0)
 		return LEDGER_SHORT;
 	*position = push(l, h, JOURNAL_EXTEND, payload, payload_len);
+	FAULT("extend.pushed");
 	return LEDGER_OK;
 }
 
@@ -397,8 +406,10 @@ ledger_overdraw(struct ledger *l, struct hold *h, int64_t amount, uint64_t *posi
 	if (!ring_room(l->ring, 0))
 		return LEDGER_BUSY;
 	take_more(l, h, 0, amount);
+	FAULT("overdraw.held");
 	if (h->take != 0)
 		*position = push(l, h, JOURNAL_EXTEND, NULL, 0);
+	FAULT("overdraw.pushed");
 	return LEDGER_OK;
 }
 
@@ -410,6 +421,7 @@ ledger_mark(struct ledger *l, struct hold *h, const void *payload, size_t payloa
 	if (!ring_room(l->ring, payload_len))
 		return LEDGER_BUSY;
 	*position = push(l, h, JOURNAL_MARK, payload, payload_len);
+	FAULT("mark.pushed");
 	return LEDGER_OK;
 }
 
@@ -430,19 +442,19 @@ ledger_settle(struct ledger *l, struct hold *h, const struct settlement *s, cons
 	h->outcome = s->outcome;
 	h->voided = s->voided;
 	hold_move(h, hold_seq(h) + 1, HOLD_SETTLING);
+	FAULT("settle.decided");
 	*position = push(l, h, s->voided ? JOURNAL_VOID : JOURNAL_SETTLE, payload, payload_len);
+	FAULT("settle.pushed");
 	return LEDGER_OK;
 }
 
-enum ledger_result
-ledger_credit(struct ledger *l, struct account *a, enum journal_type type, int64_t amount,
+/* Journal a change of what is available, to be applied when it is durable. */
+static enum ledger_result
+credit(struct ledger *l, struct account *a, enum journal_type type, int64_t amount,
     const void *payload, size_t payload_len, struct hold **out, uint64_t *position)
 {
 	struct hold *h;
 
-	assert(type == JOURNAL_ADJUST || (type == JOURNAL_TOPUP && amount > 0));
-	if (barred(a, ACCOUNT_FROZEN))
-		return LEDGER_CLOSED;
 	if (l->free_count == 0)
 		return LEDGER_FULL;
 	if (!ring_room(l->ring, payload_len))
@@ -456,9 +468,28 @@ ledger_credit(struct ledger *l, struct account *a, enum journal_type type, int64
 	h->prompt = 0;
 	h->generation = l->generation;
 	hold_move(h, hold_seq(h) + 1, HOLD_CREDITING);
+	FAULT("credit.begun");
 	*position = push(l, h, type, payload, payload_len);
+	FAULT("credit.pushed");
 	*out = h;
 	return LEDGER_OK;
+}
+
+enum ledger_result
+ledger_credit(struct ledger *l, struct account *a, enum journal_type type, int64_t amount,
+    const void *payload, size_t payload_len, struct hold **out, uint64_t *position)
+{
+	assert(type == JOURNAL_ADJUST || (type == JOURNAL_TOPUP && amount > 0));
+	if (barred(a, ACCOUNT_FROZEN))
+		return LEDGER_CLOSED;
+	return credit(l, a, type, amount, payload, payload_len, out, position);
+}
+
+enum ledger_result
+ledger_account_set(struct ledger *l, struct account *a, int64_t change, const void *payload,
+    size_t payload_len, struct hold **out, uint64_t *position)
+{
+	return credit(l, a, JOURNAL_ACCOUNT_SET, change, payload, payload_len, out, position);
 }
 
 enum ring_status
@@ -476,9 +507,12 @@ ledger_close(struct ledger *l, struct hold *h, uint64_t position, int64_t *value
 	status = ring_result(l->ring, position, value);
 	give = hold_state(h) == HOLD_SETTLING ? h->amount - h->actual : h->take;
 	/* Anything else changed nothing in the books, so nothing here. */
+	FAULT("close.durable");
 	if (status == RING_APPLIED && give != 0)
 		ledger_give(l->region, a, slot, seq, give);
+	FAULT("close.given");
 	hold_move(h, seq, HOLD_FREE);
+	FAULT("close.freed");
 	l->free[l->free_count++] = slot;
 	return status;
 }

@@ -32,7 +32,8 @@ enum hold_state {
 	HOLD_HELD = 2,      /* `amount` is debited; ends by extend or settle */
 	HOLD_EXTENDING = 3, /* `base` is debited, `take` may or may not be */
 	HOLD_SETTLING = 4,  /* record pushed or about to be; the credit may or may not be applied */
-	HOLD_CREDITING = 5, /* a top-up or adjustment on its way: `take` is to be credited */
+	HOLD_CREDITING = 5, /* a top-up, an adjustment or a new overdraft on its way: `take` is to
+			       be credited */
 };
 
 /*
@@ -223,6 +224,15 @@ enum ledger_result ledger_settle(struct ledger *, struct hold *, const struct se
 enum ledger_result ledger_credit(struct ledger *, struct account *, enum journal_type,
     int64_t amount, const void *payload, size_t payload_len, struct hold **,
     uint64_t *position) __attribute__((warn_unused_result));
+
+/*
+ * Set an account: `change` is what its overdraft changes by (of either sign, or 0), the payload
+ * (struct journal_account_set) says the rest.  Applied like a credit of that amount; frozen
+ * accounts too.  ledger_close when `position` is durable.
+ */
+enum ledger_result ledger_account_set(struct ledger *, struct account *, int64_t change,
+    const void *payload, size_t payload_len, struct hold **, uint64_t *position)
+    __attribute__((warn_unused_result));
 
 /*
  * The settle's or credit's record at `position` is durable: give back, free the slot.  To be

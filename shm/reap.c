@@ -11,6 +11,7 @@
 #include "shm/reap.h"
 
 #include "shm/ledger.h"
+#include "shm/fault.h"
 #include "shm/ring.h"
 
 void
@@ -134,14 +135,17 @@ push_slot(struct reap *r, uint32_t slot)
 	}
 	if (HOLD_STATE(word) != HOLD_SETTLING) {
 		hold_move(h, seq, HOLD_HELD);
+		FAULT("reap.held");
 		settle_at_meter(h);
 		if (extend_unknown(h, seq) && !push(r, h, JOURNAL_EXTEND))
 			return false;
 		hold_move(h, ++seq, HOLD_SETTLING);
+		FAULT("reap.settling");
 	}
 	/* Perhaps for the second time: the keeper ignores an operation that it knows. */
 	if (!push(r, h, h->voided ? JOURNAL_VOID : JOURNAL_SETTLE))
 		return false;
+	FAULT("reap.pushed");
 	if (h->voided)
 		r->voided++;
 	else
@@ -167,6 +171,7 @@ finish_slot(const struct reap *r, uint32_t slot)
 	    !__builtin_sub_overflow(h->amount, h->actual, &give) && give > 0 &&
 	    !ledger_took(a, slot, h, seq))
 		ledger_give(r->region, a, slot, seq, give);
+	FAULT("reap.given");
 	if (r->ended != NULL)
 		r->ended(h);
 	hold_move(h, seq, HOLD_FREE);
@@ -194,6 +199,7 @@ reap_step(struct reap *r, int *pushed)
 	if (r->state == REAP_WAIT && !behind) {
 		for (uint32_t i = 0; i < count; i++)
 			finish_slot(r, first + i);
+		FAULT("reap.finished");
 		ring_ack(ring, ring_head(ring));
 		r->state = REAP_DONE;
 	}

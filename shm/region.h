@@ -22,7 +22,7 @@
 #include "shm/ring.h"
 
 #define REGION_MAGIC UINT64_C(0x313044444c4c4f54) /* "TOLLDD01" */
-#define REGION_VERSION 1
+#define REGION_VERSION 2
 
 /* Process slots.  Twice the workers, so that old and new ones can overlap in a reload. */
 #define PROC_MASTER 0
@@ -46,14 +46,20 @@ struct region_dims {
  * A process slot.  Written by the master, except heartbeat (the process itself).
  * A replacement in the same slot has a higher generation.
  */
-struct proc_slot { /* 64 bytes */
+struct proc_slot { /* 128 bytes, two lines */
 	_Alignas(64) _Atomic uint32_t pid; /* 0: nobody */
 	_Atomic uint32_t generation;
 	_Atomic uint32_t reaping;      /* its holds are being finished: no new process here */
 	_Atomic uint32_t bad;          /* the keeper saw a forged record: kill it (keeper sets) */
 	_Atomic uint64_t heartbeat_us; /* CLOCK_MONOTONIC */
 	_Atomic uint64_t streams;      /* open streams, for reports (the process itself) */
+	_Alignas(64) struct proc_box { /* a letter from the admin process: shm/mail.h */
+		_Atomic uint32_t verb;
+		uint32_t slot, generation;
+		uint8_t stream_id[16];
+	} box;
 };
+_Static_assert(sizeof(struct proc_slot) == 128, "proc_slot");
 
 #define PRICE_MAX 4096
 

@@ -10,6 +10,7 @@
 #include "shm/ring.h"
 
 #include <string.h>
+#include "shm/fault.h"
 
 /* Round a size up to whole cache lines. */
 #define LINES(n) (((n) + 63) & ~(size_t)63)
@@ -113,6 +114,7 @@ ring_push2(struct ring *ring, const struct journal_record *record, const void *a
 	e->payload_at = at;
 	e->value = 0;
 	e->status = 0;
+	FAULT("ring.written");
 	/* Release, pairs with ring_peek's acquire: entry and payload are whole before the
 	 * record counts.  For a kill the compiler's order matters, which release gives too. */
 	atomic_store_explicit(&ring->head, head + 1, memory_order_release);

@@ -29,6 +29,7 @@ enum ring_status {
 	RING_CLOSED = 6,   /* account closed */
 	RING_NOSPACE = 7,  /* a table is full */
 	RING_RANGE = 8,    /* the sum would leave int64 */
+	RING_STALE = 9,    /* ACCOUNT_SET: its overdraft is not the one that the change began with */
 };
 
 struct ring_entry { /* 96 bytes */

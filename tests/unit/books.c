@@ -137,6 +137,15 @@ apply(struct books *b, const struct region *region, const struct journal_record 
 	case JOURNAL_TOPUP:
 	case JOURNAL_ADJUST:
 		return credit(b, r, ref);
+	case JOURNAL_ACCOUNT_SET:
+		if (r->op <= b->hold[r->slot].op || b->hold[r->slot].open)
+			return RING_REFUSED;
+		b->hold[r->slot].op = r->op;
+		b->account[r->account].overdraft += r->amount;
+		if (r->amount < 0)
+			b->account[r->account].indulged = true;
+		b->sets++;
+		return RING_APPLIED;
 	default:
 		return RING_REFUSED;
 	}

@@ -29,7 +29,7 @@ struct books {
 		bool open;
 	} hold[BOOKS_HOLDS];
 	uint64_t refs[BOOKS_REFS]; /* of credits, by their payload; 0: none */
-	uint64_t reserves, extends, marks, settles, voids, credits, repeats, refusals;
+	uint64_t reserves, extends, marks, settles, voids, credits, sets, repeats, refusals;
 	int64_t uncollected;
 	bool meter_exact; /* a settlement must be at its hold's meter, if paid */
 };

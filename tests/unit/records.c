@@ -49,6 +49,30 @@ rec_account(uint32_t number, const char *id, int64_t overdraft)
 }
 
 struct rec
+rec_set(uint32_t slot, uint64_t op, uint32_t account, uint32_t what, int64_t change,
+    int64_t overdraft)
+{
+	struct rec rec = rec_new(JOURNAL_ACCOUNT_SET, slot, op, account);
+	struct journal_account_set set = {.what = what, .requests_per_minute = 7,
+	    .tokens_per_minute = 8, .concurrent_streams = 9, .overdraft = overdraft,
+	    .reason_len = 3};
+
+	rec.r.amount = change;
+	add(&rec, &set, sizeof set);
+	add(&rec, "why", 3);
+	return rec;
+}
+
+struct rec
+rec_freeze(uint32_t account)
+{
+	struct rec rec = rec_new(JOURNAL_FREEZE, JOURNAL_NONE, 0, account);
+
+	add(&rec, "forged", 6);
+	return rec;
+}
+
+struct rec
 rec_key(uint32_t account, uint64_t key_id, const char *label)
 {
 	struct rec rec = rec_new(JOURNAL_KEY, JOURNAL_NONE, 0, account);
@@ -253,7 +277,12 @@ rec_random(const struct books *b, unsigned int *seed, uint32_t accounts, uint32_
 	else if (draw(seed, 20) == 0)
 		*rec = rec_credit(JOURNAL_ADJUST, slot, op, account,
 		    (int64_t)draw(seed, 60) - 40, "");
-	else if (draw(seed, 20) == 0)
+	else if (draw(seed, 20) == 0 && account < books_accounts(b)) {
+		int64_t change = (int64_t)draw(seed, 60) - 30;
+
+		*rec = rec_set(slot, op, account, JOURNAL_SET_OVERDRAFT | JOURNAL_SET_TOKENS,
+		    change, books_account(b, account)->overdraft + change);
+	} else if (draw(seed, 20) == 0)
 		*rec = rec_key(account, draw(seed, 1000), "label");
 	else if (draw(seed, 20) == 0)
 		*rec = rec_revoke(draw(seed, 1000));

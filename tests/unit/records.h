@@ -19,6 +19,10 @@ struct rec {
 extern const struct price rec_price;
 
 struct rec rec_account(uint32_t number, const char *id, int64_t overdraft);
+/* what: JOURNAL_SET_...; an overdraft of `overdraft`, `change` more than before; limits 7, 8, 9. */
+struct rec rec_set(uint32_t slot, uint64_t op, uint32_t account, uint32_t what, int64_t change,
+    int64_t overdraft);
+struct rec rec_freeze(uint32_t account);
 struct rec rec_key(uint32_t account, uint64_t key_id, const char *label);
 struct rec rec_revoke(uint64_t key_id);
 struct rec rec_price_of(uint32_t price_id, const char *model, const struct price *);

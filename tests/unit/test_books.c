@@ -264,9 +264,17 @@ credits_are_judged(void **state)
 	turned_away(rec, RING_REFUSED);
 }
 
+static struct rec
+later(struct rec rec, unsigned seconds)
+{
+	rec.r.time_us += seconds * UINT64_C(1000000);
+	return rec;
+}
+
 /*
  * An adjustment below zero reaches shared memory only after its record is durable.  Whoever
- * reserved there before is no forger, until the slot's next operation says that it is applied.
+ * reserved there before is no forger.  The slot's next operation says that it is applied; but a
+ * record that was granted before may be judged after that one: it is in another ring.
  */
 static void
 an_adjustment_makes_no_forger_of_anybody(void **state)
@@ -278,8 +286,12 @@ an_adjustment_makes_no_forger_of_anybody(void **state)
 	turned_away(rec_reserve(SLOT + 1, 1, 0, 1, 0, 1), RING_REFUSED);
 	stored(rec_void(SLOT, 2, 0));
 	stored(rec_credit(JOURNAL_TOPUP, 0, 3, 1, 1, ""));
-	turned_away(rec_reserve(SLOT, 3, 0, 201, 10, 1), RING_REFUSED);
-	stored(rec_reserve(SLOT, 3, 0, 200, 10, 1));
+	stored(rec_reserve(SLOT, 3, 0, 1200, 10, 1));
+	stored(rec_void(SLOT, 4, 0));
+	turned_away(later(rec_reserve(SLOT, 5, 0, 201, 10, 1), 11), RING_REFUSED);
+	stored(later(rec_reserve(SLOT, 5, 0, 200, 10, 1), 11));
+	/* Over for good, also for who dates back. */
+	turned_away(rec_reserve(SLOT + 1, 1, 0, 1, 0, 1), RING_REFUSED);
 }
 
 static void
@@ -316,7 +328,7 @@ closed_and_frozen_accounts(void **state)
 {
 	(void)state;
 	stored(rec_reserve(SLOT, 1, 0, 105, 10, 1));
-	books_set_flags(b, 0, ACCOUNT_FROZEN);
+	stored(rec_freeze(0));
 	turned_away(rec_reserve(SLOT + 1, 1, 0, 10, 0, 1), RING_CLOSED);
 	/* Who did not know yet that it was turned away is no forger. */
 	books_answer(b, SLOT + 1, 1, JOURNAL_RESERVE, RING_CLOSED, 0);
@@ -326,9 +338,65 @@ closed_and_frozen_accounts(void **state)
 	/* Open streams finish. */
 	stored(rec_extend(SLOT, 2, 0, 30, 135, 1, ""));
 	stored(rec_settle(SLOT, 3, 0, 10, 35, ""));
-	books_set_flags(b, 0, ACCOUNT_CLOSED);
-	turned_away(rec_credit(JOURNAL_TOPUP, 0, 2, 0, 1, ""), RING_CLOSED);
+	/* Until it is lifted, closed or not. */
+	stored(rec_set(0, 2, 0, JOURNAL_SET_CLOSED, 0, 0));
+	assert_int_equal(books_account(b, 0)->flags, ACCOUNT_CLOSED | ACCOUNT_FROZEN);
+	stored(rec_set(0, 3, 0, JOURNAL_SET_UNFROZEN, 0, 0));
+	assert_int_equal(books_account(b, 0)->flags, ACCOUNT_CLOSED);
+	turned_away(rec_reserve(SLOT, 4, 0, 10, 0, 1), RING_CLOSED);
+	turned_away(rec_credit(JOURNAL_TOPUP, 0, 4, 0, 1, ""), RING_CLOSED);
 	turned_away(rec_key(0, 1, ""), RING_CLOSED);
+	turned_away(rec_set(0, 4, 0, JOURNAL_SET_CLOSED, 0, 0), RING_REPEATED);
+	turned_away(rec_set(0, 4, 0, JOURNAL_SET_OVERDRAFT, 1, 201), RING_CLOSED);
+	turned_away(rec_freeze(7), RING_REFUSED);
+}
+
+static void
+settings_are_set(void **state)
+{
+	const struct books_account *a = books_account(b, 0);
+	struct rec rec;
+
+	(void)state;
+	stored(rec_set(0, 2, 0, JOURNAL_SET_OVERDRAFT, 50, 250));
+	assert_int_equal(a->overdraft, 250);
+	assert_int_equal(a->requests_per_minute, 60);
+	stored(rec_set(0, 3, 0, JOURNAL_SET_REQUESTS | JOURNAL_SET_STREAMS, 0, 0));
+	assert_int_equal(a->requests_per_minute, 7);
+	assert_int_equal(a->tokens_per_minute, 0);
+	assert_int_equal(a->concurrent_streams, 9);
+	assert_int_equal(a->overdraft, 250);
+	money(1000, 0);
+	/* Said once more it is the same operation. */
+	turned_away(rec_set(0, 3, 0, JOURNAL_SET_REQUESTS, 0, 0), RING_APPLIED);
+	turned_away(rec_set(0, 4, 0, JOURNAL_SET_OVERDRAFT, 50, 250), RING_STALE);
+	turned_away(rec_set(0, 4, 0, JOURNAL_SET_OVERDRAFT, -251, -1), RING_RANGE);
+	turned_away(rec_set(0, 4, 0, JOURNAL_SET_OVERDRAFT, INT64_MAX, 5), RING_RANGE);
+	turned_away(rec_set(0, 4, 0, JOURNAL_SET_OVERDRAFT, 5, INT64_MAX), RING_RANGE);
+	turned_away(rec_set(0, 4, 9, JOURNAL_SET_OVERDRAFT, 5, 5), RING_UNKNOWN);
+	turned_away(rec_set(0, 4, 0, JOURNAL_SET_TOKENS, 5, 0), RING_REFUSED);
+	turned_away(rec_set(0, 4, 0, 0, 0, 0), RING_REFUSED);
+	turned_away(rec_set(0, 4, 0, JOURNAL_SET_ALL + 1, 0, 0), RING_REFUSED);
+	rec = rec_set(0, 4, 0, JOURNAL_SET_TOKENS, 0, 0);
+	rec.r.payload_len--;
+	turned_away(rec, RING_REFUSED);
+	stored(rec_reserve(SLOT, 1, 0, 105, 10, 1));
+	turned_away(rec_set(SLOT, 2, 0, JOURNAL_SET_TOKENS, 0, 0), RING_REFUSED);
+}
+
+/* Like an adjustment below zero: memory learns of it after the disk. */
+static void
+a_lowered_overdraft_makes_no_forger_of_anybody(void **state)
+{
+	(void)state;
+	stored(rec_set(0, 2, 0, JOURNAL_SET_OVERDRAFT, -200, 0));
+	stored(rec_reserve(SLOT, 1, 0, 1200, 10, 1));
+	money(1000, 1200);
+	turned_away(rec_reserve(SLOT + 1, 1, 0, 1, 0, 1), RING_REFUSED);
+	stored(rec_void(SLOT, 2, 0));
+	stored(rec_credit(JOURNAL_TOPUP, 0, 3, 1, 1, ""));
+	turned_away(later(rec_reserve(SLOT, 3, 0, 1001, 10, 1), 11), RING_REFUSED);
+	stored(later(rec_reserve(SLOT, 3, 0, 1000, 10, 1), 11));
 }
 
 static void
@@ -336,7 +404,8 @@ workers_make_no_money(void **state)
 {
 	struct rec recs[] = {rec_credit(JOURNAL_TOPUP, 0, 2, 0, 1, ""),
 	    rec_credit(JOURNAL_ADJUST, 0, 2, 0, 1, ""), rec_account(2, "carol", 5),
-	    rec_key(0, 1, ""), rec_price_of(1, "model", &rec_price)};
+	    rec_key(0, 1, ""), rec_price_of(1, "model", &rec_price),
+	    rec_set(0, 2, 0, JOURNAL_SET_OVERDRAFT, 1, 201), rec_freeze(0)};
 
 	(void)state;
 	for (size_t i = 0; i < sizeof recs / sizeof recs[0]; i++) {
@@ -416,6 +485,8 @@ main(void)
 	    TEST(an_adjustment_makes_no_forger_of_anybody),
 	    TEST(accounts_and_keys),
 	    TEST(closed_and_frozen_accounts),
+	    TEST(settings_are_set),
+	    TEST(a_lowered_overdraft_makes_no_forger_of_anybody),
 	    TEST(workers_make_no_money),
 	    TEST(a_hold_is_ended_at_its_last_mark),
 	    TEST(noise_is_no_danger),

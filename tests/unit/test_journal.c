@@ -335,6 +335,33 @@ a_killed_writer_loses_nothing_that_it_told(void **state)
 	assert_true(told > 100);
 }
 
+/* A power cut in the first start: only what is whole has the journal's name. */
+static void
+a_file_that_was_not_finished_is_begun_anew(void **state)
+{
+	char path[256], draft[256], junk[8192];
+	struct journal *j;
+	FILE *f;
+
+	(void)state;
+	(void)snprintf(path, sizeof path, "%s/journal.mdb", dir);
+	(void)snprintf(draft, sizeof draft, "%s/journal.mdb.new", dir);
+	memset(junk, 0, sizeof junk);
+	assert_non_null(f = fopen(draft, "w"));
+	assert_int_equal(fwrite(junk, 1, sizeof junk, f), sizeof junk);
+	(void)fclose(f);
+	j = opened();
+	assert_int_equal(journal_last(j), 0);
+	journal_close(j);
+	assert_int_equal(access(draft, F_OK), -1);
+	/* Under its own name the same bytes are a damaged journal. */
+	assert_non_null(f = fopen(path, "w"));
+	assert_int_equal(fwrite(junk, 1, sizeof junk, f), sizeof junk);
+	(void)fclose(f);
+	assert_null(journal_open(dir, 0, &why));
+	assert_int_equal(errno, EINVAL);
+}
+
 int
 main(void)
 {
@@ -345,6 +372,7 @@ main(void)
 	    TEST(a_reader_sees_commits_and_a_grown_map),
 	    TEST(a_journal_of_another_version_is_refused),
 	    TEST(a_commit_that_fails_leaves_nothing),
+	    TEST(a_file_that_was_not_finished_is_begun_anew),
 	    TEST(a_killed_writer_loses_nothing_that_it_told),
 	};
 

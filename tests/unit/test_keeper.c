@@ -8,6 +8,7 @@
  * objs: daemon/keeper.o daemon/keeper_batch.o daemon/recover.o daemon/audit.o daemon/state.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_read.o daemon/books.o daemon/books_apply.o daemon/books_check.o daemon/metrics.o daemon/buf.o daemon/log.o daemon/utf8.o tests/unit/records.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/reap.o shm/wake.o
  */
 #include <poll.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -53,13 +54,15 @@ new_region(void)
 static int
 setup(void **state)
 {
+	static char model_name[] = "model";
+
 	(void)state;
 	heritage = calloc(1, sizeof *heritage);
 	heritage->config = calloc(1, sizeof *heritage->config);
 	dir = dir_new();
 	heritage->config->state_dir = heritage->config->runtime_dir = dir;
 	heritage->config->model_count = 1;
-	heritage->config->model[0].name = (char[]){"model"};
+	heritage->config->model[0].name = model_name;
 	heritage->config->model[0].price = rec_price;
 	for (int i = 0; i < REGION_PROCS_MAX; i++)
 		heritage->wake_fd[i] = i < PROC_WORKER + 4 ? eventfd(0, EFD_NONBLOCK) : -1;
@@ -182,6 +185,22 @@ new_account(const char *id, int64_t overdraft)
 	assert_ptr_equal(account_find(region, id, strlen(id)),
 	    account_at(region, (uint32_t)number));
 	return account_at(region, (uint32_t)number);
+}
+
+static enum ring_status
+account_set(struct account *a, uint32_t what, int64_t change, int64_t overdraft)
+{
+	struct rec rec = rec_set(0, 0, 0, what, change, overdraft);
+	struct hold *h;
+	uint64_t position;
+	enum ring_status status;
+
+	assert_int_equal(ledger_account_set(admin, a, change, rec.payload, rec.r.payload_len, &h,
+	    &position), LEDGER_OK);
+	durable(admin, position);
+	status = ledger_close(admin, h, position, NULL);
+	ring_ack(ledger_ring(admin), position);
+	return status;
 }
 
 static enum ring_status
@@ -623,7 +642,7 @@ forged_records_are_refused_and_their_sender_marked(void **state)
 	position = ring_push(ledger_ring(worker), &rec.r, rec.payload, rec.r.payload_len);
 	durable(worker, position);
 	assert_int_equal(ring_result(ledger_ring(worker), position, NULL), RING_REFUSED);
-	/* Frozen also for the keeper after this one. */
+	/* Frozen also for the keeper after this one, and (below) after a reboot. */
 	kill_keeper();
 	start();
 	assert_int_equal(atomic_load(&a->flags), ACCOUNT_FROZEN);
@@ -636,6 +655,75 @@ forged_records_are_refused_and_their_sender_marked(void **state)
 	/* The hold was ended at its mark. */
 	assert_int_equal(books_account(b, 0)->charged, 15 + 60);
 	assert_int_equal(books_account(b, 0)->held, 0);
+	assert_int_equal(books_account(b, 0)->flags, ACCOUNT_FROZEN);
+	books_free(b);
+	region_unmap(region);
+	ledger_free(worker);
+	ledger_free(admin);
+	new_region();
+	start();
+	a = account_at(region, 0);
+	assert_int_equal(atomic_load(&a->flags), ACCOUNT_FROZEN);
+	assert_int_equal(account_set(a, JOURNAL_SET_UNFROZEN, 0, 0), RING_APPLIED);
+	assert_int_equal(atomic_load(&a->flags), 0);
+	kill_keeper();
+	start();
+	assert_int_equal(atomic_load(&a->flags), 0);
+	durable(worker, (reserve(a, 3, &position), position));
+	assert_int_equal(ring_result(ledger_ring(worker), position, NULL), RING_APPLIED);
+	assert_int_equal(stop(), 0);
+}
+
+/* Limits, overdraft and closing: there for the next keeper, and after a reboot. */
+static void
+what_is_set_stays_set(void **state)
+{
+	struct account_books now;
+	struct account *a;
+	struct books *b;
+	struct hold *open;
+	uint64_t position;
+	int64_t value;
+
+	(void)state;
+	start();
+	a = new_account("alice", 500);
+	assert_int_equal(credit(a, JOURNAL_TOPUP, 1000, "", &value), RING_APPLIED);
+	open = reserve(a, 1, &position);
+	durable(worker, position);
+	assert_int_equal(account_set(a, JOURNAL_SET_OVERDRAFT | JOURNAL_SET_REQUESTS, -400, 100),
+	    RING_APPLIED);
+	assert_int_equal(account_available(a), 1100 - open->amount);
+	account_books(a, &now);
+	assert_int_equal(now.overdraft, 100);
+	assert_int_equal(atomic_load(&a->requests_per_minute), 7);
+	assert_int_equal(atomic_load(&a->tokens_per_minute), 0);
+	/* Somebody's change that began with another overdraft changes nothing. */
+	assert_int_equal(account_set(a, JOURNAL_SET_OVERDRAFT, -400, 100), RING_STALE);
+	assert_int_equal(account_available(a), 1100 - open->amount);
+	assert_int_equal(account_set(a, JOURNAL_SET_CLOSED, 0, 0), RING_APPLIED);
+	assert_int_equal(atomic_load(&a->flags), ACCOUNT_CLOSED);
+	assert_int_equal(credit(a, JOURNAL_TOPUP, 1, "", &value), RING_CLOSED);
+	/* What runs ends as it would. */
+	position = settle(open, 1);
+	durable(worker, position);
+	assert_int_equal(ledger_close(worker, open, position, &value), RING_APPLIED);
+	kill_keeper();
+	start();
+	assert_int_equal(atomic_load(&a->flags), ACCOUNT_CLOSED);
+	kill_keeper();
+	region_unmap(region);
+	ledger_free(worker);
+	ledger_free(admin);
+	new_region();
+	start();
+	a = account_at(region, 0);
+	assert_int_equal(atomic_load(&a->flags), ACCOUNT_CLOSED);
+	assert_int_equal(atomic_load(&a->requests_per_minute), 7);
+	assert_int_equal(account_available(a), 1100 - 18);
+	assert_int_equal(stop(), 0);
+	b = durable_books();
+	memory_agrees(b);
 	books_free(b);
 }
 
@@ -690,6 +778,34 @@ what_was_committed_and_not_told_is_told_by_the_next(void **state)
 	assert_int_equal(books_account(b, 0)->balance, CREDIT - 75);
 	assert_int_equal(books_account(b, 0)->held, 0);
 	books_free(b);
+}
+
+/* The same with a SYNC: it is not answered before its work is done, by whichever keeper. */
+static void
+a_sync_that_was_committed_and_not_told_is_done_first(void **state)
+{
+	struct rec sync = {.r = {.type = JOURNAL_SYNC, .version = JOURNAL_VERSION,
+	    .slot = JOURNAL_NONE}};
+	int64_t value;
+	uint64_t was;
+
+	(void)state;
+	start();
+	(void)new_account("alice", 0);
+	was = atomic_load(&region->h->journal_seq);
+	assert_int_equal(admin_push(sync, &value), RING_APPLIED);
+	kill_keeper();
+	atomic_fetch_sub(&ledger_ring(admin)->durable, 1);
+	atomic_store(&region->h->projected_seq, 0);
+	atomic_store(&region->h->journal_seq, 0);
+	state_remove(dir);
+	spawn(0);
+	/* At the very moment: nothing else would wake us in time. */
+	while (ring_durable(ledger_ring(admin)) < ring_head(ledger_ring(admin)))
+		(void)sched_yield();
+	assert_true(atomic_load(&region->h->journal_seq) >= was);
+	assert_true(atomic_load(&region->h->projected_seq) >= was);
+	assert_int_equal(stop(), 0);
 }
 
 /* A full disk, as a limit on file sizes: not one acknowledgement until it has gone. */
@@ -769,7 +885,9 @@ main(void)
 	    TEST(the_reaper_settles_through_the_keeper),
 	    TEST(after_a_power_cut_holds_end_at_their_marks),
 	    TEST(forged_records_are_refused_and_their_sender_marked),
+	    TEST(what_is_set_stays_set),
 	    TEST(what_was_committed_and_not_told_is_told_by_the_next),
+	    TEST(a_sync_that_was_committed_and_not_told_is_done_first),
 	    TEST(a_full_disk_stops_all_acknowledgements),
 	    TEST(what_does_not_belong_together_is_refused),
 	};

@@ -313,6 +313,34 @@ credit_comes_after_its_record_and_once(void **state)
 }
 
 static void
+an_overdraft_changes_after_its_record(void **state)
+{
+	static const int64_t change[] = {5000, -16000, 0};
+	struct bench *b = bench_new(10000, 1000);
+	int64_t now = 11000;
+	uint64_t position;
+	struct hold *h;
+
+	(void)state;
+	/* A frozen account too. */
+	atomic_store(&b->account->flags, ACCOUNT_FROZEN);
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(ledger_account_set(b->ledger, b->account, change[i], NULL, 0, &h,
+				     &position),
+		    LEDGER_OK);
+		commit(b);
+		assert_int_equal(available(b), now);
+		assert_int_equal(ledger_close(b->ledger, h, position, NULL), RING_APPLIED);
+		now += change[i];
+		assert_int_equal(available(b), now);
+	}
+	assert_int_equal(now, 0);
+	assert_int_equal(b->books.sets, 3);
+	assert_null(books_wrong(&b->books, &b->region));
+	bench_free(b);
+}
+
+static void
 closed_and_frozen_accounts_are_refused(void **state)
 {
 	struct bench *b = bench_new(10000000, 0);
@@ -539,6 +567,7 @@ main(void)
 	    cmocka_unit_test(overdraw_stops_at_the_floor),
 	    cmocka_unit_test(free_models_cost_nothing_even_at_the_floor),
 	    cmocka_unit_test(credit_comes_after_its_record_and_once),
+	    cmocka_unit_test(an_overdraft_changes_after_its_record),
 	    cmocka_unit_test(closed_and_frozen_accounts_are_refused),
 	    cmocka_unit_test(no_slot_and_no_room_change_nothing),
 	    cmocka_unit_test(sequences_go_on_from_the_books),

@@ -242,6 +242,7 @@ refuses_what_is_no_message(void **state)
 static const struct proto_arg list[] = {
     {"id", PROTO_TEXT, true, 1, 5},
     {"n", PROTO_NUMBER, false, -10, INT64_MAX},
+    {"b", PROTO_BOOL, false, 0, 1},
     {NULL, PROTO_TEXT, false, 0, 0},
 };
 
@@ -283,6 +284,8 @@ matches_arguments(void **state)
 	check_args("91 82 a26964 a161 a16e f5", "n", "is out of range");
 	check_args("91 82 a26964 a161 a16e cb3ff0000000000000", "n", "is not an integer");
 	check_args("91 82 a26964 a161 a16e a131", "n", "is not an integer");
+	check_args("91 82 a26964 a161 a162 01", "b", "is not true or false");
+	check_args("91 82 a26964 a161 a162 a474727565", "b", "is not true or false");
 	check_args("90", "id", "is missing");
 	check_args("91 80", "id", "is missing");
 	check_args("91 81 a26964 c0", "id", "is missing");

@@ -163,6 +163,28 @@ overdraw_void_credit(void)
 		_exit(1);
 	wait_durable(position);
 	ledger_close(victim, h, position, NULL);
+	ring_ack(ledger_ring(victim), position);
+}
+
+/* A higher overdraft, a lower one, and an adjustment below zero. */
+static void
+settings(void)
+{
+	static const int64_t change[] = {40, -60, 0, -9};
+	struct hold_terms t = terms();
+	uint64_t position;
+	struct hold *h;
+
+	for (int i = 0; i < 4; i++) {
+		if ((i == 3 ? ledger_credit(victim, t.account, JOURNAL_ADJUST, change[i], NULL, 0,
+				  &h, &position)
+			    : ledger_account_set(victim, t.account, change[i], NULL, 0, &h,
+				  &position)) != LEDGER_OK)
+			_exit(1);
+		wait_durable(position);
+		ledger_close(victim, h, position, NULL);
+		ring_ack(ledger_ring(victim), position);
+	}
 }
 
 static void
@@ -381,6 +403,13 @@ overdraw_void_and_credit_killed_anywhere_conserve(void **state)
 }
 
 static void
+settings_and_adjustments_killed_anywhere_count_if_they_are_durable(void **state)
+{
+	(void)state;
+	every_instruction(settings, "settings, adjustment", false);
+}
+
+static void
 the_reaper_killed_anywhere_is_begun_again(void **state)
 {
 	struct image start, before;
@@ -459,6 +488,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(a_stream_killed_anywhere_is_charged_at_its_meter),
 	    cmocka_unit_test(overdraw_void_and_credit_killed_anywhere_conserve),
+	    cmocka_unit_test(settings_and_adjustments_killed_anywhere_count_if_they_are_durable),
 	    cmocka_unit_test(the_reaper_killed_anywhere_is_begun_again),
 	    cmocka_unit_test(killed_in_earnest),
 	};

@@ -1,0 +1,311 @@
+/*
+ * What the daemon makes of a state folder after a power cut, as JSON: for tests/power/run.py.
+ *
+ * Each line of standard input names a folder; for each one line goes out.  A keeper is started
+ * on it with new shared memory, as after a reboot; it recovers, takes one more top-up, and stops;
+ * then the folder is audited and what the journal says is printed.  Only the keeper runs, since
+ * nothing else of the daemon writes or reads these files while it recovers: some thirty times as
+ * many points in a minute as with whole daemons.
+ * objs: daemon/keeper.o daemon/keeper_batch.o daemon/recover.o daemon/audit.o daemon/state.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_read.o daemon/books.o daemon/books_apply.o daemon/books_check.o daemon/metrics.o daemon/buf.o daemon/log.o daemon/utf8.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/reap.o shm/wake.o daemon/tokenizer.o daemon/estimate.o
+ */
+#include <fcntl.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "daemon/audit.h"
+#include "daemon/heritage.h"
+#include "daemon/tokenizer.h"
+#include "shm/account.h"
+#include "shm/ledger.h"
+#include "shm/ring.h"
+#include "shm/wake.h"
+
+#define TRIES 3        /* the master tries a keeper as often */
+#define WAIT_MS 20000
+
+static const struct region_dims dims = {.workers = 2, .max_accounts = 1 << 16, .max_keys = 1 << 16,
+    .max_holds = 5 * 256, .ring_records = 256, .ring_arena = 1 << 16};
+
+static struct heritage heritage;
+static struct config config;
+static pid_t keeper;
+
+static void
+spawn(const char *folder)
+{
+	char log[4096 + 8];
+	int fd;
+
+	keeper = fork();
+	if (keeper != 0)
+		return;
+	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+	(void)snprintf(log, sizeof log, "%s.log", folder);
+	fd = open(log, O_WRONLY | O_CREAT | O_APPEND, 0600);
+	if (fd >= 0)
+		(void)dup2(fd, 2);
+	_exit(keeper_main(&heritage));
+}
+
+/* 1: it ended; 0: the time is up or `ready`. */
+static int
+keeper_ended(bool (*ready)(void), int *status)
+{
+	for (int ms = 0; ms < WAIT_MS; ms++) {
+		if (waitpid(keeper, status, WNOHANG) == keeper)
+			return 1;
+		if (ready())
+			return 0;
+		(void)poll(NULL, 0, 1);
+	}
+	return 0;
+}
+
+static bool
+filled(void)
+{
+	return atomic_load(&heritage.region.h->filled) == REGION_FILLED;
+}
+
+static struct ring *
+admin_ring(void)
+{
+	return region_ring(&heritage.region, PROC_ADMIN);
+}
+
+static bool
+durable(void)
+{
+	return ring_durable(admin_ring()) == ring_head(admin_ring());
+}
+
+static bool
+never(void)
+{
+	return false;
+}
+
+/* One micro-credit for the first account: does it go on? */
+static const char *
+top_up(struct account *account)
+{
+	static const char after[] = "after";
+	struct ledger *admin = ledger_new(&heritage.region, PROC_ADMIN);
+	struct journal_ref ref = {.ref_len = sizeof after - 1};
+	char payload[sizeof ref + sizeof after];
+	struct hold *slot;
+	uint64_t position;
+	int status;
+	int64_t value;
+
+	if (admin == NULL)
+		return "no memory";
+	memcpy(payload, &ref, sizeof ref);
+	memcpy(payload + sizeof ref, after, sizeof after);
+	if (ledger_credit(admin, account, JOURNAL_TOPUP, 1, payload, sizeof payload - 1, &slot,
+		&position) != LEDGER_OK)
+		return "the ledger takes no top-up";
+	wake(&heritage.region, PROC_KEEPER, heritage.wake_fd[PROC_KEEPER]);
+	if (keeper_ended(durable, &status) || !durable())
+		return "a top-up after it does not become durable";
+	/* Repeated: a run before this one did it, and was cut. */
+	if (ledger_close(admin, slot, position, &value) > RING_REPEATED)
+		return "a top-up after it is refused";
+	ledger_free(admin);
+	return NULL;
+}
+
+/* NULL, or what is wrong. */
+static const char *
+recover(const char *folder, int *tries)
+{
+	static char why[96];
+	const char *fault = NULL;
+	int status = 0;
+
+	for (*tries = 1; *tries <= TRIES; ++*tries) {
+		spawn(folder);
+		if (!keeper_ended(filled, &status))
+			break;
+	}
+	if (*tries > TRIES) {
+		(void)snprintf(why, sizeof why, "the keeper ends: status %d", status);
+		return why;
+	}
+	if (!filled())
+		return "the keeper does not get ready";
+	if (atomic_load(&heritage.region.h->accounts) > 0)
+		fault = top_up(account_at(&heritage.region, 0));
+	if (fault != NULL)
+		return fault;
+	(void)kill(keeper, CHILD_SIG_STOP);
+	if (!keeper_ended(never, &status))
+		return "the keeper does not stop";
+	return status == 0 ? NULL : "the keeper does not end well";
+}
+
+static void
+hex(char *text, const uint8_t *bytes, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		(void)sprintf(text + 2 * i, "%02x", bytes[i]);
+}
+
+/* What happened, by the journal: top-ups by ref, keys, streams by id. */
+static void
+tell_journal(json_t *out, struct journal_reader *r)
+{
+	struct journal_cursor *c = journal_cursor_new(r, 1);
+	json_t *credits = json_array(), *keys = json_array(), *streams = json_object();
+	char (*stream)[33] = calloc(dims.max_holds * 64, sizeof *stream), text[33];
+	struct journal_entry e;
+
+	while (c != NULL && stream != NULL && journal_cursor_next(c, &e) == 1) {
+		const struct journal_record *j = &e.record;
+
+		if (j->type == JOURNAL_TOPUP || j->type == JOURNAL_ADJUST) {
+			const struct journal_ref *ref = e.payload;
+
+			json_array_append_new(credits, json_pack("{s:i,s:s#,s:I}", "account",
+			    (int)j->account, "ref", (const char *)e.payload + sizeof *ref,
+			    (int)ref->ref_len, "amount", (json_int_t)j->amount));
+		} else if (j->type == JOURNAL_KEY) {
+			const struct journal_key *k = e.payload;
+
+			(void)snprintf(text, sizeof text, "key_%016" PRIx64, k->key_id);
+			json_array_append_new(keys, json_string(text));
+		} else if (j->slot >= dims.max_holds * 64) {
+			continue;
+		} else if (j->type == JOURNAL_RESERVE) {
+			hex(stream[j->slot], ((const struct journal_reserve *)e.payload)->stream_id,
+			    16);
+			json_object_set_new(streams, stream[j->slot], json_pack("{s:b}", "open", 1));
+		} else if (j->type == JOURNAL_SETTLE || j->type == JOURNAL_VOID) {
+			json_object_set_new(streams, stream[j->slot],
+			    json_pack("{s:b,s:I,s:i,s:i}", "open", 0, "charge",
+				(json_int_t)(j->type == JOURNAL_VOID ? 0 : j->amount), "completion",
+				j->type == JOURNAL_VOID ? 0 : (int)j->completion, "outcome",
+				(int)j->outcome));
+		}
+	}
+	journal_cursor_free(c);
+	free(stream);
+	json_object_set_new(out, "credits", credits);
+	json_object_set_new(out, "keys", keys);
+	json_object_set_new(out, "streams", streams);
+}
+
+static const char *
+tell(json_t *out, const char *folder)
+{
+	const char *why = NULL;
+	struct journal_reader *r = journal_reader_open(folder, &why);
+	struct state_reader *st = r == NULL ? NULL : state_reader_open(folder, &why);
+	struct audit *audit = st == NULL ? NULL : audit_new(r, st);
+	struct audit_result result;
+	struct state_account a;
+	json_t *accounts = json_object();
+	uint32_t from = 0;
+
+	if (audit == NULL)
+		return why == NULL ? "no audit" : why;
+	while (audit_step(audit, 100000))
+		;
+	audit_result(audit, &result);
+	audit_free(audit);
+	json_object_set_new(out, "audit",
+	    result.ok ? json_true() : json_string(result.first_difference));
+	json_object_set_new(out, "holds_open", json_integer(result.holds_open));
+	json_object_set_new(out, "records", json_integer((json_int_t)result.records));
+	while (state_account_next(st, from, &a) == 1) {
+		char id[ACCOUNT_ID_MAX + 1];
+
+		(void)snprintf(id, sizeof id, "%.*s", (int)a.id_len, a.id);
+		json_object_set_new(accounts, id, json_pack("{s:i,s:I,s:I,s:I}", "number",
+		    (int)a.number, "balance", (json_int_t)a.balance, "held", (json_int_t)a.held,
+		    "overdraft", (json_int_t)a.overdraft));
+		from = a.number + 1;
+	}
+	json_object_set_new(out, "accounts", accounts);
+	tell_journal(out, r);
+	state_reader_close(st);
+	journal_reader_close(r);
+	return NULL;
+}
+
+static int
+check(char *folder)
+{
+	json_t *out = json_object();
+	const char *fault;
+	int tries = 0;
+
+	config.state_dir = config.runtime_dir = folder;
+	heritage.config = &config;
+	if (region_anonymous(&heritage.region, &dims) < 0)
+		return 1;
+	for (uint32_t p = 0; p < REGION_PROCS_MAX; p++)
+		heritage.wake_fd[p] = p < PROC_WORKER + 4 ? eventfd(0, EFD_NONBLOCK) : -1;
+	fault = recover(folder, &tries);
+	if (fault == NULL)
+		fault = tell(out, folder);
+	if (fault != NULL && keeper > 0)
+		(void)kill(keeper, SIGKILL);
+	json_object_set_new(out, "fault", fault == NULL ? json_null() : json_string(fault));
+	json_object_set_new(out, "tries", json_integer(tries));
+	return json_dumpf(out, stdout, JSON_COMPACT) < 0 || puts("") < 0 || fflush(stdout) != 0;
+}
+
+/* The text on standard input: what the meter says of its first piece, its first two, and so on. */
+static int
+tell_tokens(size_t piece)
+{
+	struct token_stream ts;
+	char text[64];
+	size_t len;
+	token_stream_init(&ts, TOKENIZER_ESTIMATE);
+	if (piece > sizeof text)
+		return 2;
+	printf("[0");
+	while ((len = fread(text, 1, piece, stdin)) > 0)
+		printf(",%u", token_stream_append(&ts, text, len));
+	return puts("]") < 0;
+}
+
+int
+main(int argc, char **argv)
+{
+	char line[4096];
+	int status;
+
+	if (argc == 3 && strcmp(argv[1], "tokens") == 0)
+		return tell_tokens((size_t)atoi(argv[2]));
+	while (fgets(line, sizeof line, stdin) != NULL) {
+		pid_t child;
+
+		line[strcspn(line, "\n")] = '\0';
+		(void)fflush(stdout);
+		/* A process for each: LMDB and the keeper have much that is once a process. */
+		child = fork();
+		if (child == 0) {
+			(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+			_exit(check(line));
+		}
+		if (child < 0 || waitpid(child, &status, 0) != child)
+			return 1;
+		if (status != 0) {
+			printf("{\"fault\":\"the checker ends: %d\"}\n", status);
+			(void)fflush(stdout);
+		}
+	}
+	return 0;
+}

@@ -1,0 +1,329 @@
+/*
+ * At rest: does the journal say what was told, does memory say what the journal says?
+ * The records since the last time are entered beside what the players wrote down (`told`), then
+ * every stream and credit since then is judged.  Last the project's own audit.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/audit.h"
+#include "shm/account.h"
+#include "shm/ledger.h"
+#include "tests/storm/told.h"
+
+#define WRONG(...)                                                                                \
+	do {                                                                                      \
+		storm_fail(__VA_ARGS__);                                                          \
+		return false;                                                                     \
+	} while (0)
+
+static int64_t
+cost(uint32_t tokens)
+{
+	return price_cost(&storm_price, STORM_PROMPT, 0, tokens);
+}
+
+static bool
+enter_reserve(const struct journal_entry *e)
+{
+	struct journal_reserve head;
+	uint32_t number, streams = atomic_load(&told->streams);
+	struct told_stream *t;
+
+	memcpy(&head, e->payload, sizeof head);
+	memcpy(&number, head.stream_id, sizeof number);
+	if (number >= streams)
+		WRONG("record %" PRIu64 ": a reserve for stream %u of %u", e->sequence, number,
+		    streams);
+	t = &told->stream[number];
+	if (t->j_reserved || t->account != e->record.account)
+		WRONG("record %" PRIu64 ": stream %u is reserved twice or for account %u",
+		    e->sequence, number, e->record.account);
+	if (told->slot_stream[e->record.slot] != 0)
+		WRONG("record %" PRIu64 ": slot %u is open", e->sequence, e->record.slot);
+	t->j_reserved = 1;
+	t->j_first = t->j_amount = e->record.amount;
+	told->slot_stream[e->record.slot] = number + 1;
+	told->held[t->account] += e->record.amount;
+	return true;
+}
+
+static bool
+enter_open(const struct journal_entry *e)
+{
+	const struct journal_record *r = &e->record;
+	struct told_stream *t;
+
+	if (told->slot_stream[r->slot] == 0)
+		WRONG("record %" PRIu64 ": type %d for slot %u, which is free", e->sequence,
+		    r->type, r->slot);
+	t = &told->stream[told->slot_stream[r->slot] - 1];
+	if (r->type == JOURNAL_EXTEND || r->type == JOURNAL_MARK) {
+		if (r->completion > t->j_mark)
+			t->j_mark = r->completion;
+		if (r->type == JOURNAL_EXTEND) {
+			t->j_amount += r->amount;
+			told->held[t->account] += r->amount;
+		}
+		return true;
+	}
+	t->j_ended++;
+	t->j_type = r->type;
+	t->j_outcome = r->outcome;
+	t->j_proc = r->proc;
+	t->j_completion = r->completion;
+	t->j_charge = r->amount;
+	t->j_uncollected = r->extra;
+	told->balance[t->account] -= r->amount;
+	told->held[t->account] -= t->j_amount;
+	told->slot_stream[r->slot] = 0;
+	return true;
+}
+
+static bool
+enter_credit(const struct journal_entry *e)
+{
+	struct journal_ref head;
+	struct told_credit *t;
+	char reason[16] = "";
+	uint32_t number;
+
+	memcpy(&head, e->payload, sizeof head);
+	if (head.reason_len >= sizeof reason)
+		WRONG("record %" PRIu64 ": what reason is that", e->sequence);
+	memcpy(reason, (const char *)e->payload + sizeof head + head.ref_len, head.reason_len);
+	number = (uint32_t)strtoul(reason, NULL, 10);
+	if (number >= atomic_load(&told->credits))
+		WRONG("record %" PRIu64 ": credit %u was never given", e->sequence, number);
+	t = &told->credit[number];
+	if (t->amount != e->record.amount || t->account != e->record.account)
+		WRONG("record %" PRIu64 ": credit %u is another one", e->sequence, number);
+	told->balance[t->account] += t->amount;
+	t->j_times++;
+	t->j_value = told->balance[t->account];
+	if (t->ref != 0) {
+		told->credit[t->ref - 1].j_ref_times++;
+		told->credit[t->ref - 1].j_ref_value = t->j_value;
+	}
+	return true;
+}
+
+static bool
+enter(const struct journal_entry *e)
+{
+	uint32_t account = e->record.account;
+
+	switch ((enum journal_type)e->record.type) {
+	case JOURNAL_RESERVE:
+		if (!enter_reserve(e))
+			return false;
+		break;
+	case JOURNAL_EXTEND:
+	case JOURNAL_MARK:
+	case JOURNAL_SETTLE:
+	case JOURNAL_VOID:
+		if (!enter_open(e))
+			return false;
+		break;
+	case JOURNAL_TOPUP:
+	case JOURNAL_ADJUST:
+		if (!enter_credit(e))
+			return false;
+		break;
+	default:
+		return true;
+	}
+	if (!STORM_ADJUSTED(account) &&
+	    told->balance[account] - told->held[account] + STORM_OVERDRAFT < 0)
+		WRONG("record %" PRIu64 ": account %u is below its floor", e->sequence, account);
+	return true;
+}
+
+static bool
+walk(struct journal_reader *reader)
+{
+	struct journal_cursor *c = journal_cursor_new(reader, told->walked + 1);
+	struct journal_entry e;
+	bool good = c != NULL;
+
+	while (good && journal_cursor_next(c, &e) == 1) {
+		if (e.sequence != told->walked + 1) {
+			storm_fail("the journal has a gap before %" PRIu64, e.sequence);
+			good = false;
+			break;
+		}
+		good = enter(&e);
+		told->walked = e.sequence;
+	}
+	if (c != NULL)
+		journal_cursor_free(c);
+	return good;
+}
+
+/* Ended by the reaper: at the meter, or at what the hold paid of it. */
+static bool
+judge_reaped(uint32_t i, const struct told_stream *t)
+{
+	uint32_t most = atomic_load(&t->meter_before), least = atomic_load(&t->meter_after);
+	int64_t paid = price_covers(&storm_price, STORM_PROMPT, 0, t->j_amount);
+
+	if (t->j_completion > most)
+		WRONG("stream %u: charged for %u tokens, the meter said %u", i, t->j_completion,
+		    most);
+	if (t->j_completion < least && t->j_completion < paid)
+		WRONG("stream %u: charged for %u tokens, the meter said %u and %lld were paid", i,
+		    t->j_completion, least, (long long)paid);
+	return true;
+}
+
+/* Ended by the keeper, after the memory was lost: at the last durable mark. */
+static bool
+judge_rebooted(uint32_t i, const struct told_stream *t)
+{
+	if (t->boot == atomic_load(&told->boots))
+		WRONG("stream %u: ended by the keeper, although no memory was lost", i);
+	if (t->j_completion != t->j_mark || t->j_completion < atomic_load(&t->marked) ||
+	    t->j_completion > atomic_load(&t->meter_before))
+		WRONG("stream %u: charged for %u tokens after a reboot; journaled mark %u, durable "
+		    "mark %u, meter %u", i, t->j_completion, t->j_mark, atomic_load(&t->marked),
+		    atomic_load(&t->meter_before));
+	return true;
+}
+
+static bool
+judge_stream(uint32_t i, const struct told_stream *t)
+{
+	uint32_t usage = atomic_load(&t->usage);
+	int64_t due;
+
+	if (!t->j_reserved) {
+		if (atomic_load(&t->reserved) || atomic_load(&t->ended))
+			WRONG("stream %u: acknowledged, but not in the journal", i);
+		return true;
+	}
+	if (t->j_ended != 1)
+		WRONG("stream %u: ended %u times", i, t->j_ended);
+	if (t->j_amount - t->j_first < atomic_load(&t->extended))
+		WRONG("stream %u: acknowledged extends of %lld, journaled %lld", i,
+		    (long long)atomic_load(&t->extended), (long long)(t->j_amount - t->j_first));
+	due = t->j_type == JOURNAL_VOID ? 0 : cost(t->j_completion);
+	if (t->j_type == JOURNAL_VOID && t->j_completion != 0)
+		WRONG("stream %u: voided with %u tokens", i, t->j_completion);
+	if (t->j_charge + t->j_uncollected != due || t->j_charge < 0 ||
+	    t->j_charge > t->j_amount ||
+	    (t->j_uncollected > 0 && t->j_charge != t->j_amount))
+		WRONG("stream %u: charge %lld, uncollected %lld, cost %lld, hold %lld", i,
+		    (long long)t->j_charge, (long long)t->j_uncollected, (long long)due,
+		    (long long)t->j_amount);
+	if (atomic_load(&t->ended) && (t->j_outcome == OUTCOME_WORKER_DIED ||
+	    atomic_load(&t->charge) != t->j_charge))
+		WRONG("stream %u: charged %lld, the client was told %lld", i,
+		    (long long)t->j_charge, (long long)atomic_load(&t->charge));
+	if (t->j_outcome == OUTCOME_STOP || t->j_outcome == OUTCOME_EXPIRED) {
+		if (t->j_completion != usage)
+			WRONG("stream %u: settled for %u tokens, its worker said %u", i,
+			    t->j_completion, usage);
+		return true;
+	}
+	return t->j_proc == PROC_KEEPER ? judge_rebooted(i, t) : judge_reaped(i, t);
+}
+
+static bool
+judge_credit(uint32_t i, const struct told_credit *t)
+{
+	uint8_t status = atomic_load(&t->status);
+
+	if (t->j_times > 1 || (t->ref == i + 1 && t->j_ref_times > 1))
+		WRONG("credit %u: %u times in the journal, its ref %u times", i, t->j_times,
+		    t->j_ref_times);
+	if (status == RING_APPLIED && (t->j_times != 1 || atomic_load(&t->value) != t->j_value))
+		WRONG("credit %u: acknowledged with balance %lld, journaled %u times with %lld", i,
+		    (long long)atomic_load(&t->value), t->j_times, (long long)t->j_value);
+	if (status == RING_REPEATED && (t->j_times != 0 ||
+	    told->credit[t->ref - 1].j_ref_times != 1 ||
+	    told->credit[t->ref - 1].j_ref_value != atomic_load(&t->value)))
+		WRONG("credit %u: called a repetition with balance %lld; ref %u is journaled %u "
+		    "times with %lld", i, (long long)atomic_load(&t->value), t->ref,
+		    told->credit[t->ref - 1].j_ref_times,
+		    (long long)told->credit[t->ref - 1].j_ref_value);
+	return true;
+}
+
+static bool
+judge_memory(const struct region *region)
+{
+	uint32_t n = atomic_load(&region->h->accounts);
+
+	for (uint32_t slot = 0; slot < hold_count(region); slot++)
+		if (HOLD_STATE(atomic_load(&hold_at(region, slot)->state)) != HOLD_FREE ||
+		    told->slot_stream[slot] != 0)
+			WRONG("slot %u: state %d at rest, journaled as stream %d", slot,
+			    (int)HOLD_STATE(atomic_load(&hold_at(region, slot)->state)),
+			    (int)told->slot_stream[slot] - 1);
+	for (uint32_t p = PROC_ADMIN; p < region->h->procs; p++)
+		if (ring_durable(region_ring(region, p)) != ring_head(region_ring(region, p)))
+			WRONG("ring %u is not durable at rest", p);
+	for (uint32_t i = 0; i < n; i++) {
+		struct account_books books;
+		int64_t available = account_available(account_at(region, i));
+
+		account_books(account_at(region, i), &books);
+		if (books.balance != told->balance[i] || books.held != 0 || told->held[i] != 0 ||
+		    books.overdraft != STORM_OVERDRAFT ||
+		    available != books.balance + books.overdraft)
+			WRONG("account %u: balance %lld, held %lld, available %lld; the journal "
+			    "says %lld, %lld", i, (long long)books.balance,
+			    (long long)books.held, (long long)available,
+			    (long long)told->balance[i], (long long)told->held[i]);
+	}
+	return true;
+}
+
+static bool
+run_audit(struct journal_reader *journal, struct state_reader *state)
+{
+	struct audit *audit = audit_new(journal, state);
+	struct audit_result result;
+
+	if (audit == NULL)
+		WRONG("audit_new");
+	while (audit_step(audit, 10000))
+		continue;
+	audit_result(audit, &result);
+	audit_free(audit);
+	if (!result.ok)
+		WRONG("audit: %s", result.first_difference);
+	if (result.records != told->walked || result.holds_open != 0)
+		WRONG("audit: %" PRIu64 " records, %u holds open; walked %" PRIu64,
+		    result.records, result.holds_open, told->walked);
+	return true;
+}
+
+bool
+examine(const struct heritage *h)
+{
+	const char *why = "", *dir = h->config->state_dir;
+	struct journal_reader *journal = journal_reader_open(dir, &why);
+	struct state_reader *state = state_reader_open(dir, &why);
+	bool good = journal != NULL && state != NULL;
+	uint32_t i;
+
+	if (!good)
+		storm_fail("readers: %s", why);
+	good = good && walk(journal);
+	for (i = told->streams_done; good && i < atomic_load(&told->streams); i++)
+		good = judge_stream(i, &told->stream[i]);
+	told->streams_done = i;
+	/* A ref of before may have been repeated since. */
+	for (i = told->credits_done; good && i < atomic_load(&told->credits); i++)
+		good = judge_credit(i, &told->credit[i]) &&
+		    (told->credit[i].ref == 0 ||
+			told->credit[told->credit[i].ref - 1].j_ref_times <= 1);
+	told->credits_done = i;
+	good = good && judge_memory(&h->region) && run_audit(journal, state);
+	journal_reader_close(journal);
+	state_reader_close(state);
+	return good;
+}

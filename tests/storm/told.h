@@ -1,0 +1,133 @@
+#ifndef TESTS_STORM_TOLD_H
+#define TESTS_STORM_TOLD_H
+
+/*
+ * What the outside world knows: memory that no kill takes away.  The players write down what they
+ * are about to do and what was acknowledged to them; examine.c compares that with the journal.
+ */
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "daemon/heritage.h"
+#include "shm/money.h"
+#include "shm/region.h"
+
+#define STORM_WORKERS 3
+#define STORM_ACCOUNTS 12
+#define STORM_STREAMS_MAX (1u << 21)
+#define STORM_CREDITS_MAX (1u << 20)
+#define STORM_SLOTS_MAX 1024
+#define STORM_PROMPT 10
+#define STORM_OVERDRAFT 300
+
+/* Every fourth account gets adjustments below zero, which may cross its floor. */
+#define STORM_ADJUSTED(account) ((account) % 4 == 3)
+
+/* A stream.  Its number stands in its id.  Written by the worker that has it. */
+struct told_stream {
+	uint32_t account;
+	uint32_t boot;                 /* told.boots when it began */
+	_Atomic uint32_t meter_before; /* the meter is at most this */
+	_Atomic uint32_t meter_after;  /* and at least this */
+	_Atomic uint32_t marked;       /* said by a record that is durable */
+	_Atomic uint32_t usage;        /* settled for so many tokens */
+	_Atomic int64_t extended;      /* acknowledged extends together */
+	_Atomic int64_t charge;        /* as acknowledged */
+	_Atomic uint8_t reserved, ended; /* acknowledged */
+	/* What the journal says (examine.c). */
+	uint8_t j_reserved, j_ended, j_type, j_outcome, j_proc;
+	uint32_t j_mark, j_completion;
+	int64_t j_amount, j_first, j_charge, j_uncollected;
+};
+
+/* A top-up or adjustment. */
+struct told_credit {
+	uint32_t account;
+	int64_t amount;
+	uint32_t ref;           /* number of the first credit with that ref, + 1; 0: no ref */
+	_Atomic uint8_t status; /* acknowledged; 0: not */
+	_Atomic int64_t value;  /* as acknowledged */
+	uint32_t j_times;
+	uint32_t j_ref_times; /* of the ref that this one began */
+	int64_t j_value;      /* the account's balance after it */
+	int64_t j_ref_value;
+};
+
+enum kill_kind {
+	KILL_WORKER,
+	KILL_ADMIN,
+	KILL_KEEPER,
+	KILL_KEEPER_RECOVERY, /* before it had loaded, or while a former daemon was reaped */
+	KILL_WHILE_REAPING,   /* of the above: somebody's holds were being finished */
+	KILL_MASTER,          /* its children go with it */
+	KILL_ALL,             /* at once */
+	KILL_MASTER_RECOVERY, /* of the last two: before it served */
+	KILL_REBOOT,          /* all, and the region is gone */
+	KILL_AT_POINT,        /* the master, by itself (-DTOLLD_FAULTS) */
+	KILL_KINDS
+};
+
+enum op_kind {
+	OP_RESERVE,
+	OP_SHORT,
+	OP_EXTEND,
+	OP_OVERDRAW,
+	OP_METER,
+	OP_MARK,
+	OP_SETTLE,
+	OP_VOID,
+	OP_TOPUP,
+	OP_REPEATED,
+	OP_ADJUST,
+	OP_SYNC,
+	OP_KINDS
+};
+
+enum storm_phase { STORM_LOAD, STORM_RECOVER, STORM_SERVE, STORM_END };
+
+struct told {
+	uint64_t seed;
+	bool kills_wanted;
+	bool last; /* the last daemon is to be examined: nobody is killed at a point */
+	_Atomic uint32_t life;  /* daemons so far */
+	_Atomic uint32_t boots; /* regions thrown away in a crash */
+	_Atomic uint32_t quiesce;
+	_Atomic uint32_t phase;   /* of the present daemon */
+	_Atomic uint32_t adopted; /* there is a region that must be found again */
+	_Atomic uint32_t reaping; /* it is finishing a dead process's holds */
+	_Atomic uint32_t failed;
+	char difference[512];
+	_Atomic uint64_t kills[KILL_KINDS], ops[OP_KINDS], looks, rests, spawned;
+	_Atomic uint32_t streams, credits; /* numbers given out */
+	/* examine.c's own. */
+	uint64_t walked; /* journal records that were entered below */
+	uint32_t streams_done, credits_done;
+	uint32_t slot_stream[STORM_SLOTS_MAX]; /* open hold: its stream + 1 */
+	int64_t balance[STORM_ACCOUNTS], held[STORM_ACCOUNTS];
+	struct told_stream stream[STORM_STREAMS_MAX];
+	struct told_credit credit[STORM_CREDITS_MAX];
+};
+
+extern struct told *told;
+extern const struct price storm_price;
+
+/* Write down the first difference; everybody ends soon after. */
+void storm_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* Records that somebody was told of or sent: meters and refusals aside. */
+uint64_t storm_ops(void);
+
+/* splitmix64: the next of a row of random numbers below n. */
+uint64_t storm_mix(uint64_t);
+uint32_t storm_draw(uint64_t *state, uint32_t n);
+
+/* players.c.  None returns before told->quiesce is set (but for a failure). */
+int player_worker(struct heritage *, uint32_t proc, uint64_t seed);
+int player_admin(struct heritage *, uint64_t seed);
+void player_checker(struct heritage *);
+void storm_account_id(uint32_t account, char id[static 16]);
+
+/* examine.c: at rest, the keeper ended.  False after storm_fail. */
+bool examine(const struct heritage *);
+
+#endif
