@@ -366,6 +366,35 @@ frame_byte(struct response *r, char c)
 	}
 }
 
+/*
+ * From the end of one chunk's data to the next one's, if it is all here and has nothing unusual;
+ * else nothing, and frame_byte takes it.  Its length.
+ */
+static size_t
+frame_run(struct response *r, const char *p, size_t len)
+{
+	uint64_t size = 0;
+	size_t at = 0, digits;
+	int v;
+
+	if (r->line != 0)
+		return 0;
+	if (r->state == CHUNK_END) {
+		if (len < 2 || p[0] != '\r' || p[1] != '\n')
+			return 0;
+		at = 2;
+	} else if (r->state != CHUNK_SIZE || r->left != 0) {
+		return 0;
+	}
+	for (digits = 0; at < len && digits < 8 && (v = hex(p[at])) >= 0; digits++, at++)
+		size = size << 4 | (uint64_t)v;
+	if (digits == 0 || size == 0 || len - at < 2 || p[at] != '\r' || p[at + 1] != '\n')
+		return 0;
+	r->left = size;
+	end_size_line(r);
+	return at + 2;
+}
+
 /* As much of the body as is here in one piece; its length. */
 static size_t
 body_run(struct response *r, size_t len)
@@ -385,11 +414,12 @@ body_run(struct response *r, size_t len)
 }
 
 enum response_result
-response_feed(struct response *r, const char *p, size_t len, response_head_fn *head,
+response_feed(struct response *r, char *p, size_t len, response_head_fn *head,
     response_body_fn *body, void *arg)
 {
 	enum response_result result;
-	size_t at = 0, n;
+	size_t at = 0, from, to, n;
+	bool good = true;
 
 	if (r->state == HEAD) {
 		result = feed_head(r, p, len, &at);
@@ -398,16 +428,25 @@ response_feed(struct response *r, const char *p, size_t len, response_head_fn *h
 		if (!head(arg, r))
 			return RESPONSE_STOPPED;
 	}
-	while (at < len && r->state != DONE) {
+	/* What stands between chunks is closed up. */
+	from = to = at;
+	while (at < len && r->state != DONE && good) {
 		if (r->state == BODY_LENGTH || r->state == BODY_CLOSE || r->state == CHUNK_DATA) {
 			n = body_run(r, len - at);
+			if (to != at)
+				memmove(p + to, p + at, n);
+			to += n;
 			at += n;
-			if (!body(arg, p + at - n, n))
-				return RESPONSE_STOPPED;
-		} else if (!frame_byte(r, p[at++])) {
-			return RESPONSE_BAD;
+		} else if ((n = frame_run(r, p + at, len - at)) > 0) {
+			at += n;
+		} else {
+			good = frame_byte(r, p[at++]);
 		}
 	}
+	if (to > from && !body(arg, p + from, to - from))
+		return RESPONSE_STOPPED;
+	if (!good)
+		return RESPONSE_BAD;
 	r->leftover = at < len;
 	return r->state == DONE ? RESPONSE_COMPLETE : RESPONSE_MORE;
 }

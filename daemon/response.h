@@ -40,8 +40,11 @@ typedef bool response_body_fn(void *arg, const char *, size_t);
 
 void response_init(struct response *);
 void response_fini(struct response *);
-/* Callbacks return false to stop. */
-enum response_result response_feed(struct response *, const char *, size_t, response_head_fn *,
+/*
+ * Bytes of the response.  What of them is body is given in one piece, closed up in place.
+ * Callbacks return false to stop.
+ */
+enum response_result response_feed(struct response *, char *, size_t, response_head_fn *,
     response_body_fn *, void *arg);
 /* The connection was closed: is it COMPLETE thereby, or was there MORE to come? */
 enum response_result response_eof(struct response *);

@@ -109,6 +109,9 @@ take_line(struct feed *f, struct span line)
 		return SSE_OVERSIZE;
 	if (line.len == 0)
 		return dispatch(f);
+	/* Nearly all of them. */
+	if (line.len > 6 && memcmp(line.p, "data: ", 6) == 0)
+		return add_data(f, (struct span){line.p + 6, line.len - 6});
 	colon = memchr(line.p, ':', line.len);
 	name = colon != NULL ? (size_t)(colon - line.p) : line.len;
 	if (colon != NULL) {
@@ -182,7 +185,7 @@ take_lines(struct feed *f)
 
 	for (;;) {
 		if (f->lf < f->p)
-			f->lf = find(f->p, f->end, '\n');
+			f->lf = f->p < f->end && *f->p == '\n' ? f->p : find(f->p, f->end, '\n');
 		if (f->cr < f->p)
 			f->cr = find(f->p, f->end, '\r');
 		eol = f->lf < f->cr ? f->lf : f->cr;

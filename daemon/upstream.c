@@ -19,16 +19,18 @@
 #include <curl/curl.h>
 #include <errno.h>
 #include <event2/event_struct.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
+#include "daemon/gather.h"
 #include "daemon/log.h"
 #include "daemon/response.h"
 #include "daemon/worker.h"
 
-#define READ_SIZE 32768
-#define READS_MAX 8        /* of one connection at a time, when more is there */
+#define READ_SIZE 65536
+#define READS_MAX 4        /* of one connection at a time, when more is there */
 #define IDLE_MAX 256       /* connections kept for the next call, a provider */
 #define IDLE_US (50 * UINT64_C(1000000)) /* and so long; many servers close after 60 s */
 
@@ -45,6 +47,7 @@ struct link {
 	enum link_state state;
 	int fd;              /* libcurl's, once it is connected */
 	struct event rd, wr;
+	struct gathered gathered; /* instead of rd, once the call says so */
 	struct call *call;
 	struct link *next;   /* idle ones */
 	uint64_t idle_us;
@@ -64,6 +67,7 @@ struct upstream {
 	const struct config *config;
 	CURLM *multi;
 	struct event *timer;
+	struct gather *gather;
 	struct target target[CONFIG_PROVIDERS_MAX];
 	size_t calls;
 	char read[READ_SIZE];
@@ -84,16 +88,31 @@ struct call {
 	const struct call_ops *ops;
 	void *arg;
 	bool paused, reused, heard;
+	bool gathered;
 	bool busy, cancelled; /* cancelled while one of its callbacks runs: freed after that */
 };
 
 /* Connections. */
 
 static void
+link_watch(struct link *l)
+{
+	if (l->call == NULL || !l->call->gathered || gather_add(l->u->gather, &l->gathered) != 0)
+		event_add(&l->rd, NULL);
+}
+
+static void
+link_unwatch(struct link *l)
+{
+	event_del(&l->rd);
+	gather_remove(l->u->gather, &l->gathered);
+}
+
+static void
 link_free(struct link *l)
 {
 	if (l->state != LINK_CONNECTING) {
-		event_del(&l->rd);
+		link_unwatch(l);
 		event_del(&l->wr);
 	}
 	/* With a connect-only handle its connection goes, too. */
@@ -120,7 +139,8 @@ link_unlist(struct link *l)
 static void
 link_rest(struct link *l)
 {
-	struct target *t = &l->u->target[l->provider];
+	struct upstream *u = l->u;
+	struct target *t = &u->target[l->provider];
 
 	if (t->idle_count >= IDLE_MAX) {
 		link_free(l);
@@ -133,6 +153,7 @@ link_rest(struct link *l)
 	t->idle = l;
 	t->idle_count++;
 	event_del(&l->wr);
+	gather_remove(u->gather, &l->gathered);
 	/* To hear of the peer's close. */
 	event_add(&l->rd, NULL);
 }
@@ -326,7 +347,7 @@ head_cb(void *arg, const struct response *r)
 
 /* Bytes of the answer.  False: the call is over. */
 static bool
-heard(struct call *c, const char *bytes, size_t len)
+heard(struct call *c, char *bytes, size_t len)
 {
 	enum response_result r;
 
@@ -375,6 +396,8 @@ read_cb(evutil_socket_t fd, short what, void *arg)
 		over = code != CURLE_AGAIN && (code != CURLE_OK || n == 0);
 		if (code != CURLE_OK || n == 0)
 			break;
+		if (c->gathered)
+			gather_note(u->gather, n);
 		if (!heard(c, u->read, n))
 			return;
 		/* What fills less than the buffer was all.  TLS gives a record at a time. */
@@ -391,6 +414,14 @@ read_cb(evutil_socket_t fd, short what, void *arg)
 	}
 	if (over)
 		lost(c, code == CURLE_OK ? "closed by the provider" : curl_easy_strerror(code));
+}
+
+static void
+gathered_cb(struct gathered *x)
+{
+	struct link *l = (struct link *)((char *)x - offsetof(struct link, gathered));
+
+	read_cb(x->fd, EV_READ, l);
 }
 
 static void
@@ -444,6 +475,7 @@ connected(struct link *l, CURLcode code)
 		curl_easy_getinfo(l->easy, CURLINFO_ACTIVESOCKET, &fd);
 	if (code == CURLE_OK && fd != CURL_SOCKET_BAD) {
 		l->fd = fd;
+		l->gathered = (struct gathered){.fd = fd, .ready = gathered_cb};
 		event_assign(&l->rd, l->u->base, fd, EV_READ | EV_PERSIST, read_cb, l);
 		event_assign(&l->wr, l->u->base, fd, EV_WRITE, write_cb, l);
 		start_sending(l);
@@ -598,9 +630,10 @@ upstream_new(struct event_base *base, const struct config *config)
 	u->config = config;
 	u->multi = curl_multi_init();
 	u->timer = evtimer_new(base, timer_cb, u);
+	u->gather = gather_new(base, config->flush_ms_max);
 	for (int i = 0; i < config->provider_count && good; i++)
 		good = make_target(&u->target[i], &config->provider[i], "/chat/completions");
-	if (u->multi == NULL || u->timer == NULL || !good) {
+	if (u->multi == NULL || u->timer == NULL || u->gather == NULL || !good) {
 		upstream_free(u);
 		return NULL;
 	}
@@ -633,6 +666,7 @@ upstream_free(struct upstream *u)
 		curl_multi_cleanup(u->multi);
 	if (u->timer != NULL)
 		event_free(u->timer);
+	gather_free(u->gather);
 	free(u);
 	curl_global_cleanup();
 }
@@ -687,7 +721,7 @@ call_pause(struct call *c)
 		return;
 	c->paused = true;
 	if (c->link->state == LINK_BUSY)
-		event_del(&c->link->rd);
+		link_unwatch(c->link);
 }
 
 void
@@ -698,10 +732,22 @@ call_resume(struct call *c)
 	c->paused = false;
 	if (c->link->state != LINK_BUSY)
 		return;
-	event_add(&c->link->rd, NULL);
+	link_watch(c->link);
 	/* TLS may hold what epoll does not know of. */
 	if (c->u->target[c->link->provider].tls)
 		event_active(&c->link->rd, EV_READ, 0);
+}
+
+void
+call_gather(struct call *c)
+{
+	if (c->gathered || c->cancelled)
+		return;
+	c->gathered = true;
+	if (!c->paused && c->link->state == LINK_BUSY) {
+		event_del(&c->link->rd);
+		link_watch(c->link);
+	}
 }
 
 bool

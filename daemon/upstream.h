@@ -52,6 +52,11 @@ struct call *upstream_post(struct upstream *, int provider, struct buf *body,
 /* Stop reading; what is read already (some 32 KB at most) still comes. */
 void call_pause(struct call *);
 void call_resume(struct call *);
+/*
+ * Its answer is well under way: from now on it may be read together with others, up to
+ * flush_ms_max later (daemon/gather.h).
+ */
+void call_gather(struct call *);
 bool call_paused(const struct call *);
 /* Close the connection to the provider; no callback comes any more.  Allowed in callbacks. */
 void call_cancel(struct call *);

@@ -158,6 +158,7 @@ fini(struct loop *l)
 	event_base_free(w->base);
 	buf_free(&w->scratch);
 	buf_free(&w->decoded);
+	buf_free(&w->burst);
 }
 
 int

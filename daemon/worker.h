@@ -32,6 +32,7 @@ struct worker {
 	struct handover *handover;  /* daemon/handover.c */
 	struct buf scratch;         /* frames on their way out; empty between events */
 	struct buf decoded;         /* the decoder's */
+	struct buf burst;           /* text of events that came together; empty between reads */
 	uint64_t event_us;          /* CLOCK_MONOTONIC when the provider was last heard */
 	struct stream *retry;       /* streams that found the journal's ring full */
 	bool draining, stopping;

@@ -497,12 +497,12 @@ read_cb(evutil_socket_t fd, short what, void *arg)
 }
 
 int
-conn_init(struct event_base *b, FILE *log)
+conn_init(struct event_base *b, FILE *log, unsigned tick_us)
 {
 	base = b;
 	log_file = log;
 	buf_need(&scratch, FILL_BYTES * 2);
-	return wheel_init(base, timer_fire);
+	return wheel_init(base, tick_us, timer_fire);
 }
 
 void

@@ -20,7 +20,8 @@ struct stats {
 	uint64_t connections_open;
 };
 
-int conn_init(struct event_base *, FILE *log);
+/* tick_us: how fine the pacing is. */
+int conn_init(struct event_base *, FILE *log, unsigned tick_us);
 /* Take over a non-blocking socket. */
 void conn_new(int fd);
 /* Close all connections. */

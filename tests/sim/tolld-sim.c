@@ -39,7 +39,7 @@
 static int
 usage(void)
 {
-	fprintf(stderr, "usage: tolld-sim [-l ADDR:PORT] [--log FILE] [--ready-fd N]\n");
+	fprintf(stderr, "usage: tolld-sim [-l ADDR:PORT] [--log FILE] [--ready-fd N] [--tick US]\n");
 	return 2;
 }
 
@@ -120,7 +120,7 @@ main(int argc, char **argv)
 	struct sockaddr_in addr;
 	FILE *log = NULL;
 	char line[96];
-	int fd, ready_fd = -1;
+	int fd, ready_fd = -1, tick_us = 1000;
 
 	for (int i = 1; i < argc; i += 2) {
 		if (i + 1 == argc)
@@ -131,9 +131,13 @@ main(int argc, char **argv)
 			log_path = argv[i + 1];
 		else if (strcmp(argv[i], "--ready-fd") == 0)
 			ready_fd = atoi(argv[i + 1]);
+		else if (strcmp(argv[i], "--tick") == 0)
+			tick_us = atoi(argv[i + 1]);
 		else
 			return usage();
 	}
+	if (tick_us < 1 || tick_us > 999999)
+		return usage();
 	if (log_path != NULL && (log = fopen(log_path, "ae")) == NULL) {
 		perror(log_path);
 		return 1;
@@ -146,7 +150,7 @@ main(int argc, char **argv)
 		return 1;
 	}
 	base = event_base_new();
-	if (base == NULL || conn_init(base, log) != 0) {
+	if (base == NULL || conn_init(base, log, (unsigned)tick_us) != 0) {
 		perror("tolld-sim");
 		return 1;
 	}

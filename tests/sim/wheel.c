@@ -1,5 +1,5 @@
 /*
- * The simulator's clock: a wheel of one-millisecond slots, turned by one timerfd that ticks while
+ * The simulator's clock: a wheel of slots (a millisecond each by itself), turned by one timerfd that ticks while
  * anything waits.  libevent's own timers would cost a heap operation for each token and, with the
  * precise clock they need here, a system call for each turn of the loop.
  */
@@ -15,9 +15,9 @@
 #include "reply.h"
 
 #define SLOTS 4096u /* a longer wait passes its slot more than once */
-#define TICK_NS 1000000u
 
 static struct wheel_entry *slots[SLOTS];
+static uint64_t tick_ns;
 static uint64_t tick_done; /* all slots up to this one are empty of what was due */
 static size_t waiting;
 static bool ticking;
@@ -33,9 +33,9 @@ tick_switch(bool on)
 	if (on == ticking)
 		return;
 	if (on) {
-		its.it_interval.tv_nsec = TICK_NS;
-		its.it_value.tv_nsec = TICK_NS;
-		tick_done = clock_ns() / TICK_NS;
+		its.it_interval.tv_nsec = (long)tick_ns;
+		its.it_value.tv_nsec = (long)tick_ns;
+		tick_done = clock_ns() / tick_ns;
 	}
 	if (timerfd_settime(timer_fd, 0, &its, NULL) != 0)
 		perror("tolld-sim: timerfd_settime");
@@ -69,8 +69,8 @@ wheel_add(struct wheel_entry *e, uint64_t due_ns)
 {
 	wheel_del(e);
 	tick_switch(true);
-	e->tick = (due_ns + TICK_NS - 1) / TICK_NS;
-	/* A slot that was passed already would only come round again in four seconds. */
+	e->tick = (due_ns + tick_ns - 1) / tick_ns;
+	/* A slot that was passed already would only come round again with the next turn. */
 	if (e->tick <= tick_done)
 		e->tick = tick_done + 1;
 	slot_push(&slots[e->tick % SLOTS], e);
@@ -100,7 +100,7 @@ slot_run(uint64_t tick)
 static void
 tick_cb(evutil_socket_t fd, short what, void *arg)
 {
-	uint64_t expired, now = clock_ns() / TICK_NS;
+	uint64_t expired, now = clock_ns() / tick_ns;
 
 	(void)what;
 	(void)arg;
@@ -113,8 +113,9 @@ tick_cb(evutil_socket_t fd, short what, void *arg)
 }
 
 int
-wheel_init(struct event_base *base, void (*fire_cb)(struct wheel_entry *))
+wheel_init(struct event_base *base, unsigned tick_us, void (*fire_cb)(struct wheel_entry *))
 {
+	tick_ns = tick_us * UINT64_C(1000);
 	fire = fire_cb;
 	timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
 	if (timer_fd < 0)

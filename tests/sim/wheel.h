@@ -1,4 +1,4 @@
-/* Timers by the thousand for the price of one: a hashed wheel of one-millisecond slots. */
+/* Timers by the thousand for the price of one: a hashed wheel. */
 #ifndef TOLLD_SIM_WHEEL_H
 #define TOLLD_SIM_WHEEL_H
 
@@ -13,10 +13,11 @@ struct wheel_entry {
 };
 
 /* fire_cb is called with an entry that is due and in no slot any more; it may free it. */
-int wheel_init(struct event_base *, void (*fire_cb)(struct wheel_entry *));
+/* Slots of tick_us, at most 999,999. */
+int wheel_init(struct event_base *, unsigned tick_us, void (*fire_cb)(struct wheel_entry *));
 void wheel_fini(void);
 
-/* Due at the first millisecond not before due_ns; an entry that waits is moved. */
+/* Due at the first tick not before due_ns; an entry that waits is moved. */
 void wheel_add(struct wheel_entry *, uint64_t due_ns);
 void wheel_del(struct wheel_entry *);
 

@@ -176,7 +176,7 @@ keep_head(void *arg, const struct response *r)
 static void
 reads_what_matters(void **state)
 {
-	static const char text[] = OK "content-TYPE: Text/Event-Stream; charset=utf-8\r\n"
+	char text[] = OK "content-TYPE: Text/Event-Stream; charset=utf-8\r\n"
 				      "RETRY-after:  17 \r\nContent-Length: 0\r\n\r\n";
 	struct response r, seen;
 
@@ -193,7 +193,7 @@ static void
 bounds_heads_lines_and_trailers(void **state)
 {
 	static const char *const begin[] = {OK "X: ", CHUNKED "5;", CHUNKED "0\r\nX: "};
-	char filler[1000];
+	char filler[1000], start[100];
 	struct seen s = {0};
 
 	(void)state;
@@ -205,7 +205,8 @@ bounds_heads_lines_and_trailers(void **state)
 
 		s.heads = 0;
 		response_init(&r);
-		result = response_feed(&r, begin[i], strlen(begin[i]), head, body, &s);
+		strcpy(start, begin[i]);
+		result = response_feed(&r, start, strlen(start), head, body, &s);
 		while (result == RESPONSE_MORE && fed < 1000000) {
 			result = response_feed(&r, filler, sizeof filler, head, body, &s);
 			fed += sizeof filler;
