@@ -26,9 +26,10 @@
 #define LOOK_US 50000
 #define PAUSE_MIN_US 1000
 /* Thousandths.  Pausing makes a worker less busy; the distance keeps it from swinging. */
-#define BUSY_LOW 80
-#define BUSY_HIGH 160
+#define BUSY_LOW 150
+#define BUSY_HIGH 250
 #define BUSY_FULL 700
+#define WAKES_MANY 200    /* in LOOK_US: fewer are not what keeps it busy */
 #define WAKE_FULL 16      /* reads a wake-up */
 #define WAKE_OVER 64
 #define READ_LARGE 16384  /* bytes a read: there is nothing left to be saved */
@@ -58,12 +59,13 @@ gather_next_pause(uint32_t pause_us, uint32_t max_us, const struct gather_load *
 	uint64_t together = l->wakes == 0 ? 0 : l->reads / l->wakes;
 	uint64_t size = l->reads == 0 ? 0 : l->bytes / l->reads;
 	uint32_t next = pause_us;
+	bool often = pause_us > 0 || l->wakes > WAKES_MANY;
 
 	if (l->busy < BUSY_LOW || size > 2 * READ_LARGE ||
 	    (l->busy < 2 * BUSY_HIGH && together > WAKE_OVER))
 		next = pause_us > PAUSE_MIN_US ? pause_us / 2 : 0;
 	else if (size < READ_LARGE &&
-	    (l->busy > BUSY_FULL || (l->busy > BUSY_HIGH && together < WAKE_FULL)))
+	    (l->busy > BUSY_FULL || (l->busy > BUSY_HIGH && often && together < WAKE_FULL)))
 		next = pause_us == 0 ? PAUSE_MIN_US : pause_us * 2;
 	return next < max_us ? next : max_us;
 }
@@ -94,7 +96,8 @@ look(struct gather *g)
 {
 	uint64_t now = clock_us(CLOCK_MONOTONIC_COARSE), cpu;
 
-	if (g->max_us == 0 || now - g->look_us < LOOK_US)
+	/* The coarse clock may be behind the look itself. */
+	if (g->max_us == 0 || now < g->look_us + LOOK_US)
 		return;
 	now = clock_us(CLOCK_MONOTONIC);
 	cpu = clock_us(CLOCK_THREAD_CPUTIME_ID);

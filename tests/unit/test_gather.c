@@ -35,12 +35,14 @@ rule(void **state)
 	const struct gather_load together = {.busy = 400, .wakes = 50, .reads = 1000, .bytes = 250000};
 	const struct gather_load full = {.busy = 950, .wakes = 50, .reads = 2000, .bytes = 500000};
 	const struct gather_load large = {.busy = 950, .wakes = 50, .reads = 500, .bytes = 20000000};
-	const struct gather_load over = {.busy = 200, .wakes = 10, .reads = 1000, .bytes = 250000};
+	const struct gather_load over = {.busy = 300, .wakes = 10, .reads = 1000, .bytes = 250000};
+	const struct gather_load elsewhere = {.busy = 600, .wakes = 100, .reads = 300, .bytes = 75000};
 	const struct gather_load nothing = {.busy = 500};
 
 	(void)state;
 	assert_int_equal(gather_next_pause(0, MAX_US, &idle), 0);
 	assert_int_equal(gather_next_pause(0, MAX_US, &single), 1000);
+	assert_int_equal(gather_next_pause(0, MAX_US, &elsewhere), 0);
 	assert_int_equal(gather_next_pause(1000, MAX_US, &single), 2000);
 	assert_int_equal(gather_next_pause(16000, MAX_US, &single), MAX_US);
 	assert_int_equal(gather_next_pause(0, 0, &single), 0);
@@ -145,10 +147,14 @@ pauses_and_comes_back(void **state)
 	open_end(&e, g, base);
 	while (gather_pause_us(g) < 4000) {
 		assert_true(now_us() < until);
-		assert_int_equal(write(e.wr, "x", 1), 1);
-		written++;
+		if (written == e.told) {
+			assert_int_equal(write(e.wr, "x", 1), 1);
+			written++;
+		}
 		event_base_loop(base, EVLOOP_ONCE | EVLOOP_NONBLOCK);
 	}
+	while (e.told < written)
+		event_base_loop(base, EVLOOP_ONCE);
 	e.told = 0;
 	assert_int_equal(write(e.wr, "x", 1), 1);
 	while (e.told == 0)
@@ -167,12 +173,37 @@ pauses_and_comes_back(void **state)
 	event_base_free(base);
 }
 
+/* A worker that sleeps most of the time holds nobody up, whatever it did in one wake-up. */
+static void
+never_pauses_with_time_to_spare(void **state)
+{
+	const struct timespec ms = {.tv_nsec = 1000000};
+	struct event_base *base = event_base_new();
+	struct gather *g = gather_new(base, 25);
+	struct end e;
+
+	(void)state;
+	nanosleep(&(struct timespec){.tv_nsec = 60000000}, NULL); /* the first look is at the start */
+	open_end(&e, g, base);
+	for (int i = 0; i < 300; i++) {
+		assert_int_equal(write(e.wr, "x", 1), 1);
+		event_base_loop(base, EVLOOP_ONCE | EVLOOP_NONBLOCK);
+		assert_int_equal(gather_pause_us(g), 0);
+		nanosleep(&ms, NULL);
+	}
+	assert_int_equal(e.told, 300);
+	close_end(&e);
+	gather_free(g);
+	event_base_free(base);
+}
+
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(rule),
 	    cmocka_unit_test(removed_while_all_are_read),
+	    cmocka_unit_test(never_pauses_with_time_to_spare),
 	    cmocka_unit_test(pauses_and_comes_back),
 	};
 
