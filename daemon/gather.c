@@ -120,7 +120,7 @@ work_off(struct gather *g)
 			struct gathered *x = g->ready[g->at].data.ptr;
 
 			if (x != NULL)
-				x->ready(x);
+				x->ready(x, (g->ready[g->at].events & ~(uint32_t)EPOLLIN) != 0);
 		}
 		if (g->count < BATCH)
 			break;
@@ -192,7 +192,7 @@ gather_free(struct gather *g)
 int
 gather_add(struct gather *g, struct gathered *x)
 {
-	struct epoll_event ev = {.events = EPOLLIN | EPOLLRDHUP, .data.ptr = x};
+	struct epoll_event ev = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET, .data.ptr = x};
 
 	if (x->in)
 		return 0;

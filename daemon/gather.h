@@ -20,8 +20,12 @@ struct gather;
 
 struct gathered { /* in the owner's struct */
 	int fd;
-	/* It is readable, or closed.  May add and remove any. */
-	void (*ready)(struct gathered *);
+	/*
+	 * It is readable; closing: the peer has closed it, or it failed.  The owner reads all that
+	 * is there (until less comes than was asked for; when it is closing, until the end), or
+	 * removes it and adds it again: it is told once.  May add and remove any.
+	 */
+	void (*ready)(struct gathered *, bool closing);
 	bool in;
 };
 

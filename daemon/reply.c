@@ -17,6 +17,8 @@
 
 /* iov[0] is for what is queued; head, chunk head, data, chunk end. */
 #define IOV_MAX_USED 4
+/* Up to so many bytes a copy is cheaper than what the kernel does for a list of pieces. */
+#define FLAT_MAX 2048
 
 static void
 arm_write(struct conn *c)
@@ -52,12 +54,28 @@ queue(struct conn *c, const struct iovec *iov, int n, size_t sent)
 		arm_write(c);
 }
 
+static ssize_t
+send_pieces(int fd, struct iovec *iov, int n, size_t total)
+{
+	struct msghdr m = {.msg_iov = iov, .msg_iovlen = (size_t)n};
+	char flat[FLAT_MAX];
+	size_t len = 0;
+
+	if (total > sizeof flat)
+		return sendmsg(fd, &m, MSG_NOSIGNAL);
+	for (int i = 0; i < n; i++) {
+		if (iov[i].iov_len > 0)
+			memcpy(flat + len, iov[i].iov_base, iov[i].iov_len);
+		len += iov[i].iov_len;
+	}
+	return send(fd, flat, len, MSG_NOSIGNAL);
+}
+
 /* Send iov[1..n), behind what c->out holds. */
 static void
 push(struct conn *c, struct iovec *iov, int n)
 {
 	size_t waiting = c->out.len - c->out_at, total = 0, sent = 0;
-	struct msghdr m = {.msg_iov = iov, .msg_iovlen = (size_t)n};
 	ssize_t r;
 
 	if (c->state == CONN_DEAD)
@@ -70,7 +88,7 @@ push(struct conn *c, struct iovec *iov, int n)
 	for (int i = 0; i < n; i++)
 		total += iov[i].iov_len;
 	do {
-		r = sendmsg(c->fd, &m, MSG_NOSIGNAL);
+		r = send_pieces(c->fd, iov, n, total);
 	} while (r < 0 && errno == EINTR);
 	if (r < 0 && errno != EAGAIN && errno != EWOULDBLOCK) {
 		conn_close(c, strerror(errno));

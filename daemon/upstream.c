@@ -47,6 +47,7 @@ struct link {
 	enum link_state state;
 	int fd;              /* libcurl's, once it is connected */
 	struct event rd, wr;
+	bool closing;        /* the end is there, perhaps behind bytes that were not read yet */
 	struct gathered gathered; /* instead of rd, once the call says so */
 	struct call *call;
 	struct link *next;   /* idle ones */
@@ -374,24 +375,22 @@ heard(struct call *c, char *bytes, size_t len)
 }
 
 static void
-read_cb(evutil_socket_t fd, short what, void *arg)
+link_readable(struct link *l)
 {
-	struct link *l = arg;
 	struct call *c = l->call;
 	struct upstream *u = l->u;
 	bool tls = u->target[l->provider].tls, over = false;
 	CURLcode code = CURLE_OK;
 	size_t n = 0;
+	int i;
 
-	(void)fd;
-	(void)what;
 	if (l->state == LINK_IDLE) {
 		/* Closed by the peer, or it speaks without having been asked. */
 		link_unlist(l);
 		link_free(l);
 		return;
 	}
-	for (int i = 0; i < READS_MAX && !c->paused; i++) {
+	for (i = 0; i < READS_MAX && !c->paused; i++) {
 		code = link_read(l, u->read, sizeof u->read, &n);
 		over = code != CURLE_AGAIN && (code != CURLE_OK || n == 0);
 		if (code != CURLE_OK || n == 0)
@@ -401,11 +400,12 @@ read_cb(evutil_socket_t fd, short what, void *arg)
 		if (!heard(c, u->read, n))
 			return;
 		/* What fills less than the buffer was all.  TLS gives a record at a time. */
-		if (!tls && n < sizeof u->read)
+		if (!tls && n < sizeof u->read && !l->closing)
 			break;
 	}
-	if (code == CURLE_OK && n > 0 && tls)
-		event_active(&l->rd, EV_READ, 0); /* epoll does not know of what TLS holds */
+	/* There is more, which epoll does not know of (TLS), or has told once (daemon/gather.h). */
+	if (code == CURLE_OK && n > 0 && (tls || i == READS_MAX))
+		event_active(&l->rd, EV_READ, 0);
 	if (c->heard) {
 		enter(c);
 		c->ops->flush(c->arg);
@@ -417,11 +417,21 @@ read_cb(evutil_socket_t fd, short what, void *arg)
 }
 
 static void
-gathered_cb(struct gathered *x)
+read_cb(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd;
+	(void)what;
+	link_readable(arg);
+}
+
+static void
+gathered_cb(struct gathered *x, bool closing)
 {
 	struct link *l = (struct link *)((char *)x - offsetof(struct link, gathered));
 
-	read_cb(x->fd, EV_READ, l);
+	if (closing)
+		l->closing = true;
+	link_readable(l);
 }
 
 static void

@@ -56,12 +56,13 @@ rule(void **state)
 }
 
 static void
-told_cb(struct gathered *x)
+told_cb(struct gathered *x, bool closing)
 {
 	struct end *e = (struct end *)x;
 	char bytes[64];
 	ssize_t n = read(x->fd, bytes, sizeof bytes);
 
+	assert_false(closing);
 	assert_true(n > 0);
 	e->told++;
 	gather_note(e->gather, e->note > 0 ? e->note : (size_t)n);
