@@ -117,11 +117,15 @@ void storm_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Records that somebody was told of or sent: meters and refusals aside. */
 uint64_t storm_ops(void);
 
+/* Counting. */
+void told_killed(enum kill_kind);
+void told_count(enum op_kind);
+
 /* splitmix64: the next of a row of random numbers below n. */
 uint64_t storm_mix(uint64_t);
 uint32_t storm_draw(uint64_t *state, uint32_t n);
 
-/* players.c.  None returns before told->quiesce is set (but for a failure). */
+/* player_worker.c, player_admin.c, floor.c.  None returns before told->quiesce is set (but for a failure). */
 int player_worker(struct heritage *, uint32_t proc, uint64_t seed);
 int player_admin(struct heritage *, uint64_t seed);
 void player_checker(struct heritage *);

@@ -1,0 +1,251 @@
+/*
+ * The storm's worker: streams on accounts with little credit.  It uses the real shm/ledger.h, and
+ * writes into `told` what a client would know: before the act what may become true, after the
+ * acknowledgement what must be.
+ */
+#include <string.h>
+
+#include "shm/ring.h"
+#include "tests/storm/player.h"
+
+#define STREAMS 10
+
+struct stream {
+	struct hold *h;
+	struct told_stream *t;
+	uint64_t position; /* nothing more before this is durable; 0: nothing to wait for */
+	uint64_t mark;     /* a mark on its way */
+	int64_t taken;     /* by the extend that is waited for */
+	uint32_t paid;     /* tokens that durable records pay for */
+	bool reserving, closing;
+};
+
+static void
+meter(struct stream *s, uint32_t tokens)
+{
+	if (tokens <= METER_TOKENS(atomic_load(&s->h->meter)))
+		return;
+	atomic_store(&s->t->meter_before, tokens);
+	ledger_meter(s->h, tokens);
+	atomic_store(&s->t->meter_after, tokens);
+	told_count(OP_METER);
+}
+
+static void
+raise_mark(struct player *p, struct stream *s, uint64_t position)
+{
+	uint32_t tokens = ring_peek(p->ring, position)->record.completion;
+
+	if (tokens > atomic_load(&s->t->marked))
+		atomic_store(&s->t->marked, tokens);
+}
+
+static bool
+begin(struct player *p, struct stream *s)
+{
+	uint32_t number = p->spare != 0 ? p->spare - 1 : atomic_fetch_add(&told->streams, 1);
+	uint32_t account = storm_draw(&p->rng, STORM_ACCOUNTS);
+	struct journal_reserve head = {.model_len = 5};
+	unsigned char payload[sizeof head + 5];
+	char id[16];
+	struct hold_terms t = {.price = storm_price, .prompt = STORM_PROMPT, .max_tokens = 1000,
+	    .min_tokens = 1 + storm_draw(&p->rng, 3), .want_tokens = 3 + storm_draw(&p->rng, 30),
+	    .reserved_us = 1, .deadline_us = UINT64_MAX / 2};
+
+	*s = (struct stream){0};
+	p->spare = number + 1;
+	if (number >= STORM_STREAMS_MAX) {
+		storm_fail("too many streams for this program's table");
+		return false;
+	}
+	storm_account_id(account, id);
+	if ((t.account = account_find(p->region, id, strlen(id))) == NULL)
+		return false; /* not made yet */
+	s->t = &told->stream[number];
+	s->t->account = account;
+	s->t->boot = atomic_load(&told->boots);
+	memcpy(t.stream_id, &number, sizeof number);
+	memcpy(head.stream_id, t.stream_id, sizeof head.stream_id);
+	memcpy(payload, &head, sizeof head);
+	memcpy(payload + sizeof head, "model", 5);
+	switch (ledger_reserve(p->ledger, &t, payload, sizeof payload, &s->h, &s->position)) {
+	case LEDGER_OK:
+		s->reserving = true;
+		p->spare = 0;
+		told_count(OP_RESERVE);
+		player_wake_keeper(p, false);
+		return true;
+	case LEDGER_SHORT:
+		told_count(OP_SHORT);
+		return false;
+	case LEDGER_CLOSED:
+		storm_fail("account %s is frozen", id);
+		return false;
+	default:
+		return false;
+	}
+}
+
+/* Ask for more, sometimes without waiting for it before it is used: the reaper must cope. */
+static void
+extend(struct player *p, struct stream *s)
+{
+	uint64_t position;
+	int64_t before = s->h->amount;
+	uint32_t want = hold_covers(s->h) + 1 + storm_draw(&p->rng, 20);
+
+	if (ledger_extend(p->ledger, s->h, want, "more", 4, &position) != LEDGER_OK ||
+	    position == 0)
+		return;
+	told_count(OP_EXTEND);
+	s->position = position;
+	s->taken = s->h->amount - before;
+	if (storm_draw(&p->rng, 8) == 0)
+		meter(s, hold_covers(s->h));
+	if (storm_draw(&p->rng, 2) == 0)
+		player_wake_keeper(p, true);
+}
+
+static void
+mark(struct player *p, struct stream *s)
+{
+	uint64_t position;
+
+	if (ledger_mark(p->ledger, s->h, "mark", 4, &position) != LEDGER_OK)
+		return;
+	s->mark = position;
+	told_count(OP_MARK);
+}
+
+/* By the meter, or by a usage that differs from it: also above the hold. */
+static void
+settle(struct player *p, struct stream *s)
+{
+	uint32_t usage = METER_TOKENS(atomic_load(&s->h->meter));
+	struct settlement x = {.prompt = STORM_PROMPT, .outcome = OUTCOME_STOP};
+	uint64_t position;
+
+	if (usage > 0 && storm_draw(&p->rng, 4) == 0)
+		usage += storm_draw(&p->rng, 60);
+	if (!ring_room(p->ring, 16)) /* so that what is told is decided once */
+		return;
+	x.completion = usage;
+	x.voided = usage == 0;
+	x.charge = x.voided ? 0 : price_cost(&storm_price, STORM_PROMPT, 0, usage);
+	if (x.voided) {
+		x.prompt = 0;
+		x.outcome = OUTCOME_EXPIRED;
+	}
+	atomic_store(&s->t->usage, usage);
+	if (x.charge > s->h->amount) {
+		if (ledger_overdraw(p->ledger, s->h, x.charge, &position) != LEDGER_OK)
+			return;
+		if (position != 0)
+			told_count(OP_OVERDRAW);
+		if (x.charge > s->h->amount) {
+			x.uncollected = x.charge - s->h->amount;
+			x.charge = s->h->amount;
+		}
+	}
+	if (ledger_settle(p->ledger, s->h, &x, "end", 3, &s->position) != LEDGER_OK)
+		return;
+	s->closing = true;
+	told_count(x.voided ? OP_VOID : OP_SETTLE);
+	player_wake_keeper(p, false);
+}
+
+/* What was waited for is durable. */
+static void
+acknowledged(struct player *p, struct stream *s)
+{
+	enum ring_status status = ring_result(p->ring, s->position, NULL);
+
+	if (status != RING_APPLIED) {
+		storm_fail("stream %ld: the keeper said %d", (long)(s->t - told->stream),
+		    (int)status);
+		return;
+	}
+	if (s->closing) {
+		int64_t charge = s->h->actual;
+
+		(void)ledger_close(p->ledger, s->h, s->position, NULL);
+		atomic_store(&s->t->charge, charge);
+		atomic_store(&s->t->ended, 1);
+		s->h = NULL;
+	} else if (s->reserving) {
+		atomic_store(&s->t->reserved, 1);
+		s->reserving = false;
+	} else {
+		raise_mark(p, s, s->position);
+		atomic_fetch_add(&s->t->extended, s->taken);
+	}
+	s->position = 0;
+	if (s->h != NULL)
+		s->paid = hold_covers(s->h);
+}
+
+/* True if something was done. */
+static bool
+step(struct player *p, struct stream *s, uint64_t durable, bool ending)
+{
+	uint32_t tokens;
+
+	if (s->h != NULL && s->mark != 0 && s->mark <= durable) {
+		raise_mark(p, s, s->mark);
+		s->mark = 0;
+	}
+	if (s->h == NULL)
+		return !ending && begin(p, s);
+	if (s->position > durable)
+		return false;
+	if (s->position != 0) {
+		acknowledged(p, s);
+		return true;
+	}
+	switch (ending ? 0 : storm_draw(&p->rng, 8)) {
+	case 0:
+		settle(p, s);
+		return s->closing;
+	case 1:
+		extend(p, s);
+		break;
+	case 2:
+		if (s->mark == 0)
+			mark(p, s);
+		break;
+	default:
+		tokens = METER_TOKENS(atomic_load(&s->h->meter)) + 1 + storm_draw(&p->rng, 8);
+		meter(s, tokens < s->paid ? tokens : s->paid);
+		break;
+	}
+	return true;
+}
+
+int
+player_worker(struct heritage *h, uint32_t proc, uint64_t seed)
+{
+	struct stream stream[STREAMS] = {0};
+	struct player p;
+
+	if (!player_start(&p, h, proc, seed))
+		return 1;
+	for (;;) {
+		bool ending = atomic_load(&told->quiesce) != 0, busy = false, did = false;
+		/* One look for all: what is durable by it is read before it is acked. */
+		uint64_t durable = ring_durable(p.ring);
+
+		for (int i = 0; i < STREAMS; i++) {
+			did |= step(&p, &stream[i], durable, ending);
+			busy |= stream[i].h != NULL;
+		}
+		ring_ack(p.ring, durable);
+		if (atomic_load(&told->failed))
+			return 1;
+		if (ending && !busy)
+			return 0;
+		if (!did) {
+			player_wake_keeper(&p, ending || storm_draw(&p.rng, 4) == 0);
+			player_rest(&p, durable);
+		}
+	}
+}
