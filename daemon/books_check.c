@@ -358,8 +358,12 @@ check_revoke(const struct books *b, const struct journal_record *r, struct books
 
 	if (key == JOURNAL_NONE)
 		answer(v, RING_UNKNOWN);
+	else if (r->account != JOURNAL_NONE && r->account != books_key(b, key)->account)
+		contradicts(v, "the key is another account's");
 	else if ((books_key(b, key)->flags & KEY_REVOKED) != 0)
 		answer(v, RING_REPEATED);
+	else
+		v->value = books_key(b, key)->account;
 }
 
 static void

@@ -293,7 +293,7 @@ take(struct keeper *k, uint32_t proc, struct journal_record *r, const void *payl
 		v.status = RING_NOSPACE;
 	}
 	if (v.store) {
-		if (r->type == JOURNAL_ACCOUNT)
+		if (r->type == JOURNAL_ACCOUNT || r->type == JOURNAL_KEY_REVOKE)
 			r->account = (uint32_t)v.value;
 		keeper_append(k, r, payload);
 		if (r->type != JOURNAL_KEY && r->type != JOURNAL_KEY_REVOKE)

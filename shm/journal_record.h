@@ -44,7 +44,8 @@ enum journal_type {
 	JOURNAL_ACCOUNT = 8,
 	/* A key was made.  payload: struct journal_key. */
 	JOURNAL_KEY = 9,
-	/* A key was revoked.  extra: the key's id. */
+	/* A key was revoked.  extra: the key's id.  account is JOURNAL_NONE on the way in; the
+	 * keeper gives the key's. */
 	JOURNAL_KEY_REVOKE = 10,
 	/* A price came into use (written by the keeper).  price: its id; payload: struct
 	 * journal_price. */

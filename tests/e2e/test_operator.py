@@ -415,7 +415,9 @@ class Journal(Operator):
         kinds = [r["type"] for r in rows]
         self.assertEqual([k for k in kinds if k != "mark"],
                          ["account", "topup", "key", "reserve", "settle", "adjust", "account_set",
-                          "key", "account_set"])
+                          "key", "key_revoke", "account_set"])
+        revoked = rows[-2]
+        self.assertEqual(revoked["key_id"], [r for r in rows if r["type"] == "key"][1]["key_id"])
         by = {r["type"]: r for r in reversed(rows)}
         self.assertEqual((by["topup"]["amount"], by["topup"]["ref"]), (9, "initial"))
         self.assertEqual((by["settle"]["outcome"], by["settle"]["amount"]), ("stop", end["cost"]))

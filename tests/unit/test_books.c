@@ -317,6 +317,9 @@ accounts_and_keys(void **state)
 	turned_away(rec, RING_EXISTS);
 	key = books_key(b, books_key_find(b, 42));
 	assert_memory_equal(books_key_label(b, key), "laptop", 6);
+	rec = rec_revoke(42);
+	rec.r.account = 1; /* another's */
+	turned_away(rec, RING_REFUSED);
 	stored(rec_revoke(42));
 	assert_int_equal(key->flags, KEY_REVOKED);
 	turned_away(rec_revoke(42), RING_REPEATED);
