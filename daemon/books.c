@@ -166,6 +166,12 @@ COUNTER(books_keys, keys)
 COUNTER(books_refs, refs)
 COUNTER(books_prices, prices)
 
+uint32_t
+books_frozen(const struct books *b)
+{
+	return b->frozen;
+}
+
 const char *
 books_account_id(const struct books *b, uint32_t number, size_t *len)
 {
@@ -336,6 +342,7 @@ books_load_account(struct books *b, uint32_t number, const struct books_account 
 	a->id_at = text_add(b, id, id_len);
 	a->id_len = (uint8_t)id_len;
 	a->changed = false;
+	b->frozen += (a->flags & ACCOUNT_FROZEN) != 0;
 	b->accounts.count++;
 	lookup_add(&b->by_id, hash_bytes(id, id_len), number);
 	return 0;

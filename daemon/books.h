@@ -133,6 +133,7 @@ void books_end_record(const struct books *, uint32_t slot, uint64_t op, uint64_t
 
 /* Looking at them.  Numbers, slots, indices and ids beyond the end give NULL. */
 uint32_t books_accounts(const struct books *);
+uint32_t books_frozen(const struct books *); /* how many of them are frozen */
 const struct books_account *books_account(const struct books *, uint32_t number);
 const char *books_account_id(const struct books *, uint32_t number, size_t *len);
 /* The number of that id, or JOURNAL_NONE. */

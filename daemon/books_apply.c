@@ -213,8 +213,10 @@ apply_account_set(struct books *b, const struct journal_record *r, const void *p
 		a->concurrent_streams = set.concurrent_streams;
 	if (set.what & JOURNAL_SET_CLOSED)
 		a->flags |= ACCOUNT_CLOSED;
-	if (set.what & JOURNAL_SET_UNFROZEN)
+	if ((set.what & JOURNAL_SET_UNFROZEN) && (a->flags & ACCOUNT_FROZEN)) {
 		a->flags &= (uint8_t)~ACCOUNT_FROZEN;
+		b->frozen--;
+	}
 	return 0;
 }
 
@@ -225,6 +227,7 @@ apply_freeze(struct books *b, const struct journal_record *r)
 
 	if (a == NULL)
 		return -1;
+	b->frozen += (a->flags & ACCOUNT_FROZEN) == 0;
 	a->flags |= ACCOUNT_FROZEN;
 	return 0;
 }

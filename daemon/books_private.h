@@ -22,6 +22,7 @@ struct books {
 	struct lookup by_id, by_key_id, by_key_hash, by_ref;
 	struct table changed_accounts, changed_slots, changed_keys; /* uint32_t */
 	uint32_t refs_from, prices_from;
+	uint32_t frozen; /* accounts */
 };
 
 /* Room for more rows at a table's end; not counted yet. */

@@ -179,6 +179,7 @@ publish(struct keeper *k)
 	atomic_store_explicit(&k->region->h->journal_seq, journal_last(k->journal),
 	    memory_order_release);
 	atomic_store_explicit(&k->region->h->journal_ok, 1, memory_order_relaxed);
+	metrics_accounts_frozen(books_frozen(k->books));
 	k->count = 0;
 	publish_rings(k, false);
 	FAULT("keeper.published");
@@ -227,6 +228,7 @@ distrust(struct keeper *k, uint32_t proc, const struct books_verdict *v,
 	const char *id = "none";
 	size_t len = 4;
 
+	metrics_refused(r->type < JOURNAL_TYPES ? r->type : REFUSED_UNKNOWN);
 	if (v->freeze != JOURNAL_NONE) {
 		freeze(k, v->freeze, v->contradicts);
 		id = books_account_id(k->books, v->freeze, &len);
@@ -241,26 +243,41 @@ distrust(struct keeper *k, uint32_t proc, const struct books_verdict *v,
 static bool
 has_room(struct keeper *k, uint8_t type)
 {
-	if (type == JOURNAL_ACCOUNT)
-		return region_grow_accounts(k->region, books_accounts(k->books) + 1) == 0;
-	if (type == JOURNAL_KEY)
-		return region_grow_keys(k->region, books_keys(k->books) + 1) == 0;
-	return true;
+	bool keys = type == JOURNAL_KEY;
+
+	if (type != JOURNAL_ACCOUNT && !keys)
+		return true;
+	if ((keys ? region_grow_keys(k->region, books_keys(k->books) + 1)
+		  : region_grow_accounts(k->region, books_accounts(k->books) + 1)) == 0)
+		return true;
+	metrics_table_full(keys ? TABLE_KEYS : TABLE_ACCOUNTS);
+	return false;
 }
 
 /*
  * The end of a hold was refused: end it ourselves at its last mark.  Left open, its slot would
- * contradict whatever its next owner does.
+ * contradict whatever its next owner does.  The same if the reaper names no next operation of the
+ * slot: its state was written over.  Then the reaper goes on from ours.
  */
 static void
-end_refused(struct keeper *k, const struct journal_record *r, struct keeper_pending *p)
+end_refused(struct keeper *k, const struct books_input *in, bool next, struct keeper_pending *p)
 {
+	const struct journal_record *r = in->record;
 	const struct books_hold *h = books_hold(k->books, r->slot);
 	struct journal_record end;
 
 	if ((r->type != JOURNAL_SETTLE && r->type != JOURNAL_VOID) || h == NULL || !h->open)
 		return;
-	books_end_record(k->books, r->slot, r->op, keeper_realtime_us(), &end);
+	if (!next) {
+		/* Relaxed: the reaper is the master's, and its record came after this was set. */
+		if (r->slot < in->slot_first || r->slot - in->slot_first >= in->slot_count ||
+		    atomic_load_explicit(&region_proc(k->region, r->proc)->reaping,
+			memory_order_relaxed) == 0)
+			return;
+		p->slot = r->slot;
+		p->op = (h->op > h->answered_op ? h->op : h->answered_op) + 1;
+	}
+	books_end_record(k->books, r->slot, p->op, keeper_realtime_us(), &end);
 	end.proc = PROC_KEEPER;
 	p->account = end.account;
 	keeper_append(k, &end, NULL);
@@ -304,8 +321,7 @@ take(struct keeper *k, uint32_t proc, struct journal_record *r, const void *payl
 			    : (int64_t)books_key_find(k->books, (uint64_t)r->extra);
 	} else if (v.contradicts != NULL) {
 		distrust(k, proc, &v, r);
-		if (next)
-			end_refused(k, r, p);
+		end_refused(k, &in, next, p);
 	}
 	if (!v.store && next)
 		books_answer(k->books, r->slot, r->op, r->type, v.status, v.value);
@@ -315,18 +331,44 @@ take(struct keeper *k, uint32_t proc, struct journal_record *r, const void *payl
 	*value = v.value;
 }
 
-/* Is the ring still what it was made as?  Its owner can write all over it. */
-static bool
-ring_sound(struct keeper *k, uint32_t proc, const struct ring *ring)
+/*
+ * The owner of a forged ring is dead, and the reaper only looks until all is durable: make it a
+ * ring again that holds nothing but what was taken.  What else was published is as if its owner
+ * had been killed before the push; nothing of it was acknowledged.  (Between two batches what was
+ * taken is what is committed.)
+ */
+static void
+mend_ring(struct keeper *k, uint32_t proc, struct ring *ring)
 {
 	const struct region_dims *d = &k->region->h->dims;
 
+	ring_mend(ring, d->ring_records, d->ring_arena, k->rings.position[proc]);
+	k->distrusted[proc] = false;
+	k->looked[proc] = k->rings.position[proc];
+	log_warnx("the ring of process %u is mended", proc);
+	wake(k->region, PROC_MASTER, k->heritage->wake_fd[PROC_MASTER]);
+}
+
+/* Is the ring still what it was made as?  Its owner can write all over it. */
+static bool
+ring_sound(struct keeper *k, uint32_t proc, struct ring *ring)
+{
+	const struct region_dims *d = &k->region->h->dims;
+	/* Acquire: the master set it after waitpid, so the ring's owner writes no more. */
+	bool reaping = atomic_load_explicit(&region_proc(k->region, proc)->reaping,
+	    memory_order_acquire) != 0;
+
+	if (!k->distrusted[proc] &&
+	    !ring_wrong(ring, d->ring_records, d->ring_arena, k->rings.position[proc]))
+		return true;
+	if (reaping) {
+		mend_ring(k, proc, ring);
+		return true;
+	}
 	if (k->distrusted[proc])
 		return false;
-	if (ring->records == d->ring_records && ring->arena_len == d->ring_arena &&
-	    ring_head(ring) - k->rings.position[proc] <= d->ring_records)
-		return true;
 	log_warnx("the ring of process %u is forged", proc);
+	metrics_refused(REFUSED_RING);
 	k->distrusted[proc] = true;
 	mark_bad(k, proc);
 	return false;
@@ -370,7 +412,11 @@ ring_due(struct keeper *k, uint32_t proc)
 	uint64_t head = ring_head(ring), from = k->rings.position[proc];
 	const struct region_dims *d = &k->region->h->dims;
 
-	if (k->distrusted[proc] || head == from)
+	/* It may have to be mended: whoever reaps its owner waits for that. */
+	if (k->distrusted[proc])
+		return atomic_load_explicit(&region_proc(k->region, proc)->reaping,
+		    memory_order_relaxed) != 0;
+	if (head == from)
 		return false;
 	/* Not too many at once, and nothing that needs a closer look (it may be forged). */
 	if (head - from >= d->ring_records / 4 || ring->records != d->ring_records)

@@ -102,8 +102,18 @@ outcome_text(const struct config *c, uint32_t i)
 	}
 NAMES(token_text, 3, [TOKENS_PROMPT] = "prompt", [TOKENS_CACHED] = "cached",
     [TOKENS_COMPLETION] = "completion")
-NAMES(reserve_text, 5, [RESERVE_OK] = "ok", [RESERVE_SHORT] = "short", [RESERVE_FULL] = "full",
-    [RESERVE_BUSY] = "busy", [RESERVE_CLOSED] = "closed")
+NAMES(reserve_text, RESERVE_KINDS, [RESERVE_OK] = "ok", [RESERVE_SHORT] = "short",
+    [RESERVE_FULL] = "full", [RESERVE_BUSY] = "busy", [RESERVE_UNAVAILABLE] = "unavailable",
+    [RESERVE_CLOSED] = "closed", [RESERVE_MEMORY] = "memory")
+NAMES(table_text, TABLE_KINDS, [TABLE_ACCOUNTS] = "accounts", [TABLE_KEYS] = "keys")
+NAMES(connection_text, CONNECTION_KINDS, [CONNECTION_DESCRIPTORS] = "descriptors",
+    [CONNECTION_MEMORY] = "memory")
+NAMES(refused_text, JOURNAL_TYPES + 1, [REFUSED_UNKNOWN] = "unknown",
+    [JOURNAL_RESERVE] = "reserve", [JOURNAL_EXTEND] = "extend", [JOURNAL_MARK] = "mark",
+    [JOURNAL_SETTLE] = "settle", [JOURNAL_VOID] = "void", [JOURNAL_TOPUP] = "topup",
+    [JOURNAL_ADJUST] = "adjust", [JOURNAL_ACCOUNT] = "account", [JOURNAL_KEY] = "key",
+    [JOURNAL_KEY_REVOKE] = "key_revoke", [JOURNAL_PRICE] = "price", [JOURNAL_SYNC] = "sync",
+    [JOURNAL_ACCOUNT_SET] = "account_set", [JOURNAL_FREEZE] = "freeze", [REFUSED_RING] = "ring")
 NAMES(error_text, UPSTREAM_KINDS, [UPSTREAM_CONNECT] = "connect", [UPSTREAM_TIMEOUT] = "timeout",
     [UPSTREAM_STATUS] = "status", [UPSTREAM_PROTOCOL] = "protocol",
     [UPSTREAM_MIDSTREAM] = "midstream")
@@ -131,7 +141,12 @@ static const struct metrics_label l_code = {"code", CODES, code_text, NO_REST};
 static const struct metrics_label l_model = {"model", MODELS, model_text, CONFIG_MODELS_MAX};
 static const struct metrics_label l_outcome = {"outcome", OUTCOME_MAX, outcome_text, OUTCOME_NONE};
 static const struct metrics_label l_token = {"kind", 3, token_text, NO_REST};
-static const struct metrics_label l_reserve = {"result", 5, reserve_text, NO_REST};
+static const struct metrics_label l_reserve = {"result", RESERVE_KINDS, reserve_text, NO_REST};
+static const struct metrics_label l_table = {"table", TABLE_KINDS, table_text, NO_REST};
+static const struct metrics_label l_connection = {
+    "reason", CONNECTION_KINDS, connection_text, NO_REST};
+static const struct metrics_label l_refused = {
+    "type", JOURNAL_TYPES + 1, refused_text, REFUSED_UNKNOWN};
 static const struct metrics_label l_provider = {
     "provider", PROVIDERS, provider_text, CONFIG_PROVIDERS_MAX};
 static const struct metrics_label l_error = {"kind", UPSTREAM_KINDS, error_text, NO_REST};
@@ -172,7 +187,7 @@ enum {
 	W_CHARGED = W_TOKENS + MODELS * 3,
 	W_UNCOLLECTED = W_CHARGED + MODELS,
 	W_RESERVE = W_UNCOLLECTED + 1,
-	W_FIRST_TOKEN = W_RESERVE + 5,
+	W_FIRST_TOKEN = W_RESERVE + RESERVE_KINDS,
 	W_OVERHEAD = W_FIRST_TOKEN + MODELS * (FIRST_TOKEN_BUCKETS + 2),
 	W_DURATION = W_OVERHEAD + OVERHEAD_BUCKETS + 2,
 	W_ERRORS = W_DURATION + DURATION_BUCKETS + 2,
@@ -183,7 +198,11 @@ enum {
 	W_COMMIT = W_DRIFT + DRIFT_BUCKETS + 2,
 	W_BATCH = W_COMMIT + COMMIT_BUCKETS + 2,
 	W_RESTARTS = W_BATCH + BATCH_BUCKETS + 2,
-	W_END = W_RESTARTS + 1,
+	W_TABLE_FULL = W_RESTARTS + 1,
+	W_CONNECTIONS = W_TABLE_FULL + TABLE_KINDS,
+	W_REFUSED = W_CONNECTIONS + CONNECTION_KINDS,
+	W_FROZEN = W_REFUSED + JOURNAL_TYPES + 1,
+	W_END = W_FROZEN + 1,
 };
 _Static_assert(W_END <= METRICS_WORDS, "the counters' words do not hold all metrics");
 const uint32_t metrics_words_used = W_END;
@@ -246,6 +265,23 @@ const struct metrics_family metrics_families[M_FAMILIES] = {
         .base = W_NONE},
     [M_ACCOUNTS] = {"tolld_accounts", "Accounts.", GAUGE, UNIT_ONE, .base = W_NONE},
     [M_KEYS] = {"tolld_keys", "API keys, revoked ones included.", GAUGE, UNIT_ONE, .base = W_NONE},
+    [M_ACCOUNTS_LIMIT] = {"tolld_accounts_limit", "Accounts that the table holds (max_accounts).",
+        GAUGE, UNIT_ONE, .base = W_NONE},
+    [M_KEYS_LIMIT] = {"tolld_keys_limit", "API keys that the table holds.", GAUGE, UNIT_ONE,
+        .base = W_NONE},
+    [M_HOLDS_LIMIT] = {"tolld_worker_holds_limit", "Holds that one worker can have open.", GAUGE,
+        UNIT_ONE, .base = W_NONE},
+    [M_TABLE_FULL] = {"tolld_table_full_total", "Accounts or keys refused for want of room.",
+        COUNTER, UNIT_ONE, {&l_table}, .base = W_TABLE_FULL},
+    [M_CONNECTIONS] = {"tolld_connections_refused_total",
+        "Connections refused by a worker, by what it had run out of.", COUNTER, UNIT_ONE,
+        {&l_connection}, .base = W_CONNECTIONS},
+    [M_REFUSED] = {"tolld_records_refused_total",
+        "Records that no correct process sends, by type; their sender is killed.", COUNTER,
+        UNIT_ONE, {&l_refused}, .base = W_REFUSED, .sparse = true},
+    [M_ACCOUNTS_FROZEN] = {"tolld_accounts_frozen",
+        "Accounts whose books were contradicted and that an operator has to unfreeze.", GAUGE,
+        UNIT_ONE, .base = W_FROZEN},
     [M_BUILD_INFO] = {"tolld_build_info", "Always 1; the version is the label.", GAUGE, UNIT_ONE,
         {&l_version}, .base = W_NONE},
 };
@@ -337,6 +373,31 @@ void
 metrics_reserve(enum reserve_kind kind)
 {
 	add(series(M_RESERVE, kind, 0), 1);
+}
+
+void
+metrics_table_full(enum table_kind kind)
+{
+	add(series(M_TABLE_FULL, kind, 0), 1);
+}
+
+void
+metrics_connection_refused(enum connection_kind kind)
+{
+	add(series(M_CONNECTIONS, kind, 0), 1);
+}
+
+void
+metrics_refused(unsigned type)
+{
+	add(series(M_REFUSED, type <= JOURNAL_TYPES ? type : REFUSED_UNKNOWN, 0), 1);
+}
+
+void
+metrics_accounts_frozen(uint32_t accounts)
+{
+	/* Relaxed: a report. */
+	atomic_store_explicit(&words[W_FROZEN], accounts, memory_order_relaxed);
 }
 
 void

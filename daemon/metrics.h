@@ -12,6 +12,7 @@
 
 #include "daemon/buf.h"
 #include "daemon/config.h"
+#include "shm/journal_record.h"
 #include "shm/region.h"
 
 enum route_id {
@@ -33,7 +34,23 @@ enum route_id {
 };
 
 enum token_kind { TOKENS_PROMPT, TOKENS_CACHED, TOKENS_COMPLETION };
-enum reserve_kind { RESERVE_OK, RESERVE_SHORT, RESERVE_FULL, RESERVE_BUSY, RESERVE_CLOSED };
+enum reserve_kind {
+	RESERVE_OK,
+	RESERVE_SHORT,       /* of credit */
+	RESERVE_FULL,        /* no free hold slot in this worker */
+	RESERVE_BUSY,        /* the worker's ring is full: the journal is behind */
+	RESERVE_UNAVAILABLE, /* the journal cannot be written */
+	RESERVE_CLOSED,      /* or frozen */
+	RESERVE_MEMORY,      /* none left */
+	RESERVE_KINDS
+};
+/* Tables of the shared memory that had no room for one more. */
+enum table_kind { TABLE_ACCOUNTS, TABLE_KEYS, TABLE_KINDS };
+/* Why a connection was refused. */
+enum connection_kind { CONNECTION_DESCRIPTORS, CONNECTION_MEMORY, CONNECTION_KINDS };
+/* metrics_refused: of no type that there is, and the ring itself; else enum journal_type. */
+#define REFUSED_UNKNOWN 0
+#define REFUSED_RING JOURNAL_TYPES
 enum upstream_kind {
 	UPSTREAM_CONNECT,
 	UPSTREAM_TIMEOUT,
@@ -59,6 +76,10 @@ void metrics_overhead(uint64_t us);
 void metrics_upstream(unsigned provider, uint64_t chunks, uint64_t bytes);
 void metrics_upstream_error(unsigned provider, enum upstream_kind);
 void metrics_defect(unsigned provider, enum defect_kind);
+void metrics_table_full(enum table_kind);         /* keeper */
+void metrics_connection_refused(enum connection_kind);
+void metrics_refused(unsigned type);              /* keeper: a forged record or ring */
+void metrics_accounts_frozen(uint32_t accounts);  /* keeper: how many there are now */
 /* Our count / the provider's. */
 void metrics_drift(uint32_t ours, uint32_t theirs);
 void metrics_commit(uint64_t us, uint64_t records); /* keeper */

@@ -77,6 +77,16 @@ gauge(const struct region *r, enum metrics_family_id id, uint32_t i)
 		return (int64_t)atomic_load_explicit(&h->accounts, memory_order_relaxed);
 	case M_KEYS:
 		return (int64_t)atomic_load_explicit(&h->keys, memory_order_relaxed);
+	case M_ACCOUNTS_LIMIT:
+		return h->dims.max_accounts;
+	case M_KEYS_LIMIT:
+		return h->dims.max_keys;
+	case M_HOLDS_LIMIT:
+		return h->holds_per_proc;
+	case M_ACCOUNTS_FROZEN:
+		return (int64_t)atomic_load_explicit(
+		    &region_counters(r, PROC_KEEPER)[metrics_families[id].base],
+		    memory_order_relaxed);
 	case M_BUILD_INFO:
 		return 1;
 	default:

@@ -42,6 +42,13 @@ enum metrics_family_id {
 	M_HOLDS_OPEN,
 	M_ACCOUNTS,
 	M_KEYS,
+	M_ACCOUNTS_LIMIT,
+	M_KEYS_LIMIT,
+	M_HOLDS_LIMIT,
+	M_TABLE_FULL,
+	M_CONNECTIONS,
+	M_REFUSED,
+	M_ACCOUNTS_FROZEN,
 	M_BUILD_INFO,
 	M_FAMILIES
 };
@@ -72,7 +79,7 @@ struct metrics_family {
 	const struct metrics_label *label[2]; /* NULL: none */
 	const struct metrics_buckets *buckets;
 	bool sparse;   /* series that are zero are left out */
-	uint32_t base; /* first word; gauges have none */
+	uint32_t base; /* first word; gauges have none, but for one that the keeper sets */
 };
 
 /* The statuses that the contract knows; any other is "other". */

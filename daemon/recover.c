@@ -17,6 +17,7 @@
 
 #include "daemon/keeper.h"
 #include "daemon/log.h"
+#include "daemon/metrics.h"
 #include "shm/account.h"
 #include "shm/fault.h"
 #include "shm/ledger.h"
@@ -117,8 +118,8 @@ close_holds(struct keeper *k)
 	return 0;
 }
 
-/* The prices of the config's models, journaled where they are new. */
-static void
+/* The prices of the config's models, journaled where they are new; -1: there are too many. */
+static int
 register_prices(struct keeper *k)
 {
 	const struct config *config = k->heritage->config;
@@ -131,6 +132,13 @@ register_prices(struct keeper *k)
 		if (len > UINT16_MAX)
 			len = UINT16_MAX;
 		id = books_price_find(k->books, m->name, len, &m->price);
+		/* Before it is in the journal, where it would be for ever. */
+		if (id == JOURNAL_NONE && books_prices(k->books) >= PRICE_MAX) {
+			log_warnx("the journal has %d prices, the most there can be: model %s "
+			    "cannot have a new one", PRICE_MAX, m->name);
+			errno = 0;
+			return -1;
+		}
 		if (id == JOURNAL_NONE) {
 			struct journal_price head = {.prompt = m->price.prompt,
 			    .cached = m->price.cached, .completion = m->price.completion,
@@ -153,6 +161,7 @@ register_prices(struct keeper *k)
 		atomic_store_explicit(region_model_price(k->region, (uint32_t)i), id,
 		    memory_order_relaxed);
 	}
+	return 0;
 }
 
 static int
@@ -244,8 +253,13 @@ resume_ring(struct keeper *k, uint32_t proc)
 {
 	struct ring *ring = region_ring(k->region, proc);
 	uint64_t position = ring_durable(ring);
+	const struct region_dims *d = &k->region->h->dims;
 	const struct ring_entry *e;
 	bool sync = false;
+
+	/* Its entries cannot be found; the first batch says so. */
+	if (ring->records != d->ring_records)
+		return 0;
 
 	while (position < k->rings.position[proc] && (e = ring_peek(ring, ++position)) != NULL) {
 		const struct journal_record *r = &e->record;
@@ -274,9 +288,8 @@ resume(struct keeper *k)
 {
 	struct region_header *h = k->region->h;
 
-	register_prices(k);
 	/* Always a commit, be it of nothing: it shows that the disk takes one. */
-	if (keeper_commit(k) < 0)
+	if (register_prices(k) < 0 || keeper_commit(k) < 0)
 		return -1;
 	FAULT("recover.committed");
 	if (show_tables(k) < 0)
@@ -297,9 +310,8 @@ fill(struct keeper *k)
 	if (close_holds(k) < 0)
 		return -1;
 	FAULT("recover.closing");
-	register_prices(k);
 	/* All of it durable, and the epoch with it, before anyone may take a hold. */
-	if (keeper_commit(k) < 0 || show_tables(k) < 0)
+	if (register_prices(k) < 0 || keeper_commit(k) < 0 || show_tables(k) < 0)
 		return -1;
 	FAULT("recover.closed");
 	for (uint32_t slot = 0;
@@ -316,6 +328,7 @@ recover_region(struct keeper *k)
 	bool filled = atomic_load_explicit(&h->filled, memory_order_acquire) != 0;
 
 	k->rings = *journal_rings(k->journal);
+	metrics_accounts_frozen(books_frozen(k->books));
 	errno = 0;
 	if (check_rings(k, filled) < 0 || (filled ? resume(k) : fill(k)) < 0)
 		return -1;

@@ -121,6 +121,7 @@ journal(struct stream *st)
 	    ledger_settle(st->w->ledger, st->hold, &st->settlement, rest.p, rest.len, &position) !=
 		LEDGER_OK) {
 		settle_later(st);
+		durable_hurry(st->w->durable);
 		return;
 	}
 	st->saved = st->text.len;

@@ -20,11 +20,20 @@
 #include "shm/ring.h"
 #include "shm/word.h"
 
+/* What we know of our holds, in our own memory: a stray write into a slot is noticed by it. */
+struct kept {
+	int64_t held; /* debited for it, or to be given when its last record is durable */
+	struct price price;
+	uint32_t account, price_id, prompt;
+};
+
 struct ledger {
 	struct region *region;
 	struct ring *ring;
 	uint32_t proc;
 	uint32_t generation;
+	uint32_t first; /* slot */
+	struct kept *kept; /* by slot, less `first` */
 	uint32_t free_count;
 	uint32_t free[]; /* slots; the last freed is taken first, its lines are warm */
 };
@@ -46,6 +55,12 @@ ledger_new(struct region *region, uint32_t proc)
 
 	if (l == NULL)
 		return NULL;
+	l->first = first;
+	l->kept = calloc(per_proc, sizeof l->kept[0]);
+	if (l->kept == NULL) {
+		free(l);
+		return NULL;
+	}
 	l->region = region;
 	l->ring = region_ring(region, proc);
 	l->proc = proc;
@@ -66,6 +81,8 @@ ledger_new(struct region *region, uint32_t proc)
 void
 ledger_free(struct ledger *l)
 {
+	if (l != NULL)
+		free(l->kept);
 	free(l);
 }
 
@@ -237,6 +254,49 @@ push(struct ledger *l, const struct hold *h, enum journal_type type, const void 
 	return position;
 }
 
+static struct kept *
+kept(const struct ledger *l, const struct hold *h)
+{
+	return &l->kept[hold_slot(l->region, h) - l->first];
+}
+
+/* Does a held hold still say what we wrote? */
+static bool
+intact(const struct ledger *l, const struct hold *h)
+{
+	const struct kept *k = kept(l, h);
+
+	return h->amount == k->held && h->account == k->account && h->price_id == k->price_id &&
+	    h->prompt == k->prompt && h->price.prompt == k->price.prompt &&
+	    h->price.cached == k->price.cached && h->price.completion == k->price.completion;
+}
+
+/*
+ * Somebody wrote over a hold.  What we know it to be is put back, so that neither we nor the reaper
+ * give back what was never taken; and the keeper is sent an extend by nothing, which no correct
+ * process sends: it freezes the account and has us killed.  False: the ring is full.
+ */
+static bool
+put_right(struct ledger *l, struct hold *h)
+{
+	const struct kept *k = kept(l, h);
+
+	if (intact(l, h))
+		return true;
+	if (!ring_room(l->ring, 0))
+		return false;
+	h->take = 0; /* as in take_more */
+	atomic_signal_fence(memory_order_seq_cst);
+	h->base = h->amount = k->held;
+	h->account = k->account;
+	h->price_id = k->price_id;
+	h->prompt = k->prompt;
+	h->price = k->price;
+	hold_move(h, hold_seq(h) + 1, HOLD_HELD);
+	(void)push(l, h, JOURNAL_EXTEND, NULL, 0);
+	return true;
+}
+
 /* Is the account under a flag that forbids this?  Acquire: with the books that set it. */
 static bool
 barred(const struct account *a, uint32_t by)
@@ -310,6 +370,8 @@ ledger_reserve(struct ledger *l, const struct hold_terms *t, const void *payload
 	FAULT("reserve.debited");
 	hold_move(h, seq, HOLD_HELD);
 	FAULT("reserve.held");
+	*kept(l, h) = (struct kept){.held = h->amount, .price = t->price,
+	    .account = t->account->number, .price_id = t->price_id, .prompt = t->prompt};
 	l->free_count--;
 	*position = push(l, h, JOURNAL_RESERVE, payload, payload_len);
 	FAULT("reserve.pushed");
@@ -373,6 +435,7 @@ take_more(struct ledger *l, struct hold *h, uint32_t tokens, int64_t amount)
 	FAULT("extend.debited");
 	h->amount = h->base + h->take;
 	hold_move(h, seq, HOLD_HELD);
+	kept(l, h)->held = h->amount;
 	FAULT("extend.held");
 }
 
@@ -382,6 +445,8 @@ ledger_extend(struct ledger *l, struct hold *h, uint32_t tokens, const void *pay
 {
 	assert(hold_state(h) == HOLD_HELD);
 	*position = 0;
+	if (!put_right(l, h))
+		return LEDGER_BUSY;
 	if (tokens <= hold_covers(h))
 		return LEDGER_OK;
 	if (barred(account_at(l->region, h->account), ACCOUNT_FROZEN))
@@ -401,6 +466,8 @@ ledger_overdraw(struct ledger *l, struct hold *h, int64_t amount, uint64_t *posi
 {
 	assert(hold_state(h) == HOLD_HELD);
 	*position = 0;
+	if (!put_right(l, h))
+		return LEDGER_BUSY;
 	if (amount <= h->amount || barred(account_at(l->region, h->account), ACCOUNT_FROZEN))
 		return LEDGER_OK;
 	if (!ring_room(l->ring, 0))
@@ -418,7 +485,7 @@ ledger_mark(struct ledger *l, struct hold *h, const void *payload, size_t payloa
     uint64_t *position)
 {
 	assert(hold_state(h) == HOLD_HELD);
-	if (!ring_room(l->ring, payload_len))
+	if (!put_right(l, h) || !ring_room(l->ring, payload_len))
 		return LEDGER_BUSY;
 	*position = push(l, h, JOURNAL_MARK, payload, payload_len);
 	FAULT("mark.pushed");
@@ -430,9 +497,15 @@ ledger_settle(struct ledger *l, struct hold *h, const struct settlement *s, cons
     size_t payload_len, uint64_t *position)
 {
 	assert(hold_state(h) == HOLD_HELD);
-	assert(s->charge >= 0 && s->charge <= h->amount && !(s->voided && s->charge != 0));
+	if (!intact(l, h)) {
+		/* The charge was worked out by what was forged: once more, please. */
+		(void)put_right(l, h);
+		return LEDGER_BUSY;
+	}
 	if (!ring_room(l->ring, payload_len))
 		return LEDGER_BUSY;
+	assert(s->charge >= 0 && s->charge <= h->amount && !(s->voided && s->charge != 0));
+	kept(l, h)->held = h->amount - s->charge;
 	/* HELD: a reaper looks at none of these. */
 	h->actual = s->charge;
 	h->uncollected = s->uncollected;
@@ -463,6 +536,7 @@ credit(struct ledger *l, struct account *a, enum journal_type type, int64_t amou
 	atomic_store_explicit(&h->meter, 0, memory_order_relaxed);
 	h->amount = h->base = h->actual = h->uncollected = 0;
 	h->take = amount;
+	*kept(l, h) = (struct kept){.held = amount, .account = a->number};
 	h->account = a->number;
 	h->price_id = JOURNAL_NONE;
 	h->prompt = 0;
@@ -495,17 +569,16 @@ ledger_account_set(struct ledger *l, struct account *a, int64_t change, const vo
 enum ring_status
 ledger_close(struct ledger *l, struct hold *h, uint64_t position, int64_t *value)
 {
-	struct account *a = account_at(l->region, h->account);
+	struct account *a = account_at(l->region, kept(l, h)->account);
 	uint32_t slot = hold_slot(l->region, h);
 	uint64_t seq = hold_seq(h);
 	enum ring_status status;
-	int64_t give;
+	int64_t give = kept(l, h)->held;
 
 	assert(hold_state(h) == HOLD_SETTLING || hold_state(h) == HOLD_CREDITING);
 	/* Acquire inside: the result is there. */
 	assert(ring_durable(l->ring) >= position);
 	status = ring_result(l->ring, position, value);
-	give = hold_state(h) == HOLD_SETTLING ? h->amount - h->actual : h->take;
 	/* Anything else changed nothing in the books, so nothing here. */
 	FAULT("close.durable");
 	if (status == RING_APPLIED && give != 0)

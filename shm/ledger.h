@@ -96,7 +96,11 @@ enum ledger_result {
 	LEDGER_CLOSED, /* account closed or frozen */
 };
 
-/* A process's own handle; not shared. */
+/*
+ * A process's own handle; not shared.  It knows what each of its holds is, so that a stray
+ * write into a hold is noticed before the next record of that hold: what it was is put
+ * back, and the keeper is told in a way that makes it freeze the account and have us killed.
+ */
 struct ledger;
 
 /* Take over this process slot's holds (all FREE, or the reaper has not been here). */
@@ -210,7 +214,8 @@ struct settlement {
 
 /*
  * End a hold: journal it.  When `position` is durable the caller must call ledger_close.
- * LEDGER_BUSY leaves it held.
+ * LEDGER_BUSY leaves it held: wake the keeper and try again after a wake-up, with the charge
+ * worked out anew.
  */
 enum ledger_result ledger_settle(struct ledger *, struct hold *, const struct settlement *,
     const void *payload, size_t payload_len, uint64_t *position)

@@ -153,6 +153,32 @@ push_slot(struct reap *r, uint32_t slot)
 	return true;
 }
 
+/*
+ * The keeper knows this end of the hold and did not refuse it.  Of another operation: somebody
+ * wrote over the slot, and what it holds is not known.
+ */
+static bool
+ended(const struct hold *h, uint64_t seq)
+{
+	/* Relaxed: as in journaled(). */
+	uint64_t word = atomic_load_explicit(&h->journaled, memory_order_relaxed);
+
+	return HOLD_SEQ(word) == seq && (word & 0xff) != RING_REFUSED;
+}
+
+/*
+ * A free slot whose sequence is behind what the keeper knows was written over: its next owner
+ * would be taken for a forger.
+ */
+static void
+resume_seq(struct hold *h, uint64_t word)
+{
+	uint64_t known = HOLD_SEQ(atomic_load_explicit(&h->journaled, memory_order_relaxed));
+
+	if (known >> 44 == 0 && (HOLD_SEQ(word) < known || HOLD_SEQ(word) >> 44 != 0))
+		hold_move(h, known, HOLD_FREE);
+}
+
 /* The settlement is durable: give back what it did not charge. */
 static void
 finish_slot(const struct reap *r, uint32_t slot)
@@ -164,10 +190,12 @@ finish_slot(const struct reap *r, uint32_t slot)
 	uint64_t seq = HOLD_SEQ(word);
 	int64_t give;
 
-	if (HOLD_STATE(word) != HOLD_SETTLING)
+	if (HOLD_STATE(word) != HOLD_SETTLING) {
+		resume_seq(h, word);
 		return;
+	}
 	/* Refused: the slot was forged; the account is frozen, and nothing is given. */
-	if (a != NULL && !journaled(h, seq, RING_REFUSED) &&
+	if (a != NULL && ended(h, seq) &&
 	    !__builtin_sub_overflow(h->amount, h->actual, &give) && give > 0 &&
 	    !ledger_took(a, slot, h, seq))
 		ledger_give(r->region, a, slot, seq, give);
@@ -175,6 +203,7 @@ finish_slot(const struct reap *r, uint32_t slot)
 	if (r->ended != NULL)
 		r->ended(h);
 	hold_move(h, seq, HOLD_FREE);
+	resume_seq(h, HOLD_WORD(seq, HOLD_FREE));
 }
 
 enum reap_state
@@ -182,8 +211,13 @@ reap_step(struct reap *r, int *pushed)
 {
 	struct ring *ring = region_ring(r->region, r->proc);
 	uint32_t first = hold_first(r->region, r->proc), count = r->region->h->holds_per_proc;
-	bool behind = ring_durable(ring) < ring_head(ring);
+	const struct region_dims *d = &r->region->h->dims;
+	uint64_t durable = ring_durable(ring);
+	bool behind = durable < ring_head(ring);
 
+	/* The keeper mends what the dead process wrote over: nothing is pushed before. */
+	if (r->state == REAP_DRAIN && ring_wrong(ring, d->ring_records, d->ring_arena, durable))
+		behind = true;
 	*pushed = 0;
 	if (r->state == REAP_DRAIN && !behind)
 		r->state = REAP_PUSH;

@@ -190,3 +190,24 @@ ring_publish(struct ring *ring, uint64_t position)
 	 * payloads copied before the producer is told. */
 	atomic_store_explicit(&ring->durable, position, memory_order_release);
 }
+
+bool
+ring_wrong(const struct ring *ring, uint32_t records, uint32_t arena_len, uint64_t position)
+{
+	/* Relaxed: its producer raises it to what it saw durable, never above. */
+	uint64_t acked = atomic_load_explicit(&ring->acked, memory_order_relaxed);
+
+	return ring->records != records || ring->arena_len != arena_len ||
+	    ring_head(ring) - position > records || acked > position;
+}
+
+void
+ring_mend(struct ring *ring, uint32_t records, uint32_t arena_len, uint64_t position)
+{
+	ring->records = records;
+	ring->arena_len = arena_len;
+	/* Relaxed: the producer is dead; who reaps it goes by `durable`, which comes last. */
+	atomic_store_explicit(&ring->acked, position, memory_order_relaxed);
+	atomic_store_explicit(&ring->head, position, memory_order_relaxed);
+	ring_publish(ring, position);
+}

@@ -85,6 +85,13 @@ uint64_t ring_durable(const struct ring *);
 struct ring_entry *ring_peek(struct ring *, uint64_t position);
 /* Keeper: copy an entry's payload out of the arena (it may wrap there). */
 void ring_payload(const struct ring *, const struct ring_entry *, void *out);
+/*
+ * Keeper and reaper: is the ring not what it was made as, or does it say what no producer says,
+ * all up to `position` being on disk?  Its owner can write all over it.
+ */
+bool ring_wrong(const struct ring *, uint32_t records, uint32_t arena_len, uint64_t position);
+/* Keeper, for a producer that is dead: a ring again, with nothing in it after `position`. */
+void ring_mend(struct ring *, uint32_t records, uint32_t arena_len, uint64_t position);
 /* Keeper: all up to position is on disk. */
 void ring_publish(struct ring *, uint64_t position);
 

@@ -39,6 +39,7 @@
 #include "daemon/supervise.h"
 #include "daemon/title.h"
 #include "shm/ledger.h"
+#include "shm/ring.h"
 #include "shm/wake.h"
 
 #define WORKERS 2
@@ -167,7 +168,7 @@ told(int ms)
 	return sig < 0 ? 0 : sig;
 }
 
-/* Declare all that is published durable, without writing it anywhere. */
+/* Declare all that is published durable and done, without writing it anywhere. */
 static void
 keep(struct heritage *h)
 {
@@ -175,6 +176,12 @@ keep(struct heritage *h)
 		struct ring *ring = region_ring(&h->region, p);
 		if (ring_durable(ring) == ring_head(ring))
 			continue;
+		for (uint64_t at = ring_durable(ring) + 1; at <= ring_head(ring); at++) {
+			const struct journal_record *r = &ring_peek(ring, at)->record;
+			if (r->slot != JOURNAL_NONE)
+				atomic_store(&hold_at(&h->region, r->slot)->journaled,
+				    HOLD_WORD(r->op, RING_APPLIED));
+		}
 		ring_publish(ring, ring_head(ring));
 		wake(&h->region, p, h->wake_fd[p]);
 		wake(&h->region, PROC_MASTER, h->wake_fd[PROC_MASTER]);

@@ -267,6 +267,66 @@ test_slices(void **state)
 	bench_end(b);
 }
 
+/*
+ * Somebody writes over the hold: what it was is put back before the next record, the keeper gets
+ * one to refuse, and the stream goes on until it is killed instead of waiting for ever.
+ */
+static void
+test_a_stray_write(void **state)
+{
+	(void)state;
+	for (int what = 0; what < 4; what++) {
+		struct bench *b = bench_new(&usual, 1000000000, 20, 20, 1000);
+		uint32_t was = b->hold->prompt;
+
+		switch (what) {
+		case 0:
+			b->hold->amount += 1000 * TOKEN_COST;
+			break;
+		case 1:
+			b->hold->amount = 1;
+			break;
+		case 2:
+			b->hold->price.completion = 1;
+			break;
+		default:
+			b->hold->prompt = 0;
+			break;
+		}
+		while (meter_tokens(&b->meter) < 100)
+			if (offer_word(b) == METER_WAIT)
+				publish(b);
+		assert_int_equal(b->books.refusals, 1);
+		assert_int_equal(b->hold->prompt, was);
+		assert_int_equal(b->hold->price.completion, price.completion);
+		publish(b);
+		assert_int_equal(b->hold->amount, b->books.hold[hold_slot(&b->region, b->hold)].amount);
+		b->books.refusals = 0;
+		bench_end(b);
+	}
+}
+
+/* The same at the end: nobody gets the difference. */
+static void
+test_a_stray_write_before_the_end(void **state)
+{
+	struct bench *b = bench_new(&usual, 1000000000, 20, 20, 1000);
+	struct settlement s = {.prompt = PROMPT, .completion = 1, .outcome = OUTCOME_STOP,
+	    .charge = PROMPT_COST + TOKEN_COST};
+	uint64_t position;
+
+	(void)state;
+	while (meter_tokens(&b->meter) == 0)
+		assert_int_equal(offer_word(b), METER_TAKEN);
+	publish(b);
+	b->hold->amount += 1000 * TOKEN_COST;
+	assert_int_equal(ledger_settle(b->ledger, b->hold, &s, NULL, 0, &position), LEDGER_BUSY);
+	publish(b);
+	assert_int_equal(b->books.refusals, 1);
+	b->books.refusals = 0;
+	bench_end(b);
+}
+
 static void
 test_waits_for_its_slice(void **state)
 {
@@ -521,6 +581,8 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_slices),
+	    cmocka_unit_test(test_a_stray_write),
+	    cmocka_unit_test(test_a_stray_write_before_the_end),
 	    cmocka_unit_test(test_waits_for_its_slice),
 	    cmocka_unit_test(test_marks_without_slices),
 	    cmocka_unit_test(test_extend_is_granted_in_part),

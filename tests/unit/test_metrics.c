@@ -93,7 +93,8 @@ words_are_apart(void **state)
 		const struct metrics_family *f = &metrics_families[id];
 
 		assert_non_null(f->name);
-		if (f->type == METRIC_GAUGE)
+		/* One gauge has a word: the keeper's count of frozen accounts. */
+		if (f->type == METRIC_GAUGE && id != M_ACCOUNTS_FROZEN)
 			continue;
 		for (uint32_t w = 0; w < metrics_count(f) * metrics_width(f); w++) {
 			assert_true(f->base + w < metrics_words_used);

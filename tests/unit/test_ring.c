@@ -234,6 +234,58 @@ two_threads(void **state)
 	free(ring);
 }
 
+/* Whatever was written over a dead producer's ring, its successor's records go through. */
+static void
+a_forged_ring_is_mended(void **state)
+{
+	struct journal_record r = {.type = JOURNAL_MARK};
+
+	(void)state;
+	for (int what = 0; what < 6; what++) {
+		struct ring *ring = ring_new(8, 64);
+
+		assert_int_equal(ring_push(ring, &r, "0123456789", 10), 1);
+		ring_publish(ring, 1);
+		assert_int_equal(ring_push(ring, &r, "lost", 4), 2);
+		assert_false(ring_wrong(ring, 8, 64, 1));
+		switch (what) {
+		case 0:
+			atomic_store(&ring->head, 1000);
+			break;
+		case 1:
+			atomic_store(&ring->head, 0);
+			break;
+		case 2:
+			atomic_store(&ring->acked, 2);
+			break;
+		case 3:
+			ring->records = 1u << 31;
+			break;
+		case 4:
+			ring->records = 0;
+			break;
+		default:
+			ring->arena_len = 128;
+			break;
+		}
+		assert_true(ring_wrong(ring, 8, 64, 1));
+		ring_mend(ring, 8, 64, 1);
+		assert_false(ring_wrong(ring, 8, 64, 1));
+		assert_int_equal(ring_durable(ring), 1);
+		assert_null(ring_peek(ring, 2));
+		for (uint64_t p = 2; p < 30; p++) {
+			char text[8] = "";
+
+			assert_int_equal(ring_push(ring, &r, "after", 5), p);
+			ring_payload(ring, ring_peek(ring, p), text);
+			assert_string_equal(text, "after");
+			ring_publish(ring, p);
+			ring_ack(ring, p);
+		}
+		free(ring);
+	}
+}
+
 int
 main(void)
 {
@@ -244,6 +296,7 @@ main(void)
 	    cmocka_unit_test(a_producer_killed_in_a_push_leaves_nothing),
 	    cmocka_unit_test(wraps_at_random_sizes),
 	    cmocka_unit_test(two_threads),
+	    cmocka_unit_test(a_forged_ring_is_mended),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
