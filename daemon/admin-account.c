@@ -92,7 +92,8 @@ admin_refused(struct admin_call *call, enum ring_status status)
 		return admin_error(call, "account_closed", "id", "the account is closed");
 	case RING_NOSPACE:
 		return admin_error(call, "no_space", NULL,
-		    "a table is full; see max_accounts in the configuration");
+		    "the table of accounts or keys is full (max_accounts in the configuration), or "
+		    "runtime_dir has no room left");
 	case RING_STALE:
 		return admin_error(call, "busy", "id",
 		    "the account was changed at the same time; nothing was done, try again");

@@ -189,8 +189,8 @@ call_start(struct admin_call *call, const struct proto_message *m)
 	if (call->method->needs_accounts &&
 	    atomic_load_explicit(&h->filled, memory_order_acquire) != REGION_FILLED)
 		return ADMIN_BUSY;
-	if (call->method->needs_journal &&
-	    atomic_load_explicit(&h->journal_ok, memory_order_relaxed) == 0)
+	if (call->method->needs_journal && (call->admin->stalled ||
+	    atomic_load_explicit(&h->journal_ok, memory_order_relaxed) == 0))
 		return admin_error(call, "journal_unavailable", NULL,
 		    "the journal cannot be written; see the daemon's log");
 	return call->method->fn(call, value);
@@ -425,13 +425,45 @@ admin_retry(void *arg)
 		}
 }
 
+/*
+ * The journal takes nothing: its callers are told so instead of being kept waiting.  What is in
+ * the ring may still be booked when the disk works again; the calls go on as those of clients who
+ * left.
+ */
+static void
+give_up_calls(struct admin_client *c)
+{
+	struct admin_call *call, *next;
+	struct proto_out out;
+
+	for (call = TAILQ_FIRST(&c->calls); call != NULL; call = next) {
+		next = TAILQ_NEXT(call, link);
+		if (!call->method->needs_journal)
+			continue;
+		TAILQ_REMOVE(&c->calls, call, link);
+		c->call_count--;
+		call->client = NULL;
+		proto_out_init(&out);
+		proto_put_error(&out, call->id, "journal_unavailable",
+		    "the journal cannot be written now; what was asked for may still be done "
+		    "later: look before you repeat it, or repeat it with the same ref", NULL);
+		client_send(c, &out);
+		proto_out_free(&out);
+		if (call->cancel != NULL)
+			call->cancel(call);
+	}
+}
+
 void
 admin_clients_tick(struct admin *a)
 {
 	uint64_t now = admin_monotonic_us();
 	struct admin_client *c;
 
+	a->stalled = durable_stalled_us(a->durable, now) > ADMIN_JOURNAL_SECONDS * 1000000ull;
 	TAILQ_FOREACH(c, &a->clients, link) {
+		if (a->stalled)
+			give_up_calls(c);
 		if (c->out.len > 0 && now - c->progress_us > ADMIN_STALL_SECONDS * 1000000ull)
 			c->drop = "it does not read its answers";
 		else if (client_open(c) && c->in.len > 0 &&
@@ -440,6 +472,8 @@ admin_clients_tick(struct admin *a)
 		if (c->drop != NULL)
 			event_active(c->run, EV_TIMEOUT, 0);
 	}
+	if (a->stalled)
+		admin_retry(a); /* who found no room: to be refused */
 }
 
 void

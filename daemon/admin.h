@@ -26,6 +26,7 @@
 #define ADMIN_OUT_MAX (4u << 20)       /* bytes unsent: it is dropped */
 #define ADMIN_FRAME_SECONDS 10         /* for a request to arrive whole */
 #define ADMIN_STALL_SECONDS 30         /* for a client to read something */
+#define ADMIN_JOURNAL_SECONDS 5        /* for the journal to take what is asked for */
 #define ADMIN_TURN_US 5000             /* one client's share of a turn of the loop */
 #define ADMIN_PAGE_MAX 1000            /* entries of a list in one answer */
 
@@ -58,6 +59,7 @@ struct admin {
 	struct event *endings_timer;
 	unsigned client_count, calls; /* calls: of all clients, gone ones too, under way */
 	bool stopping;
+	bool stalled; /* the journal has taken nothing for long */
 	uint64_t stop_by_us;
 };
 

@@ -30,8 +30,8 @@ void durable_later(struct durable *, uint64_t position, durable_fn *, void *arg)
 void durable_hurry(struct durable *);
 
 /*
- * How long nothing has become durable although somebody waits, to some 250 ms; to be asked in
- * every tick.  It counts whatever the reason: the disk says no, or says nothing at all.
+ * How long nothing has become durable although somebody waits, to one tick; to be asked in every
+ * tick, with CLOCK_MONOTONIC.  It counts whatever the reason: the disk says no, or says nothing at all.
  */
 uint64_t durable_stalled_us(struct durable *, uint64_t now_us);
 

@@ -13,6 +13,7 @@
 
 #include "daemon/conn_state.h"
 #include "daemon/log.h"
+#include "daemon/metrics.h"
 
 #define RESUME_US 100000 /* after running out of descriptors */
 
@@ -86,6 +87,7 @@ out_of_descriptors(struct server *s, int listen_fd)
 		close(s->spare_fd);
 		fd = accept4(listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 		if (fd >= 0) {
+			metrics_connection_refused(CONNECTION_DESCRIPTORS);
 			(void)!send(fd, full, sizeof(full) - 1, MSG_NOSIGNAL);
 			shutdown(fd, SHUT_WR);
 			/* Unread bytes would make close() reset the connection, reply and all. */
@@ -117,8 +119,10 @@ accept_cb(evutil_socket_t listen_fd, short what, void *arg)
 			/* EAGAIN: done.  Anything else is about one connection, which is gone. */
 			return;
 		}
-		if (conn_new(l->server, fd) == NULL)
+		if (conn_new(l->server, fd) == NULL) {
+			metrics_connection_refused(CONNECTION_MEMORY);
 			close(fd);
+		}
 	}
 }
 

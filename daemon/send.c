@@ -36,6 +36,15 @@ refuse_credit(struct conn *c, const struct quote *q, const char *message)
 }
 
 static void
+refuse_overloaded(struct conn *c, enum reserve_kind kind, const char *message)
+{
+	metrics_reserve(kind);
+	/* Whoever waits for the disk has been waiting for seconds: not at once again. */
+	conn_header(c, "Retry-After", kind == RESERVE_UNAVAILABLE ? "5" : "1");
+	conn_error(c, 503, "server_error", "overloaded", NULL, "%s", message);
+}
+
+static void
 refuse(struct conn *c, enum ledger_result r, const struct quote *q)
 {
 	switch (r) {
@@ -49,9 +58,7 @@ refuse(struct conn *c, enum ledger_result r, const struct quote *q)
 		refuse_credit(c, q, "the account is closed or frozen");
 		return;
 	default:
-		metrics_reserve(r == LEDGER_FULL ? RESERVE_FULL : RESERVE_BUSY);
-		conn_header(c, "Retry-After", "1");
-		conn_error(c, 503, "server_error", "overloaded", NULL,
+		refuse_overloaded(c, r == LEDGER_FULL ? RESERVE_FULL : RESERVE_BUSY,
 		    r == LEDGER_FULL ? "too many open streams" : "the journal is behind");
 	}
 }
@@ -59,9 +66,7 @@ refuse(struct conn *c, enum ledger_result r, const struct quote *q)
 static void
 refuse_journal(struct conn *c)
 {
-	metrics_reserve(RESERVE_BUSY);
-	conn_header(c, "Retry-After", "5");
-	conn_error(c, 503, "server_error", "overloaded", NULL, "the journal cannot be written");
+	refuse_overloaded(c, RESERVE_UNAVAILABLE, "the journal cannot be written");
 }
 
 /* The record's payload: who it is for, and what the user said. */
@@ -120,6 +125,8 @@ reserved_cb(void *arg, uint64_t position)
 	if (c == NULL)
 		return;
 	if (st->stop_wanted) {
+		if (status == RING_CLOSED)
+			metrics_reserve(RESERVE_CLOSED);
 		conn_header(c, "Retry-After", "1");
 		conn_error(c, 503, "server_error", st->w->draining ? "draining" : "overloaded",
 		    NULL, "the gateway could not take the request");
@@ -204,7 +211,7 @@ reserve(struct stream *st, const struct chat_request *r, const struct quote *q,
 	memcpy(t.stream_id, st->id.secret, sizeof t.stream_id);
 	memcpy(t.session_id, r->session_id, sizeof t.session_id);
 	payload(&b, st, r, message_id);
-	if (!b.failed && !st->request.failed)
+	if (!b.failed)
 		result = ledger_reserve(st->w->ledger, &t, b.data, b.len, &st->hold, position);
 	buf_free(&b);
 	return result;
@@ -255,10 +262,15 @@ send_handler(struct conn *c, const struct http_request *h, struct span body)
 	quote_make(w->config, w->region, &r, &price, &q);
 	st = make_stream(w, &r, message_id);
 	if (st == NULL) {
-		refuse(c, LEDGER_BUSY, &q);
+		refuse_overloaded(c, RESERVE_MEMORY, "out of memory");
 		return;
 	}
 	st->account = conn_caller(c)->account;
+	if (st->request.failed) {
+		stream_drop(st);
+		refuse_overloaded(c, RESERVE_MEMORY, "out of memory");
+		return;
+	}
 	result = reserve(st, &r, &q, &price, price_id, message_id, &position);
 	if (result != LEDGER_OK) {
 		stream_drop(st);

@@ -33,6 +33,12 @@ static struct {
 
 /* Stubs: what conn.c needs from modules that have tests of their own. */
 void
+metrics_connection_refused(enum connection_kind kind)
+{
+	(void)kind;
+}
+
+void
 metrics_request(enum route_id route, int status)
 {
 	(void)route;
