@@ -24,7 +24,7 @@
 
 /* Rings with little room and few slots: their being full is a case as well. */
 static const struct region_dims dims = {.workers = STORM_WORKERS, .max_accounts = 64,
-    .max_keys = 16, .max_holds = (1 + 2 * STORM_WORKERS) * 12, .ring_records = 64,
+    .max_keys = 64, .max_holds = (1 + 2 * STORM_WORKERS) * 12, .ring_records = 64,
     .ring_arena = 1 << 13};
 static struct heritage heritage;
 static struct supervisor supervisor;
@@ -97,6 +97,8 @@ spawn(struct heritage *h, uint32_t proc, const struct owner *owner, int signal_f
 	if (getppid() != master)
 		_exit(1);
 	die_at_points(seed, "500");
+	if (proc == PROC_KEEPER && told->kills_wanted && !told->last)
+		disk_begin(seed);
 	_exit(proc == PROC_KEEPER ? keeper_main(h)
 	    : proc == PROC_ADMIN  ? player_admin(h, seed)
 				  : player_worker(h, proc, seed));

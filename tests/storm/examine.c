@@ -43,6 +43,9 @@ enter_reserve(const struct journal_entry *e)
 		    e->sequence, number, e->record.account);
 	if (told->slot_stream[e->record.slot] != 0)
 		WRONG("record %" PRIu64 ": slot %u is open", e->sequence, e->record.slot);
+	if (told->account[t->account].j_closed)
+		WRONG("record %" PRIu64 ": a reserve of account %u, which is closed", e->sequence,
+		    t->account);
 	t->j_reserved = 1;
 	t->j_first = t->j_amount = e->record.amount;
 	told->slot_stream[e->record.slot] = number + 1;
@@ -100,6 +103,9 @@ enter_credit(const struct journal_entry *e)
 	t = &told->credit[number];
 	if (t->amount != e->record.amount || t->account != e->record.account)
 		WRONG("record %" PRIu64 ": credit %u is another one", e->sequence, number);
+	if (told->account[t->account].j_closed)
+		WRONG("record %" PRIu64 ": credit for account %u, which is closed", e->sequence,
+		    t->account);
 	told->balance[t->account] += t->amount;
 	t->j_times++;
 	t->j_value = told->balance[t->account];
@@ -107,6 +113,57 @@ enter_credit(const struct journal_entry *e)
 		told->credit[t->ref - 1].j_ref_times++;
 		told->credit[t->ref - 1].j_ref_value = t->j_value;
 	}
+	return true;
+}
+
+static bool
+enter_setting(const struct journal_entry *e)
+{
+	struct journal_account_set set;
+	struct told_account *a = &told->account[e->record.account];
+	char reason[16] = "";
+	struct told_setting *t;
+	uint32_t number;
+
+	memcpy(&set, e->payload, sizeof set);
+	if (set.reason_len >= sizeof reason)
+		WRONG("record %" PRIu64 ": what reason is that", e->sequence);
+	memcpy(reason, (const char *)e->payload + sizeof set, set.reason_len);
+	number = (uint32_t)strtoul(reason, NULL, 10);
+	if (number >= atomic_load(&told->settings))
+		WRONG("record %" PRIu64 ": setting %u was never made", e->sequence, number);
+	t = &told->setting[number];
+	if (t->account != e->record.account || t->what != set.what ||
+	    t->change != e->record.amount)
+		WRONG("record %" PRIu64 ": setting %u is another one", e->sequence, number);
+	t->j_times++;
+	a->j_overdraft += e->record.amount;
+	if (set.what == JOURNAL_SET_CLOSED)
+		a->j_closed = 1;
+	if ((set.what & JOURNAL_SET_OVERDRAFT) && set.overdraft != STORM_OVERDRAFT + a->j_overdraft)
+		WRONG("record %" PRIu64 ": account %u has overdraft %lld, the record says %lld",
+		    e->sequence, e->record.account, (long long)(STORM_OVERDRAFT + a->j_overdraft),
+		    (long long)set.overdraft);
+	return true;
+}
+
+static bool
+enter_key(const struct journal_entry *e)
+{
+	bool revoked = e->record.type == JOURNAL_KEY_REVOKE;
+	struct journal_key key = {.key_id = (uint64_t)e->record.extra};
+	struct told_key *t;
+
+	if (!revoked)
+		memcpy(&key, e->payload, sizeof key);
+	if (key.key_id == 0 || key.key_id > atomic_load(&told->keys))
+		WRONG("record %" PRIu64 ": key %" PRIu64 " was never made", e->sequence, key.key_id);
+	t = &told->key[key.key_id - 1];
+	if (t->account != e->record.account || t->j_revoked || t->j_made != revoked)
+		WRONG("record %" PRIu64 ": key %" PRIu64 " twice, or of another account", e->sequence,
+		    key.key_id);
+	t->j_made = 1;
+	t->j_revoked = revoked;
 	return true;
 }
 
@@ -132,11 +189,20 @@ enter(const struct journal_entry *e)
 		if (!enter_credit(e))
 			return false;
 		break;
+	case JOURNAL_ACCOUNT_SET:
+		if (!enter_setting(e))
+			return false;
+		break;
+	case JOURNAL_KEY:
+	case JOURNAL_KEY_REVOKE:
+		return enter_key(e);
+	case JOURNAL_FREEZE:
+		WRONG("record %" PRIu64 ": account %u was frozen", e->sequence, account);
 	default:
 		return true;
 	}
-	if (!STORM_ADJUSTED(account) &&
-	    told->balance[account] - told->held[account] + STORM_OVERDRAFT < 0)
+	if (!STORM_ADJUSTED(account) && told->balance[account] - told->held[account] +
+	    STORM_OVERDRAFT + told->account[account].j_overdraft < 0)
 		WRONG("record %" PRIu64 ": account %u is below its floor", e->sequence, account);
 	return true;
 }
@@ -221,7 +287,8 @@ judge_stream(uint32_t i, const struct told_stream *t)
 	    atomic_load(&t->charge) != t->j_charge))
 		WRONG("stream %u: charged %lld, the client was told %lld", i,
 		    (long long)t->j_charge, (long long)atomic_load(&t->charge));
-	if (t->j_outcome == OUTCOME_STOP || t->j_outcome == OUTCOME_EXPIRED) {
+	if (t->j_outcome == OUTCOME_STOP || t->j_outcome == OUTCOME_EXPIRED ||
+	    t->j_outcome == OUTCOME_CANCELLED) {
 		if (t->j_completion != usage)
 			WRONG("stream %u: settled for %u tokens, its worker said %u", i,
 			    t->j_completion, usage);
@@ -252,6 +319,47 @@ judge_credit(uint32_t i, const struct told_credit *t)
 }
 
 static bool
+judge_setting(uint32_t i, const struct told_setting *t)
+{
+	uint8_t status = atomic_load(&t->status);
+
+	if (t->j_times > 1 || (status != 0 && t->j_times != (status == RING_APPLIED)))
+		WRONG("setting %u: %u times in the journal, acknowledged with %u", i, t->j_times,
+		    status);
+	return true;
+}
+
+/* All of them each time: they are few, and a key may be revoked at any time. */
+static bool
+judge_keys(const struct region *region)
+{
+	uint32_t n = atomic_load(&told->keys), made = 0;
+
+	for (uint32_t i = 0; i < n; i++) {
+		const struct told_key *t = &told->key[i];
+		uint8_t said = atomic_load(&t->made);
+
+		made += t->j_made;
+		if ((said != 0 && t->j_made != (said == RING_APPLIED)) ||
+		    t->j_revoked < atomic_load(&t->revoked))
+			WRONG("key %u: made %d, revoked %d; told %d, %d", i, t->j_made, t->j_revoked,
+			    said, atomic_load(&t->revoked));
+	}
+	if (made != atomic_load(&region->h->keys))
+		WRONG("%u keys in the journal, %u in memory", made, atomic_load(&region->h->keys));
+	for (uint32_t i = 0; i < made; i++) {
+		const struct key_entry *k = key_at(region, i);
+		const struct told_key *t = &told->key[k->key_id - 1];
+
+		if (k->account != t->account ||
+		    ((atomic_load(&k->flags) & KEY_REVOKED) != 0) != t->j_revoked)
+			WRONG("key %" PRIu64 ": account %u, flags %x in memory", k->key_id,
+			    k->account, atomic_load(&k->flags));
+	}
+	return true;
+}
+
+static bool
 judge_memory(const struct region *region)
 {
 	uint32_t n = atomic_load(&region->h->accounts);
@@ -270,8 +378,14 @@ judge_memory(const struct region *region)
 		int64_t available = account_available(account_at(region, i));
 
 		account_books(account_at(region, i), &books);
+		if (told->account[i].j_closed < atomic_load(&told->account[i].closed) ||
+		    ((atomic_load(&account_at(region, i)->flags) & ACCOUNT_CLOSED) != 0) !=
+			told->account[i].j_closed)
+			WRONG("account %u: closed %d in the journal, told %d, flags %x", i,
+			    told->account[i].j_closed, atomic_load(&told->account[i].closed),
+			    atomic_load(&account_at(region, i)->flags));
 		if (books.balance != told->balance[i] || books.held != 0 || told->held[i] != 0 ||
-		    books.overdraft != STORM_OVERDRAFT ||
+		    books.overdraft != STORM_OVERDRAFT + told->account[i].j_overdraft ||
 		    available != books.balance + books.overdraft)
 			WRONG("account %u: balance %lld, held %lld, available %lld; the journal "
 			    "says %lld, %lld", i, (long long)books.balance,
@@ -322,7 +436,10 @@ examine(const struct heritage *h)
 		    (told->credit[i].ref == 0 ||
 			told->credit[told->credit[i].ref - 1].j_ref_times <= 1);
 	told->credits_done = i;
-	good = good && judge_memory(&h->region) && run_audit(journal, state);
+	for (i = told->settings_done; good && i < atomic_load(&told->settings); i++)
+		good = judge_setting(i, &told->setting[i]);
+	told->settings_done = i;
+	good = good && judge_keys(&h->region) && judge_memory(&h->region) && run_audit(journal, state);
 	journal_reader_close(journal);
 	state_reader_close(state);
 	return good;

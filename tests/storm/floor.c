@@ -22,7 +22,10 @@ player_checker(struct heritage *h)
 			int64_t available = account_available(a);
 
 			account_books(a, &books);
-			if (atomic_load(&a->flags) != 0)
+			if ((atomic_load(&a->flags) & ACCOUNT_CLOSED) != 0 &&
+			    !atomic_load(&told->account[i].closing))
+				storm_fail("account %u is closed by nobody", i);
+			if ((atomic_load(&a->flags) & ACCOUNT_FROZEN) != 0)
 				storm_fail("account %u has flags %x: a record was refused", i,
 				    atomic_load(&a->flags));
 			if (STORM_ADJUSTED(i))

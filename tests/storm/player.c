@@ -5,6 +5,7 @@
 
 #include <poll.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "shm/ring.h"
 #include "shm/wake.h"
@@ -65,4 +66,13 @@ player_push_and_wait(struct player *p, const struct journal_record *r, const voi
 		player_rest(p, durable);
 	}
 	return 0;
+}
+
+struct account *
+player_account(const struct player *p, uint32_t number)
+{
+	char id[16];
+
+	storm_account_id(number, id);
+	return account_find(p->region, id, strlen(id));
 }

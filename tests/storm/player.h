@@ -24,6 +24,8 @@ bool player_start(struct player *, struct heritage *, uint32_t proc, uint64_t se
 /* Until the keeper has said something new (durable is not `seen`), but not for long. */
 void player_rest(struct player *, uint64_t seen);
 void player_wake_keeper(struct player *, bool now);
+/* The account of that number, or NULL: it is not made yet. */
+struct account *player_account(const struct player *, uint32_t number);
 /* -1: the ring is full, or somebody failed. */
 int player_push_and_wait(struct player *, const struct journal_record *, const void *payload,
     size_t len);

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "shm/ring.h"
-#include "tests/storm/player.h"
+#include "tests/storm/player_operator.h"
 
 #define CREDITS 6
 
@@ -16,34 +16,12 @@ struct credit {
 	uint64_t position;
 };
 
-static void
-make_accounts(struct player *p)
-{
-	for (uint32_t i = 0; i < STORM_ACCOUNTS; i++) {
-		struct journal_record r = {.type = JOURNAL_ACCOUNT, .version = JOURNAL_VERSION,
-		    .slot = JOURNAL_NONE, .account = JOURNAL_NONE, .price = JOURNAL_NONE,
-		    .amount = STORM_OVERDRAFT};
-		struct journal_account head = {0};
-		unsigned char payload[sizeof head + 16];
-		char id[16];
-
-		storm_account_id(i, id);
-		if (account_find(p->region, id, strlen(id)) != NULL)
-			continue;
-		head.id_len = (uint16_t)strlen(id);
-		memcpy(payload, &head, sizeof head);
-		memcpy(payload + sizeof head, id, head.id_len);
-		if (player_push_and_wait(p, &r, payload, sizeof head + head.id_len) < 0)
-			return;
-		ring_ack(p->ring, ring_durable(p->ring));
-	}
-}
-
 static bool
 give(struct player *p, struct credit *c)
 {
 	uint32_t number = atomic_fetch_add(&told->credits, 1), first;
-	char payload[64], ref[16], reason[16], id[16];
+	char payload[64], ref[16], reason[16];
+	struct account *a;
 	struct journal_ref head;
 	enum journal_type type = JOURNAL_TOPUP;
 	struct told_credit *t;
@@ -53,7 +31,7 @@ give(struct player *p, struct credit *c)
 		return false;
 	}
 	t = &told->credit[number];
-	t->account = storm_draw(&p->rng, STORM_ACCOUNTS);
+	t->account = atomic_load(&told->active[storm_draw(&p->rng, STORM_ACCOUNTS)]);
 	t->amount = 1 + storm_draw(&p->rng, 1200);
 	ref[0] = '\0';
 	switch (storm_draw(&p->rng, 6)) {
@@ -83,10 +61,9 @@ give(struct player *p, struct credit *c)
 	memcpy(payload, &head, sizeof head);
 	memcpy(payload + sizeof head, ref, head.ref_len);
 	memcpy(payload + sizeof head + head.ref_len, reason, head.reason_len);
-	storm_account_id(t->account, id);
-	if (ledger_credit(p->ledger, account_find(p->region, id, strlen(id)), type, t->amount,
-		payload, sizeof head + head.ref_len + head.reason_len, &c->h, &c->position) !=
-	    LEDGER_OK) {
+	if ((a = player_account(p, t->account)) == NULL ||
+	    ledger_credit(p->ledger, a, type, t->amount, payload, sizeof head + head.ref_len + head.reason_len,
+		&c->h, &c->position) != LEDGER_OK) {
 		c->h = NULL;
 		return false;
 	}
@@ -102,6 +79,8 @@ given(struct player *p, struct credit *c)
 	enum ring_status status = ledger_close(p->ledger, c->h, c->position, &value);
 
 	c->h = NULL;
+	if (status == RING_CLOSED && atomic_load(&told->account[c->t->account].closing))
+		return;
 	if (status != RING_APPLIED && !(status == RING_REPEATED && c->t->ref != 0)) {
 		storm_fail("credit %ld: the keeper said %d", (long)(c->t - told->credit),
 		    (int)status);
@@ -134,11 +113,12 @@ int
 player_admin(struct heritage *h, uint64_t seed)
 {
 	struct credit credit[CREDITS] = {0};
+	struct operator o = {0};
 	struct player p;
 
 	if (!player_start(&p, h, PROC_ADMIN, seed))
 		return 1;
-	make_accounts(&p);
+	operator_accounts(&p);
 	for (;;) {
 		bool ending = atomic_load(&told->quiesce) != 0, busy = false, did = false;
 		uint64_t durable = ring_durable(p.ring);
@@ -152,6 +132,8 @@ player_admin(struct heritage *h, uint64_t seed)
 				did |= give(&p, &credit[i]);
 			busy |= credit[i].h != NULL;
 		}
+		did |= operator_step(&p, &o, durable, ending);
+		busy |= o.h != NULL;
 		ring_ack(p.ring, durable);
 		if (atomic_load(&told->failed))
 			return 1;
@@ -159,6 +141,8 @@ player_admin(struct heritage *h, uint64_t seed)
 			return 0;
 		if (!busy && storm_draw(&p.rng, 200) == 0)
 			sync_now(&p);
+		if (!busy && !ending && storm_draw(&p.rng, 8) == 0)
+			operator_alone(&p);
 		if (did)
 			player_wake_keeper(&p, false);
 		player_rest(&p, durable);

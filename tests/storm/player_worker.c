@@ -5,6 +5,7 @@
  */
 #include <string.h>
 
+#include "shm/mail.h"
 #include "shm/ring.h"
 #include "tests/storm/player.h"
 
@@ -18,6 +19,8 @@ struct stream {
 	int64_t taken;     /* by the extend that is waited for */
 	uint32_t paid;     /* tokens that durable records pay for */
 	bool reserving, closing;
+	bool refused; /* the account was closed meanwhile: the reserve was not taken */
+	uint8_t mail; /* a letter came: enum mail_verb */
 };
 
 static void
@@ -44,10 +47,9 @@ static bool
 begin(struct player *p, struct stream *s)
 {
 	uint32_t number = p->spare != 0 ? p->spare - 1 : atomic_fetch_add(&told->streams, 1);
-	uint32_t account = storm_draw(&p->rng, STORM_ACCOUNTS);
+	uint32_t account = atomic_load(&told->active[storm_draw(&p->rng, STORM_ACCOUNTS)]);
 	struct journal_reserve head = {.model_len = 5};
 	unsigned char payload[sizeof head + 5];
-	char id[16];
 	struct hold_terms t = {.price = storm_price, .prompt = STORM_PROMPT, .max_tokens = 1000,
 	    .min_tokens = 1 + storm_draw(&p->rng, 3), .want_tokens = 3 + storm_draw(&p->rng, 30),
 	    .reserved_us = 1, .deadline_us = UINT64_MAX / 2};
@@ -58,8 +60,7 @@ begin(struct player *p, struct stream *s)
 		storm_fail("too many streams for this program's table");
 		return false;
 	}
-	storm_account_id(account, id);
-	if ((t.account = account_find(p->region, id, strlen(id))) == NULL)
+	if ((t.account = player_account(p, account)) == NULL)
 		return false; /* not made yet */
 	s->t = &told->stream[number];
 	s->t->account = account;
@@ -79,7 +80,8 @@ begin(struct player *p, struct stream *s)
 		told_count(OP_SHORT);
 		return false;
 	case LEDGER_CLOSED:
-		storm_fail("account %s is frozen", id);
+		if (!atomic_load(&told->account[account].closing))
+			storm_fail("account %u is frozen or closed", account);
 		return false;
 	default:
 		return false;
@@ -129,12 +131,19 @@ settle(struct player *p, struct stream *s)
 		usage += storm_draw(&p->rng, 60);
 	if (!ring_room(p->ring, 16)) /* so that what is told is decided once */
 		return;
+	if (s->mail == MAIL_VOID)
+		usage = 0;
+	else if (s->mail == MAIL_CANCEL)
+		usage = METER_TOKENS(atomic_load(&s->h->meter));
+	if (s->mail != MAIL_NONE)
+		x.outcome = OUTCOME_CANCELLED;
 	x.completion = usage;
 	x.voided = usage == 0;
 	x.charge = x.voided ? 0 : price_cost(&storm_price, STORM_PROMPT, 0, usage);
 	if (x.voided) {
 		x.prompt = 0;
-		x.outcome = OUTCOME_EXPIRED;
+		if (s->mail == MAIL_NONE)
+			x.outcome = OUTCOME_EXPIRED;
 	}
 	atomic_store(&s->t->usage, usage);
 	if (x.charge > s->h->amount) {
@@ -160,6 +169,13 @@ acknowledged(struct player *p, struct stream *s)
 {
 	enum ring_status status = ring_result(p->ring, s->position, NULL);
 
+	if (status == RING_CLOSED && s->reserving &&
+	    atomic_load(&told->account[s->t->account].closing)) {
+		s->refused = true;
+		s->reserving = false;
+		s->position = 0;
+		return;
+	}
 	if (status != RING_APPLIED) {
 		storm_fail("stream %ld: the keeper said %d", (long)(s->t - told->stream),
 		    (int)status);
@@ -169,8 +185,10 @@ acknowledged(struct player *p, struct stream *s)
 		int64_t charge = s->h->actual;
 
 		(void)ledger_close(p->ledger, s->h, s->position, NULL);
-		atomic_store(&s->t->charge, charge);
-		atomic_store(&s->t->ended, 1);
+		if (!s->refused) {
+			atomic_store(&s->t->charge, charge);
+			atomic_store(&s->t->ended, 1);
+		}
 		s->h = NULL;
 	} else if (s->reserving) {
 		atomic_store(&s->t->reserved, 1);
@@ -202,7 +220,7 @@ step(struct player *p, struct stream *s, uint64_t durable, bool ending)
 		acknowledged(p, s);
 		return true;
 	}
-	switch (ending ? 0 : storm_draw(&p->rng, 8)) {
+	switch (ending || s->refused || s->mail != MAIL_NONE ? 0 : storm_draw(&p->rng, 8)) {
 	case 0:
 		settle(p, s);
 		return s->closing;
@@ -221,6 +239,25 @@ step(struct player *p, struct stream *s, uint64_t durable, bool ending)
 	return true;
 }
 
+/* What operators want; a letter that is not about a stream of ours is thrown away. */
+static void
+read_mail(struct player *p, struct stream stream[static STREAMS])
+{
+	struct mail m;
+
+	while (mail_take(p->region, p->proc, &m))
+		for (int i = 0; i < STREAMS; i++) {
+			struct stream *s = &stream[i];
+
+			if (s->h == NULL || s->closing || s->mail != MAIL_NONE ||
+			    m.generation != s->h->generation ||
+			    memcmp(m.stream_id, s->h->stream_id, sizeof m.stream_id) != 0)
+				continue;
+			s->mail = (uint8_t)m.verb;
+			told_count(OP_BY_MAIL);
+		}
+}
+
 int
 player_worker(struct heritage *h, uint32_t proc, uint64_t seed)
 {
@@ -234,6 +271,7 @@ player_worker(struct heritage *h, uint32_t proc, uint64_t seed)
 		/* One look for all: what is durable by it is read before it is acked. */
 		uint64_t durable = ring_durable(p.ring);
 
+		read_mail(&p, stream);
 		for (int i = 0; i < STREAMS; i++) {
 			did |= step(&p, &stream[i], durable, ending);
 			busy |= stream[i].h != NULL;

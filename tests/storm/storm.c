@@ -10,11 +10,14 @@
  *
  *     storm [--seed N] [--ops N] [--seconds S]
  *
+ * The admin stands for operators as well (player_operator.c): settings, closing, keys, letters to
+ * workers.  Now and then a keeper's disk fails (disk.c).
+ *
  * The seed fixes every decision: which process does what next, who is killed, after how long, how
  * each daemon ends.  How the processes interleave is the kernel's, so a seed that failed is likely
  * to fail again, not certain.
  *
- * objs: daemon/keeper.o daemon/keeper_batch.o daemon/recover.o daemon/audit.o daemon/state.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_read.o daemon/books.o daemon/books_apply.o daemon/books_check.o daemon/metrics.o daemon/buf.o daemon/log.o daemon/utf8.o daemon/supervise.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/reap.o shm/wake.o
+ * objs: daemon/keeper.o daemon/keeper_batch.o daemon/recover.o daemon/audit.o daemon/state.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_read.o daemon/books.o daemon/books_apply.o daemon/books_check.o daemon/metrics.o daemon/buf.o daemon/log.o daemon/utf8.o daemon/supervise.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/reap.o shm/mail.o shm/wake.o
  */
 #include <errno.h>
 #include <poll.h>
@@ -149,7 +152,10 @@ report(uint64_t seed, double seconds)
 	    "reboot", "master at a named point"};
 	static const char *const op_name[OP_KINDS] = {"reserves", "refused for credit", "extends",
 	    "overdraws", "meter", "marks", "settles", "voids", "top-ups", "repeated refs",
-	    "adjustments", "syncs"};
+	    "adjustments", "syncs", "settings", "accounts closed", "keys", "revocations",
+	    "keys refused", "letters", "streams ended by mail"};
+	static const char *const disk_name[DISK_KINDS] = {"full", "write errors", "half writes",
+	    "flush errors", "slow"};
 
 	printf("seed %llu: %llu operations, %u streams, %u daemons, %llu examined at rest, "
 	       "%llu looks at the floor, %llu processes started, %.1f s\n",
@@ -162,6 +168,10 @@ report(uint64_t seed, double seconds)
 	for (int i = 0; i < OP_KINDS; i++)
 		printf(" %s %llu%s", op_name[i], (unsigned long long)atomic_load(&told->ops[i]),
 		    i < OP_KINDS - 1 ? "," : "\n");
+	printf("keepers with a failing disk:");
+	for (int i = 0; i < DISK_KINDS; i++)
+		printf(" %s %llu%s", disk_name[i], (unsigned long long)atomic_load(&told->disk[i]),
+		    i < DISK_KINDS - 1 ? "," : "\n");
 	printf("kills:");
 	for (int i = 0; i < KILL_KINDS; i++)
 		printf(" %s %llu%s", kill_name[i], (unsigned long long)atomic_load(&told->kills[i]),

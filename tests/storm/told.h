@@ -14,14 +14,17 @@
 #include "shm/region.h"
 
 #define STORM_WORKERS 3
-#define STORM_ACCOUNTS 12
+#define STORM_ACCOUNTS 12     /* open at a time */
+#define STORM_ACCOUNTS_MAX 60 /* with those that were closed */
+#define STORM_KEYS_MAX 1024
+#define STORM_SETTINGS_MAX (1u << 19)
 #define STORM_STREAMS_MAX (1u << 21)
 #define STORM_CREDITS_MAX (1u << 20)
 #define STORM_SLOTS_MAX 1024
 #define STORM_PROMPT 10
 #define STORM_OVERDRAFT 300
 
-/* Every fourth account gets adjustments below zero, which may cross its floor. */
+/* Every fourth account gets adjustments below zero and lower overdrafts: they may cross its floor. */
 #define STORM_ADJUSTED(account) ((account) % 4 == 3)
 
 /* A stream.  Its number stands in its id.  Written by the worker that has it. */
@@ -54,6 +57,27 @@ struct told_credit {
 	int64_t j_ref_value;
 };
 
+/* An account; by its number. */
+struct told_account {
+	_Atomic uint8_t closing, closed; /* asked for, acknowledged */
+	uint8_t j_closed;
+	int64_t j_overdraft; /* less STORM_OVERDRAFT */
+};
+
+/* What an operator set. */
+struct told_setting {
+	uint32_t account, what; /* JOURNAL_SET_... */
+	int64_t change;
+	_Atomic uint8_t status; /* acknowledged; 0: not */
+	uint32_t j_times;
+};
+
+struct told_key {
+	uint32_t account;
+	_Atomic uint8_t made, revoked; /* acknowledged: enum ring_status; yes or no */
+	uint8_t j_made, j_revoked;
+};
+
 enum kill_kind {
 	KILL_WORKER,
 	KILL_ADMIN,
@@ -81,8 +105,18 @@ enum op_kind {
 	OP_REPEATED,
 	OP_ADJUST,
 	OP_SYNC,
+	OP_SETTING,
+	OP_CLOSED,
+	OP_KEY,
+	OP_REVOKE,
+	OP_TABLE_FULL,
+	OP_LETTER,
+	OP_BY_MAIL,
 	OP_KINDS
 };
+
+/* How the disk failed a keeper (disk.c). */
+enum disk_kind { DISK_FULL, DISK_ERROR, DISK_PART, DISK_FLUSH, DISK_SLOW, DISK_KINDS };
 
 enum storm_phase { STORM_LOAD, STORM_RECOVER, STORM_SERVE, STORM_END };
 
@@ -98,13 +132,17 @@ struct told {
 	_Atomic uint32_t reaping; /* it is finishing a dead process's holds */
 	_Atomic uint32_t failed;
 	char difference[512];
-	_Atomic uint64_t kills[KILL_KINDS], ops[OP_KINDS], looks, rests, spawned;
-	_Atomic uint32_t streams, credits; /* numbers given out */
+	_Atomic uint64_t kills[KILL_KINDS], ops[OP_KINDS], disk[DISK_KINDS], looks, rests, spawned;
+	_Atomic uint32_t streams, credits, settings, keys, accounts; /* numbers given out */
+	_Atomic uint32_t active[STORM_ACCOUNTS]; /* accounts that are used now */
 	/* examine.c's own. */
 	uint64_t walked; /* journal records that were entered below */
-	uint32_t streams_done, credits_done;
+	uint32_t streams_done, credits_done, settings_done;
 	uint32_t slot_stream[STORM_SLOTS_MAX]; /* open hold: its stream + 1 */
-	int64_t balance[STORM_ACCOUNTS], held[STORM_ACCOUNTS];
+	int64_t balance[STORM_ACCOUNTS_MAX], held[STORM_ACCOUNTS_MAX];
+	struct told_account account[STORM_ACCOUNTS_MAX];
+	struct told_key key[STORM_KEYS_MAX];
+	struct told_setting setting[STORM_SETTINGS_MAX];
 	struct told_stream stream[STORM_STREAMS_MAX];
 	struct told_credit credit[STORM_CREDITS_MAX];
 };
@@ -130,6 +168,9 @@ int player_worker(struct heritage *, uint32_t proc, uint64_t seed);
 int player_admin(struct heritage *, uint64_t seed);
 void player_checker(struct heritage *);
 void storm_account_id(uint32_t account, char id[static 16]);
+
+/* disk.c: in a keeper, before it begins: its disk may be about to fail. */
+void disk_begin(uint64_t seed);
 
 /* examine.c: at rest, the keeper ended.  False after storm_fail. */
 bool examine(const struct heritage *);
