@@ -150,6 +150,49 @@ class Crash(unittest.TestCase):
         self.assertGreaterEqual(charged, least)
         self.assertEqual(end_of(self.t.run(self.key, "hi", "short"))[0], "done")
 
+    def ended_by_a_dead_worker(self):
+        """The id of a stream whose text is in state.mdb alone, and the text."""
+        events = self.t.run(self.key, "hi", "short")
+        stream_id = events[0]["data"]["stream_id"]
+        title = f"tolld: worker {self.owner(stream_id) - 2}"
+        pid = self.t.children()[title]
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: self.t.children().get(title, pid) != pid, 10, "its successor")
+        wait_for(self.t.ready, 10)
+        return stream_id, text_of(events)
+
+    def has_open(self, title):
+        """How many mappings of a state.mdb a process has: (of the present file, of removed ones)"""
+        with open(f"/proc/{self.t.children()[title]}/maps") as f:
+            lines = [x for x in f if "/state.mdb" in x and "-lock" not in x]
+        gone = sum(" (deleted)" in x for x in lines)
+        return len(lines) - gone, gone
+
+    def test_a_rebuilt_projection_is_noticed(self):
+        """The keeper makes state.mdb anew; who reads it does not go on with the old file."""
+        readers = ["tolld: worker 1", "tolld: worker 2", "tolld: admin"]
+
+        def all_read(stream_id, text):
+            self.assertEqual(text_of(list(self.t.open(stream_id).typed())), text)
+            self.t.ctl("key", "list", "alice")
+            return all(self.has_open(x) == (1, 0) for x in readers)
+
+        old = self.ended_by_a_dead_worker()
+        wait_for(lambda: all_read(*old), 20, "everybody to have it open")
+        path = os.path.join(self.t.folder, "state", "state.mdb")
+        inode = os.stat(path).st_ino
+        with open(path, "r+b") as f:
+            f.write(os.urandom(8192))
+        os.kill(self.t.children()["tolld: keeper"], signal.SIGKILL)
+        wait_for(lambda: os.path.exists(path) and os.stat(path).st_ino != inode, 10, "a new one")
+        labelled = self.t.ctl("key", "create", "alice", "--label", "after")
+        new = self.ended_by_a_dead_worker()
+        wait_for(lambda: all_read(*new), 20, "nobody to have the old one open")
+        self.assertEqual(text_of(list(self.t.open(old[0]).typed())), old[1])
+        self.assertIn("after", [k["label"] for k in self.t.ctl("key", "list", "alice")
+                                if k["key_id"] == labelled["key_id"]])
+        self.settled()
+
     def check_lost(self, streams, start=100000000):
         charged = 0
         for sent, out, th in streams:
