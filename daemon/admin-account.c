@@ -5,6 +5,7 @@
 
 #include "daemon/admin.h"
 #include "daemon/log.h"
+#include "shm/clock.h"
 
 static const char *
 status_text(const struct account *a)
@@ -188,7 +189,7 @@ admin_account_create(struct admin_call *call, const struct proto_value *v)
 	    .slot = JOURNAL_NONE,
 	    .account = JOURNAL_NONE,
 	    .price = JOURNAL_NONE,
-	    .time_us = admin_realtime_us(),
+	    .time_us = realtime_us(),
 	    .amount = v[2].given ? v[2].number : a->heritage->config->ledger.overdraft,
 	};
 	uint64_t position;

@@ -11,6 +11,7 @@
 #include "daemon/admin.h"
 #include "daemon/audit.h"
 #include "daemon/log.h"
+#include "shm/clock.h"
 
 #define STEP_RECORDS 256
 #define TURN_US 5000
@@ -83,12 +84,12 @@ turn_cb(evutil_socket_t fd, short what, void *arg)
 {
 	static const struct timeval at_once = {0, 0};
 	struct running *r = arg;
-	uint64_t began = admin_monotonic_us(), now = began;
+	uint64_t began = monotonic_us(), now = began;
 
 	(void)fd;
 	(void)what;
 	while (audit_step(r->audit, STEP_RECORDS)) {
-		now = admin_monotonic_us();
+		now = monotonic_us();
 		if (now - began < TURN_US)
 			continue;
 		if (now - r->told_us >= PROGRESS_US) {
@@ -137,7 +138,7 @@ admin_audit_run(struct admin_call *call, const struct proto_value *v)
 	if (r == NULL)
 		return admin_error(call, "out_of_memory", NULL, "out of memory");
 	r->call = call;
-	r->told_us = admin_monotonic_us();
+	r->told_us = monotonic_us();
 	r->turn = event_new(a->base, -1, 0, turn_cb, r);
 	r->audit = audit_new(a->journal, a->state);
 	if (r->turn == NULL || r->audit == NULL) {

@@ -11,11 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "daemon/admin.h"
 #include "daemon/log.h"
+#include "shm/clock.h"
 
 #define READ_SIZE (64u << 10)
 
@@ -41,24 +41,6 @@ struct admin_client {
 	bool closing; /* no further request is looked at; closed when all is sent */
 	const char *drop; /* why it is to be dropped at once */
 };
-
-uint64_t
-admin_monotonic_us(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
-
-uint64_t
-admin_realtime_us(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_REALTIME, &ts);
-	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
 
 static void
 client_free(struct admin_client *c)
@@ -275,7 +257,7 @@ client_requests(struct admin_client *c)
 {
 	/* By a timer and not event_active, which would come before the others' sockets. */
 	static const struct timeval at_once = {0, 0}, soon = {0, 20000};
-	uint64_t until = admin_monotonic_us() + ADMIN_TURN_US;
+	uint64_t until = monotonic_us() + ADMIN_TURN_US;
 	size_t used = 0;
 
 	c->hungry = false;
@@ -303,7 +285,7 @@ client_requests(struct admin_client *c)
 		}
 		used += c->scan.at;
 		c->scan = (struct proto_scan){0};
-		if (admin_monotonic_us() > until) {
+		if (monotonic_us() > until) {
 			event_add(c->run, &at_once);
 			break;
 		}
@@ -314,7 +296,7 @@ out:
 		c->frame_us = 0;
 	}
 	if (c->frame_us == 0 && c->in.len > 0)
-		c->frame_us = admin_monotonic_us();
+		c->frame_us = monotonic_us();
 }
 
 static void
@@ -331,7 +313,7 @@ client_write(struct admin_client *c)
 			return;
 		}
 		buf_consume(&c->out, (size_t)n);
-		c->progress_us = admin_monotonic_us();
+		c->progress_us = monotonic_us();
 	}
 }
 
@@ -403,7 +385,7 @@ read_cb(evutil_socket_t fd, short what, void *arg)
 	n = recv(fd, p, READ_SIZE, 0);
 	if (n > 0) {
 		c->in.len += (size_t)n;
-		c->progress_us = admin_monotonic_us();
+		c->progress_us = monotonic_us();
 	} else if (n == 0)
 		c->eof = true;
 	else if (errno != EAGAIN && errno != EINTR)
@@ -457,7 +439,7 @@ give_up_calls(struct admin_client *c)
 void
 admin_clients_tick(struct admin *a)
 {
-	uint64_t now = admin_monotonic_us();
+	uint64_t now = monotonic_us();
 	struct admin_client *c;
 
 	a->stalled = durable_stalled_us(a->durable, now) > ADMIN_JOURNAL_SECONDS * 1000000ull;
@@ -518,7 +500,7 @@ admin_client_new(struct admin *a, int fd, uid_t uid, pid_t pid)
 	c->fd = fd;
 	c->uid = uid;
 	c->pid = pid;
-	c->progress_us = admin_monotonic_us();
+	c->progress_us = monotonic_us();
 	TAILQ_INIT(&c->calls);
 	TAILQ_INSERT_TAIL(&a->clients, c, link);
 	a->client_count++;

@@ -12,6 +12,7 @@
 #include "daemon/admin.h"
 #include "daemon/ids.h"
 #include "daemon/state.h"
+#include "shm/clock.h"
 #include "shm/mail.h"
 #include "shm/wake.h"
 
@@ -88,7 +89,7 @@ stream_name(const struct admin *a, const struct hold_report *h, char text[static
 static int64_t
 age_s(const struct hold_report *h)
 {
-	uint64_t now_us = admin_realtime_us();
+	uint64_t now_us = realtime_us();
 
 	return now_us > h->opened_us ? (int64_t)((now_us - h->opened_us) / 1000000) : 0;
 }
@@ -259,7 +260,7 @@ sync_state(struct ending *e)
 	struct admin *a = call->admin;
 	const struct journal_record sync = {.type = JOURNAL_SYNC, .version = JOURNAL_VERSION,
 	    .proc = PROC_ADMIN, .slot = JOURNAL_NONE, .account = JOURNAL_NONE,
-	    .price = JOURNAL_NONE, .time_us = admin_realtime_us()};
+	    .price = JOURNAL_NONE, .time_us = realtime_us()};
 	uint64_t position = ring_push(ledger_ring(a->ledger), &sync, NULL, 0);
 
 	if (position == 0)
@@ -314,7 +315,7 @@ void
 admin_endings_tick(struct admin *a)
 {
 	static const struct timeval soon = {0, LOOK_MS * 1000};
-	uint64_t now_us = admin_monotonic_us();
+	uint64_t now_us = monotonic_us();
 	struct ending *e, *next;
 
 	for (e = TAILQ_FIRST(&a->endings); e != NULL; e = next) {
@@ -336,7 +337,7 @@ end_hold(struct admin_call *call, const struct hold_report *h, enum mail_verb ve
 	e->call = call;
 	e->hold = *h;
 	e->verb = verb;
-	e->until_us = admin_monotonic_us() + PATIENCE_S * UINT64_C(1000000);
+	e->until_us = monotonic_us() + PATIENCE_S * UINT64_C(1000000);
 	call->account = account_at(a->region, h->account);
 	call->state = e;
 	call->cancel = cancel;

@@ -13,6 +13,7 @@
 #include "daemon/admin.h"
 #include "daemon/ids.h"
 #include "daemon/journal.h"
+#include "shm/clock.h"
 
 #define TURN_US 5000
 #define TURN_RECORDS 64          /* between two looks at the clock */
@@ -385,7 +386,7 @@ read_some(struct reading *r, uint64_t until_us)
 		r->at = e.sequence;
 		if (wanted(r, &e.record))
 			send_record(r, &e);
-		if (n % TURN_RECORDS == 0 && admin_monotonic_us() > until_us)
+		if (n % TURN_RECORDS == 0 && monotonic_us() > until_us)
 			break;
 	}
 	journal_cursor_free(c);
@@ -404,7 +405,7 @@ static void
 turn_cb(evutil_socket_t fd, short what, void *arg)
 {
 	struct reading *r = arg;
-	uint64_t now_us = admin_monotonic_us();
+	uint64_t now_us = monotonic_us();
 	int more;
 
 	(void)fd;
@@ -472,7 +473,7 @@ admin_journal_read(struct admin_call *call, const struct proto_value *v)
 	r->account = call->account != NULL ? call->account->number : JOURNAL_NONE;
 	r->since_us = (uint64_t)v[3].number * 1000000;
 	r->follow = v[4].number != 0;
-	r->told_us = admin_monotonic_us();
+	r->told_us = monotonic_us();
 	call->state = r;
 	call->cancel = cancel;
 	again(r, 0);

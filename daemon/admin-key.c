@@ -7,6 +7,7 @@
 
 #include "daemon/admin.h"
 #include "daemon/state.h"
+#include "shm/clock.h"
 
 static void
 put_expiry(struct proto_out *out, uint64_t expires_us)
@@ -53,7 +54,7 @@ admin_key_create(struct admin_call *call, const struct proto_value *v)
 	    .proc = PROC_ADMIN,
 	    .slot = JOURNAL_NONE,
 	    .price = JOURNAL_NONE,
-	    .time_us = admin_realtime_us(),
+	    .time_us = realtime_us(),
 	};
 	uint64_t position;
 
@@ -114,7 +115,7 @@ admin_key_revoke(struct admin_call *call, const struct proto_value *v)
 	    .slot = JOURNAL_NONE,
 	    .account = JOURNAL_NONE,
 	    .price = JOURNAL_NONE,
-	    .time_us = admin_realtime_us(),
+	    .time_us = realtime_us(),
 	};
 	char text[AUTH_KEY_ID_LEN + 1] = "";
 	uint64_t position;
@@ -171,7 +172,7 @@ put_page(struct admin_call *call)
 	uint32_t count = atomic_load_explicit(&r->h->keys, memory_order_acquire);
 	uint32_t found[ADMIN_PAGE_MAX], n = 0, at = call->at;
 	uint32_t stop = count > at && count - at > LOOK ? at + LOOK : count;
-	uint64_t now_us = admin_realtime_us();
+	uint64_t now_us = realtime_us();
 	struct proto_out *out = admin_result(call);
 
 	for (; at < stop && n < call->limit; at++)
@@ -218,7 +219,7 @@ admin_key_list(struct admin_call *call, const struct proto_value *v)
 	    .slot = JOURNAL_NONE,
 	    .account = JOURNAL_NONE,
 	    .price = JOURNAL_NONE,
-	    .time_us = admin_realtime_us(),
+	    .time_us = realtime_us(),
 	};
 	uint64_t position;
 

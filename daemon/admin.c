@@ -20,6 +20,7 @@
 #include "daemon/metrics.h"
 #include "daemon/metrics_http.h"
 #include "daemon/state.h"
+#include "shm/clock.h"
 
 /* Calls whose records are on their way get so long when the process is told to stop. */
 #define STOP_SECONDS 5
@@ -27,7 +28,7 @@
 static void
 stop_step(struct admin *a)
 {
-	bool late = admin_monotonic_us() > a->stop_by_us;
+	bool late = monotonic_us() > a->stop_by_us;
 
 	admin_clients_close(a, late);
 	if (late || (a->calls == 0 && a->client_count == 0))
@@ -45,7 +46,7 @@ stop_cb(evutil_socket_t sig, short what, void *arg)
 		return;
 	log_info("%s", sig == CHILD_SIG_DRAIN ? "draining" : "stopping");
 	a->stopping = true;
-	a->stop_by_us = admin_monotonic_us() + STOP_SECONDS * 1000000ull;
+	a->stop_by_us = monotonic_us() + STOP_SECONDS * 1000000ull;
 	event_del(a->listen);
 	/* Both signals mean the same here: nothing runs that takes long, but for an audit, and
 	 * that changes nothing. */
@@ -81,7 +82,7 @@ tick_cb(evutil_socket_t fd, short what, void *arg)
 	(void)what;
 	/* Relaxed: a sign of life. */
 	atomic_store_explicit(&region_proc(a->region, PROC_ADMIN)->heartbeat_us,
-	    admin_monotonic_us(), memory_order_relaxed);
+	    monotonic_us(), memory_order_relaxed);
 	admin_clients_tick(a);
 	metrics_http_tick(a->http);
 	if (!a->stopping)

@@ -149,9 +149,6 @@ void admin_clients_tick(struct admin *);
 /* Close clients that wait for nothing; with `all` the others too. */
 void admin_clients_close(struct admin *, bool all);
 
-uint64_t admin_monotonic_us(void);
-uint64_t admin_realtime_us(void);
-
 /* The methods, by file. */
 admin_fn admin_account_create, admin_account_show, admin_account_list; /* admin-account.c */
 admin_fn admin_account_set, admin_account_close;                       /* admin-set.c */

@@ -14,6 +14,7 @@
 #include "daemon/settle.h"
 #include "daemon/stream.h"
 #include "daemon/watch.h"
+#include "shm/clock.h"
 
 #define BURST_MAX 4096
 #define GATHER_AFTER 16 /* events, before it may be read together with others */

@@ -13,6 +13,7 @@
  * down to none.  Measured: docs/performance.md.
  */
 #include "daemon/gather.h"
+#include "shm/clock.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -43,15 +44,6 @@ struct gather {
 	uint64_t look_us, look_cpu_us;
 	struct gather_load load; /* since then */
 };
-
-static uint64_t
-clock_us(clockid_t id)
-{
-	struct timespec ts;
-
-	clock_gettime(id, &ts);
-	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
 
 uint32_t
 gather_next_pause(uint32_t pause_us, uint32_t max_us, const struct gather_load *l)

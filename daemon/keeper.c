@@ -17,6 +17,7 @@
 
 #include "daemon/log.h"
 #include "daemon/metrics.h"
+#include "shm/clock.h"
 #include "shm/ring.h"
 #include "shm/wake.h"
 
@@ -41,21 +42,6 @@
 #define SWEEP_US 10000000
 /* After the disk failed: how long until it is tried again. */
 #define RETRY_MS 500
-
-static uint64_t
-clock_us(clockid_t clock)
-{
-	struct timespec ts;
-
-	clock_gettime(clock, &ts);
-	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
-
-uint64_t
-keeper_clock_us(void)
-{
-	return clock_us(CLOCK_MONOTONIC);
-}
 
 uint64_t
 keeper_realtime_us(void)
@@ -100,7 +86,7 @@ keeper_project_all(struct keeper *k)
 static void
 heartbeat(struct keeper *k)
 {
-	k->now_us = keeper_clock_us();
+	k->now_us = monotonic_us();
 	/* Relaxed: the master compares it with the clock. */
 	atomic_store_explicit(&region_proc(k->region, PROC_KEEPER)->heartbeat_us, k->now_us,
 	    memory_order_relaxed);
@@ -138,7 +124,7 @@ gather(const struct keeper *k)
 	uint64_t until = k->committed_us + GATHER_US;
 
 	while (k->batch_records >= GATHER_MIN && keeper_waiting(k) < k->batch_records &&
-	    keeper_clock_us() < until)
+	    monotonic_us() < until)
 		(void)clock_nanosleep(CLOCK_MONOTONIC, 0, &step, NULL);
 }
 

@@ -56,7 +56,6 @@ int recover_region(struct keeper *) __attribute__((warn_unused_result));
 
 /* keeper.c */
 uint64_t keeper_realtime_us(void);
-uint64_t keeper_clock_us(void); /* CLOCK_MONOTONIC */
 /* Project up to the last record: for a SYNC and before the end.  -1: the disk failed. */
 int keeper_project_all(struct keeper *) __attribute__((warn_unused_result));
 

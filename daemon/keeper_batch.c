@@ -15,6 +15,7 @@
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "shm/account.h"
+#include "shm/clock.h"
 #include "shm/fault.h"
 #include "shm/ledger.h"
 #include "shm/ring.h"
@@ -115,12 +116,12 @@ int
 keeper_commit(struct keeper *k)
 {
 	size_t records = journal_staged(k->journal);
-	uint64_t start = keeper_clock_us(), end;
+	uint64_t start = monotonic_us(), end;
 
 	if (journal_commit(k->journal, &k->rings) < 0)
 		return -1;
 	FAULT("keeper.committed");
-	end = keeper_clock_us();
+	end = monotonic_us();
 	k->committed_us = end;
 	if (records > 0) {
 		metrics_commit(end - start, records);

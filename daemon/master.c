@@ -23,6 +23,7 @@
 #include "daemon/sockets.h"
 #include "daemon/supervise.h"
 #include "daemon/title.h"
+#include "shm/clock.h"
 #include "shm/ring.h"
 #include "shm/wake.h"
 
@@ -70,7 +71,7 @@ enter(struct master *m, enum phase phase, uint64_t us_max)
 	log_event(LOG_DEBUG, "phase", "from", phase_name[m->phase], "to", phase_name[phase], NULL);
 	m->phase = phase;
 	m->killed = false;
-	m->deadline_us = us_max == UINT64_MAX ? UINT64_MAX : supervise_now_us() + us_max;
+	m->deadline_us = us_max == UINT64_MAX ? UINT64_MAX : monotonic_us() + us_max;
 }
 
 static void
@@ -79,7 +80,7 @@ log_ready(const struct master *m)
 	char workers[16], ms[24];
 	snprintf(workers, sizeof(workers), "%u", (unsigned)(m->up.workers_end - PROC_WORKER));
 	snprintf(ms, sizeof(ms), "%llu",
-	    (unsigned long long)(supervise_now_us() - m->started_us) / 1000);
+	    (unsigned long long)(monotonic_us() - m->started_us) / 1000);
 	log_event(LOG_INFO, "ready", "version", TOLLD_VERSION, "workers", workers, "listen",
 	    m->h->config->listen[0], "startup_ms", ms, NULL);
 }
@@ -118,7 +119,7 @@ ask_shutdown(struct master *m, bool drain)
 	case PHASE_LOAD:
 	case PHASE_RECOVER:
 		m->leave = true;
-		m->deadline_us = supervise_now_us() + STOP_US_MAX; /* RECOVER's */
+		m->deadline_us = monotonic_us() + STOP_US_MAX; /* RECOVER's */
 		break;
 	case PHASE_SERVE:
 		enter_shutdown(m, drain);
@@ -138,14 +139,14 @@ all_gone(struct master *m, uint32_t first, uint32_t end)
 {
 	if (supervise_left(&m->s, first, end) == 0)
 		return true;
-	if (supervise_now_us() < m->deadline_us)
+	if (monotonic_us() < m->deadline_us)
 		return false;
 	if (!m->killed) {
 		log_warnx("killing %u processes that did not stop in time",
 		    supervise_left(&m->s, first, end));
 		supervise_kill(&m->s, first, end, SIGKILL);
 		m->killed = true;
-		m->deadline_us = supervise_now_us() + REAP_US_MAX;
+		m->deadline_us = monotonic_us() + REAP_US_MAX;
 		return false;
 	}
 	log_event(LOG_ERROR, "holds cannot be finished now: left to the next start", NULL);
@@ -184,7 +185,7 @@ static void
 step_recover(struct master *m)
 {
 	if (supervise_left(&m->s, PROC_ADMIN, m->s.procs) > 0) {
-		if (m->leave && supervise_now_us() >= m->deadline_us)
+		if (m->leave && monotonic_us() >= m->deadline_us)
 			enter(m, PHASE_UNFINISHED, UINT64_MAX);
 		return;
 	}
@@ -222,8 +223,8 @@ step_stop_keeper(struct master *m)
 			supervise_unwant(&m->s, PROC_KEEPER, PROC_KEEPER + 1);
 			supervise_kill(&m->s, PROC_KEEPER, PROC_KEEPER + 1, CHILD_SIG_STOP);
 			m->keeper_told = true;
-			m->deadline_us = supervise_now_us() + STOP_US_MAX;
-		} else if (supervise_now_us() >= m->deadline_us) {
+			m->deadline_us = monotonic_us() + STOP_US_MAX;
+		} else if (monotonic_us() >= m->deadline_us) {
 			log_warnx("killing the keeper, which did not stop in time");
 			supervise_kill(&m->s, PROC_KEEPER, PROC_KEEPER + 1, SIGKILL);
 			m->deadline_us = UINT64_MAX;
@@ -255,7 +256,7 @@ step_phase(struct master *m)
 		break;
 	case PHASE_DRAIN:
 		if (supervise_left(&m->s, PROC_WORKER, m->s.procs) == 0 ||
-		    supervise_now_us() >= m->deadline_us)
+		    monotonic_us() >= m->deadline_us)
 			enter_stop_workers(m);
 		break;
 	case PHASE_STOP_WORKERS:
@@ -342,7 +343,7 @@ read_signals(struct master *m)
 static int
 wait_ms(const struct master *m)
 {
-	uint64_t now = supervise_now_us(), next = supervise_next_us(&m->s);
+	uint64_t now = monotonic_us(), next = supervise_next_us(&m->s);
 	if (m->deadline_us < next)
 		next = m->deadline_us;
 	if ((m->phase == PHASE_LOAD || supervise_reaping(&m->s)) && now + LOOK_US < next)
@@ -401,7 +402,7 @@ master_run(struct config *config)
 	static struct master m; /* large, and children inherit it */
 	memset(&m, 0, sizeof(m));
 	m.h = &m.up.heritage;
-	m.started_us = supervise_now_us();
+	m.started_us = monotonic_us();
 	log_init("master", config->log_format, config->log_level);
 	title_set("tolld: master");
 

@@ -11,13 +11,13 @@
 #include <string.h>
 #include <sys/queue.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "daemon/buf.h"
 #include "daemon/http.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
+#include "shm/clock.h"
 
 #define CONNS_MAX 64
 #define CONN_SECONDS 5
@@ -58,15 +58,6 @@ conn_free(struct metrics_conn *c)
 	free(c);
 }
 
-static uint64_t
-now_us(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
-
 /* NULL when a worker may be sent clients, else the reason why not. */
 static const char *
 not_ready(const struct region *r)
@@ -82,7 +73,7 @@ not_ready(const struct region *r)
 	/* Relaxed: a report.  0: it has only begun. */
 	heard = atomic_load_explicit(&region_proc(r, PROC_KEEPER)->heartbeat_us,
 	    memory_order_relaxed);
-	if (heard != 0 && now_us() > heard + KEEPER_SILENCE_US)
+	if (heard != 0 && monotonic_us() > heard + KEEPER_SILENCE_US)
 		return "the disk does not answer";
 	if (atomic_load_explicit(&h->draining, memory_order_relaxed) != 0)
 		return "draining";
@@ -171,7 +162,7 @@ static void conn_cb(evutil_socket_t, short, void *);
 static void
 conn_wait(struct metrics_conn *c, short what)
 {
-	uint64_t now = now_us(), left = c->until_us > now ? c->until_us - now : 1;
+	uint64_t now = monotonic_us(), left = c->until_us > now ? c->until_us - now : 1;
 	struct timeval tv = {(time_t)(left / 1000000), (suseconds_t)(left % 1000000)};
 
 	event_del(c->ev);
@@ -261,7 +252,7 @@ accept_cb(evutil_socket_t listener, short what, void *arg)
 	c->in_len = c->scanned = c->sent = 0;
 	c->out = (struct buf){0};
 	c->state = CONN_READS;
-	c->until_us = now_us() + CONN_SECONDS * UINT64_C(1000000);
+	c->until_us = monotonic_us() + CONN_SECONDS * UINT64_C(1000000);
 	TAILQ_INSERT_TAIL(&m->conns, c, link);
 	m->count++;
 	c->ev = event_new(m->base, fd, EV_READ, conn_cb, c);
@@ -297,7 +288,7 @@ metrics_http_new(struct event_base *base, int listen_fd, const struct region *r,
 void
 metrics_http_tick(struct metrics_http *m)
 {
-	uint64_t now = now_us();
+	uint64_t now = monotonic_us();
 	struct metrics_conn *c, *next;
 
 	if (m->listen != NULL)

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "daemon/log.h"
+#include "shm/clock.h"
 
 #define WAIT_US (20 * UINT64_C(1000000))
 

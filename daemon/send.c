@@ -10,6 +10,7 @@
 #include "daemon/quote.h"
 #include "daemon/stream.h"
 #include "daemon/worker.h"
+#include "shm/clock.h"
 #include "shm/fault.h"
 
 static void gone(void *, struct conn *);

@@ -11,13 +11,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "daemon/decode.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "daemon/settle.h"
 #include "daemon/watch.h"
+#include "shm/clock.h"
 
 #define BUCKETS 16384
 #define KEEP_US (60 * UINT64_C(1000000)) /* an ended stream stays in memory so long */
@@ -50,33 +50,6 @@ static const unsigned moves[STREAM_STATES] = {
     [STREAM_CLOSING] = 1u << STREAM_SETTLING,
     [STREAM_SETTLING] = 1u << STREAM_ENDED,
 };
-
-uint64_t
-monotonic_us(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
-
-uint64_t
-coarse_us(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
-	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
-
-uint64_t
-realtime_us(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_REALTIME, &ts);
-	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
 
 struct streams *
 streams_new(struct worker *w)

@@ -15,33 +15,17 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <time.h>
 
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "daemon/spawn.h"
+#include "shm/clock.h"
 #include "shm/fault.h"
 #include "shm/wake.h"
 
 #define SECOND_US UINT64_C(1000000)
 #define BACKOFF_US UINT64_C(100000)
 #define BACKOFF_US_MAX (5 * SECOND_US)
-
-uint64_t
-supervise_now_us(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * SECOND_US + (uint64_t)t.tv_nsec / 1000;
-}
-
-static uint64_t
-wall_us(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_REALTIME, &t);
-	return (uint64_t)t.tv_sec * SECOND_US + (uint64_t)t.tv_nsec / 1000;
-}
 
 static void
 move(struct supervisor *s, uint32_t proc, enum child_state to)
@@ -95,7 +79,7 @@ supervise_unwant(struct supervisor *s, uint32_t first, uint32_t end)
 static void
 count_ended(const struct hold *h)
 {
-	uint64_t now_us = wall_us();
+	uint64_t now_us = realtime_us();
 
 	if (h->model >= CONFIG_MODELS_MAX || h->outcome >= OUTCOME_MAX || h->actual < 0)
 		return;
@@ -120,7 +104,7 @@ start_reaping(struct supervisor *s, uint32_t proc)
 	/* Full fence, pairs with the one in wake: either the keeper sees `reaping` and wakes us for
 	 * what it publishes, or we see it published. */
 	atomic_thread_fence(memory_order_seq_cst);
-	reap_start(&s->child[proc].reap, region, proc, wall_us());
+	reap_start(&s->child[proc].reap, region, proc, realtime_us());
 	s->child[proc].reap.ended = count_ended;
 	move(s, proc, CHILD_REAPING);
 }
@@ -169,7 +153,7 @@ static void
 note_death(struct supervisor *s, uint32_t proc, int status)
 {
 	struct child *c = &s->child[proc];
-	uint64_t now_us = supervise_now_us();
+	uint64_t now_us = monotonic_us();
 	c->status = status;
 	set_restart(c, now_us);
 	log_death(s, proc, now_us);
@@ -278,7 +262,7 @@ kill_bad(const struct supervisor *s, uint32_t proc)
 void
 supervise_step(struct supervisor *s)
 {
-	uint64_t now_us = supervise_now_us();
+	uint64_t now_us = monotonic_us();
 	for (uint32_t p = PROC_KEEPER; p < s->procs; p++) {
 		struct child *c = &s->child[p];
 		if (c->state == CHILD_REAPING)

@@ -63,6 +63,4 @@ unsigned supervise_left(const struct supervisor *, uint32_t first, uint32_t end)
 bool supervise_reaping(const struct supervisor *);
 void supervise_kill(const struct supervisor *, uint32_t first, uint32_t end, int sig);
 
-uint64_t supervise_now_us(void);
-
 #endif

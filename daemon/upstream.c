@@ -28,6 +28,7 @@
 #include "daemon/log.h"
 #include "daemon/response.h"
 #include "daemon/worker.h"
+#include "shm/clock.h"
 
 #define READ_SIZE 65536
 #define READS_MAX 4        /* of one connection at a time, when more is there */

@@ -6,6 +6,7 @@
  * again.  So a slow reader costs one frame's memory, and a thousand of them share one text.
  */
 #include "daemon/watch.h"
+#include "shm/clock.h"
 
 #include <stdlib.h>
 #include <string.h>

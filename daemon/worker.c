@@ -19,6 +19,7 @@
 #include "daemon/past.h"
 #include "daemon/settle.h"
 #include "daemon/stream.h"
+#include "shm/clock.h"
 
 #define TICK_MS 250
 #define STOP_MS 3000 /* after a stop: so long for the last bytes to clients */

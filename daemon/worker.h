@@ -12,6 +12,7 @@
 #include "daemon/heritage.h"
 #include "daemon/state.h"
 #include "daemon/upstream.h"
+#include "shm/clock.h"
 #include "shm/ledger.h"
 
 struct stream;
@@ -38,11 +39,6 @@ struct worker {
 	bool draining, stopping;
 	bool stalled;               /* nothing has become durable for long: nobody is kept waiting */
 };
-
-/* CLOCK_MONOTONIC and CLOCK_REALTIME in microseconds; coarse: up to 4 ms late, and cheap. */
-uint64_t monotonic_us(void);
-uint64_t coarse_us(void);
-uint64_t realtime_us(void);
 
 /* The handlers, one file each. */
 conn_handler preview_handler, send_handler, balance_handler;

@@ -14,11 +14,11 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "shm/fault.h"
 #include "shm/ring.h"
 #include "shm/word.h"
+#include "shm/clock.h"
 
 /* What we know of our holds, in our own memory: a stray write into a slot is noticed by it. */
 struct kept {
@@ -37,15 +37,6 @@ struct ledger {
 	uint32_t free_count;
 	uint32_t free[]; /* slots; the last freed is taken first, its lines are warm */
 };
-
-static uint64_t
-now_us(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_REALTIME, &ts);
-	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
 
 struct ledger *
 ledger_new(struct region *region, uint32_t proc)
@@ -248,7 +239,7 @@ push(struct ledger *l, const struct hold *h, enum journal_type type, const void 
 	struct journal_record r;
 	uint64_t position;
 
-	hold_record(l->region, h, (uint8_t)type, now_us(), &r);
+	hold_record(l->region, h, (uint8_t)type, realtime_us(), &r);
 	position = ring_push(l->ring, &r, payload, payload_len);
 	assert(position != 0);
 	return position;

@@ -17,6 +17,7 @@
 #include "daemon/metrics.h"
 #include "daemon/spawn.h"
 #include "daemon/supervise.h"
+#include "shm/clock.h"
 #include "shm/wake.h"
 #include "tests/storm/told.h"
 
@@ -236,11 +237,11 @@ daemon_run(bool keep_region)
 		if (atomic_load(&told->phase) == STORM_END &&
 		    supervise_left(&supervisor, PROC_KEEPER, PROC_KEEPER + 1) == 0)
 			break;
-		if (told->kills_wanted && !quiet && supervise_now_us() >= next_us) {
+		if (told->kills_wanted && !quiet && monotonic_us() >= next_us) {
 			if (next_us != 0)
 				kill_some(&rng);
 			/* The first ones early: while it recovers. */
-			next_us = supervise_now_us() +
+			next_us = monotonic_us() +
 			    storm_draw(&rng, atomic_load(&told->phase) < STORM_SERVE ? 6000 : 12000);
 		}
 		(void)poll(&fd, 1, 1);

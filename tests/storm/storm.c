@@ -32,6 +32,7 @@
 #include <unistd.h>
 
 #include "daemon/supervise.h"
+#include "shm/clock.h"
 #include "tests/storm/daemon.h"
 #include "tests/storm/told.h"
 
@@ -246,7 +247,7 @@ draw_fate(uint64_t *rng, enum fate *fate, uint32_t *us)
 int
 main(int argc, char **argv)
 {
-	uint64_t seed = 1, ops = UINT64_MAX, rng, start_us = supervise_now_us();
+	uint64_t seed = 1, ops = UINT64_MAX, rng, start_us = monotonic_us();
 	double seconds = 10;
 
 	for (int i = 1; i < argc; i++) {
@@ -265,7 +266,7 @@ main(int argc, char **argv)
 	set_up(seed);
 	rng = storm_mix(seed);
 	while (!atomic_load(&told->failed)) {
-		double so_far = (double)(supervise_now_us() - start_us) / 1e6;
+		double so_far = (double)(monotonic_us() - start_us) / 1e6;
 		enum fate fate;
 		uint32_t us;
 
@@ -277,7 +278,7 @@ main(int argc, char **argv)
 		}
 		one_daemon(fate, us);
 	}
-	report(seed, (double)(supervise_now_us() - start_us) / 1e6);
+	report(seed, (double)(monotonic_us() - start_us) / 1e6);
 	if (atomic_load(&told->failed)) {
 		printf("FAILED, seed %llu, daemon %u: %s\n", (unsigned long long)seed,
 		    atomic_load(&told->life), told->difference);

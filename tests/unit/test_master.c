@@ -38,6 +38,7 @@
 #include "daemon/metrics.h"
 #include "daemon/supervise.h"
 #include "daemon/title.h"
+#include "shm/clock.h"
 #include "shm/ledger.h"
 #include "shm/ring.h"
 #include "shm/wake.h"
@@ -148,7 +149,7 @@ note_start(const struct heritage *h, uint32_t proc)
 {
 	int n = control->starts[proc];
 	if (n < 16)
-		control->started_us[proc][n] = supervise_now_us();
+		control->started_us[proc][n] = monotonic_us();
 	control->pid[proc] = (int)getpid();
 	control->generation[proc] = region_proc(&h->region, proc)->generation;
 	control->starts[proc] = n + 1;
@@ -291,9 +292,9 @@ exists(const char *name)
 /* Wait for a condition, 20 s at most. */
 #define AWAIT(condition)                                                                          \
 	do {                                                                                       \
-		uint64_t end_ = supervise_now_us() + 20000000;                                     \
+		uint64_t end_ = monotonic_us() + 20000000;                                     \
 		while (!(condition)) {                                                             \
-			if (supervise_now_us() > end_)                                             \
+			if (monotonic_us() > end_)                                             \
 				fail_msg("waited in vain for: %s", #condition);                    \
 			poll(NULL, 0, 2);                                                          \
 		}                                                                                  \
