@@ -156,9 +156,11 @@ every_copy_is_a_whole_journal(void **state)
 {
 	pid_t pid = writer();
 	uint64_t before = 0;
+	int grown = 0;
 
 	(void)state;
-	for (int n = 0; n < 10; n++) {
+	/* On a loaded machine the writer may not come to write between two copies. */
+	for (int n = 0; n < 10 || grown < 5; n++) {
 		char *dir = dir_new(), secret[64] = "";
 		struct backup_result r = run(dir, false);
 		char path[256];
@@ -168,7 +170,9 @@ every_copy_is_a_whole_journal(void **state)
 		assert_string_equal(r.why, "");
 		assert_true(r.ok);
 		assert_int_equal(entries(dir), 2);
-		assert_true(r.records > before);
+		assert_true(r.records >= before);
+		assert_true(n < 1000);
+		grown += r.records > before;
 		before = r.records;
 		(void)snprintf(path, sizeof path, "%s/key.secret", dir);
 		assert_int_equal(stat(path, &st), 0);
