@@ -74,6 +74,15 @@ retry_cb(evutil_socket_t fd, short what, void *arg)
 }
 
 static void
+room_cb(void *arg)
+{
+	struct admin *a = arg;
+
+	a->stalled = false; /* most likely; the next tick looks */
+	admin_retry(a);
+}
+
+static void
 tick_cb(evutil_socket_t fd, short what, void *arg)
 {
 	struct admin *a = arg;
@@ -161,7 +170,7 @@ admin_main(struct heritage *heritage)
 	a.durable = durable_new(a.base, heritage, PROC_ADMIN, a.ledger);
 	if (a.durable == NULL)
 		fatalx("admin: out of memory");
-	durable_on_room(a.durable, admin_retry, &a);
+	durable_on_room(a.durable, room_cb, &a);
 	if (admin_listen(&a) != 0)
 		fatal("admin: control socket");
 	a.http = metrics_http_new(a.base, heritage->admin_http_fd, a.region, heritage->config);

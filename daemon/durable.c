@@ -8,10 +8,10 @@
 #include "daemon/durable.h"
 
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "daemon/log.h"
+#include "shm/clock.h"
 #include "shm/wake.h"
 
 #define LATER_MS 10
@@ -81,7 +81,6 @@ struct durable *
 durable_new(struct event_base *base, struct heritage *h, uint32_t proc, struct ledger *ledger)
 {
 	struct durable *d = calloc(1, sizeof *d);
-	struct timespec now;
 
 	if (d == NULL)
 		return NULL;
@@ -98,9 +97,8 @@ durable_new(struct event_base *base, struct heritage *h, uint32_t proc, struct l
 		return NULL;
 	}
 	/* From now on: a wait in front of the first look is not one since the clock began. */
-	clock_gettime(CLOCK_MONOTONIC, &now);
 	d->seen = ring_durable(d->ring);
-	d->seen_us = (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+	d->seen_us = monotonic_us();
 	wake_prepare(&h->region, proc);
 	return d;
 }

@@ -74,7 +74,8 @@ class DiskCase(unittest.TestCase):
         t = getattr(self, "t", None)
         if t is None or t.process is None:
             return
-        self.disk.works()
+        if hasattr(self, "disk"):
+            self.disk.works()
         code = t.stop()
         for bad in ("AddressSanitizer", "runtime error:", "level=fatal"):
             self.assertNotIn(bad, t.log())
@@ -317,11 +318,12 @@ class Real(DiskCase):
             except ProcessLookupError:
                 pass
         wait_for(self.t.ready, 20, "the daemon to be ready again")
-        # It waited, and was booked at last; or it was refused, and can be repeated.
+        # It waited, and was booked at last; or its client was sent away, and can repeat it,
+        # whether it was booked or not.
         topup.join(30)
         p = out[0]
         again = self.t.ctl("topup", "alice", "0.001", "--ref", "r")
-        self.assertEqual(again.get("repeated", False), p.returncode == 0)
+        self.assertTrue(again.get("repeated", False) or p.returncode != 0)
         self.assertEqual(micro(self.t.show("alice")["balance"]), 100001000)
         self.t.audit()
         self.assertEqual(self.t.stop(), 0, self.t.log())
