@@ -344,7 +344,6 @@ ledger_reserve(struct ledger *l, const struct hold_terms *t, const void *payload
 	h->prompt = t->prompt;
 	h->max_tokens = t->max_tokens;
 	h->model = t->model;
-	h->outcome = OUTCOME_NONE;
 	h->voided = 0;
 	h->generation = l->generation;
 	memcpy(h->stream_id, t->stream_id, sizeof h->stream_id);
@@ -352,6 +351,10 @@ ledger_reserve(struct ledger *l, const struct hold_terms *t, const void *payload
 	h->reserved_us = t->reserved_us;
 	h->deadline_us = t->deadline_us;
 
+	/* Last: a free slot without an outcome is taken for one that was written over (reap.c), and
+	 * then nothing of its former hold may be there any more. */
+	atomic_signal_fence(memory_order_seq_cst);
+	h->outcome = OUTCOME_NONE;
 	hold_move(h, seq, HOLD_CLAIMED);
 	FAULT("reserve.claimed");
 	if (!take_first(l, h, tag_of(slot, seq), t)) {

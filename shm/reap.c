@@ -95,6 +95,20 @@ extend_unknown(const struct hold *h, uint64_t seq)
 	    total == h->amount && h->actual > h->base && known < seq;
 }
 
+/*
+ * A free slot whose last record opened or extended a hold, and that never got an outcome: somebody
+ * wrote over its state.  Left so, its hold would stay open in the books, and each next owner's
+ * first reserve there would be taken for a forgery.  (Killed at the very beginning of a reserve a
+ * slot looks like this, too: then it holds nothing, and its void changes nothing.)
+ */
+static bool
+lost(const struct hold *h, uint64_t seq)
+{
+	/* One that never had a hold, or credits only, has no time of a reserve. */
+	return h->outcome == OUTCOME_NONE && h->reserved_us != 0 &&
+	    journaled(h, seq, RING_APPLIED);
+}
+
 /* Bring one slot to FREE or to SETTLING with its record pushed; false if the ring is full. */
 static bool
 push_slot(struct reap *r, uint32_t slot)
@@ -105,7 +119,7 @@ push_slot(struct reap *r, uint32_t slot)
 	uint64_t word = atomic_load_explicit(&h->state, memory_order_relaxed);
 	uint64_t seq = HOLD_SEQ(word);
 
-	if (HOLD_STATE(word) == HOLD_FREE)
+	if (HOLD_STATE(word) == HOLD_FREE && !lost(h, seq))
 		return true;
 	if (a == NULL) {
 		hold_move(h, seq, HOLD_FREE);

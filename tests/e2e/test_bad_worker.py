@@ -405,6 +405,48 @@ class Bad(Case):
         self.t.start()
         self.t.audit()
 
+    def test_a_slot_s_state_free(self):
+        """Nobody seems to have it; its hold is found nevertheless, and ended at its meter."""
+        bystander = self.bystander()
+        name, number, slot, w = self.victim()
+        before = self.t.children()
+        self.r.u64(self.r.hold(slot), self.r.state(slot)[0] << 8)
+        self.killed(before, "a free slot")
+        self.exact(name, "a free slot")
+        self.assertLess(self.t.show(name)["balance"], 10)
+        self.assertEqual(self.t.show(name)["status"], "open")
+        self.usable(name)
+        w.join(10)
+        self.done(bystander)
+
+    def test_a_raised_meter(self):
+        """It counts if the worker dies: never more than the hold is charged."""
+        bystander = self.bystander()
+        name, number, slot, w = self.victim()
+        before, amount = self.t.children(), self.r.amount(slot)
+        os.kill(before[BAD_TITLE], signal.SIGSTOP)
+        self.r.u64(self.r.hold(slot) + 8, 2**32 - 1)
+        os.kill(before[BAD_TITLE], signal.SIGKILL)
+        self.killed(before, "a raised meter")
+        a = self.exact(name, "a raised meter")
+        self.assertLessEqual(10000000 - micro(a["balance"]), self.r.amount(slot))
+        self.assertGreaterEqual(self.r.amount(slot), amount)
+        self.usable(name)
+        w.join(10)
+        self.done(bystander)
+
+    def test_a_lowered_word(self):
+        """Less can be spent until the memory is made anew; nothing is frozen or lost."""
+        name = next(self.names)
+        key = self.t.account(name, 10)
+        self.r.available(self.r.number(name), 0)
+        self.assertEqual(self.t.request("POST", "/chat/send", {"message": "hi"}, key)[0], 402)
+        self.assertEqual(self.t.show(name)["status"], "open")
+        self.assertEqual(self.t.stop(), 0)
+        self.t.start()
+        self.assertEqual(end_of(self.t.run(key, "hi", "short"))[0], "done")
+        self.t.audit()
+
     def test_an_account_s_word(self):
         """More than there is can be promised, but not booked: the floor holds on disk."""
         bystander = self.bystander()

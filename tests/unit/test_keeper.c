@@ -224,7 +224,7 @@ reserve(struct account *a, uint8_t stream, uint64_t *position)
 {
 	struct rec rec = rec_reserve(0, stream, 0, 0, 0, stream);
 	struct hold_terms t = {.account = a, .price = rec_price, .prompt = 10,
-	    .max_tokens = 1000, .min_tokens = 1, .want_tokens = 30};
+	    .max_tokens = 1000, .min_tokens = 1, .want_tokens = 30, .reserved_us = 1};
 	struct hold *h;
 
 	if (ledger_reserve(worker, &t, rec.payload, rec.r.payload_len, &h, position) != LEDGER_OK)

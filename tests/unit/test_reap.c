@@ -41,7 +41,8 @@ static struct hold_terms
 terms(void)
 {
 	return (struct hold_terms){.account = account, .price = price, .prompt = 7,
-	    .max_tokens = 100, .min_tokens = 1, .want_tokens = 6};
+	    .max_tokens = 100, .min_tokens = 1, .want_tokens = 6,
+	    .reserved_us = 1};
 }
 
 /* --- workers that are killed ---------------------------------------------------------------- */

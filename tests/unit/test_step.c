@@ -92,7 +92,8 @@ static struct hold_terms
 terms(void)
 {
 	return (struct hold_terms){.account = account_at(&live, 0), .price = price,
-	    .prompt = 7, .max_tokens = 100, .min_tokens = 1, .want_tokens = 6};
+	    .prompt = 7, .max_tokens = 100, .min_tokens = 1, .want_tokens = 6,
+	    .reserved_us = 1};
 }
 
 static void
