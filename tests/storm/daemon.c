@@ -34,11 +34,13 @@ static char region_path[96];
 void
 daemon_init(char *dir)
 {
+	static char model[] = "model";
+
 	(void)snprintf(region_path, sizeof region_path, "%s/ledger.shm", dir);
 	heritage.config = calloc(1, sizeof *heritage.config);
 	heritage.config->state_dir = heritage.config->runtime_dir = dir;
 	heritage.config->model_count = 1;
-	heritage.config->model[0].name = (char[]){"model"};
+	heritage.config->model[0].name = model;
 	heritage.config->model[0].price = storm_price;
 }
 
