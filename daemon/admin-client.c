@@ -420,7 +420,8 @@ give_up_calls(struct admin_client *c)
 
 	for (call = TAILQ_FIRST(&c->calls); call != NULL; call = next) {
 		next = TAILQ_NEXT(call, link);
-		if (!call->method->needs_journal)
+		/* What only reads and can be broken off does not wait for the journal. */
+		if (!call->method->needs_journal && call->cancel != NULL)
 			continue;
 		TAILQ_REMOVE(&c->calls, call, link);
 		c->call_count--;

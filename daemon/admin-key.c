@@ -229,7 +229,7 @@ admin_key_list(struct admin_call *call, const struct proto_value *v)
 	call->at = (uint32_t)v[1].number;
 	call->limit = v[2].given ? (uint32_t)v[2].number : ADMIN_PAGE_MAX;
 	/* Labels of keys just made: state.mdb has to catch up for the first page. */
-	if (call->at > 0 ||
+	if (call->at > 0 || a->stalled ||
 	    atomic_load_explicit(&a->region->h->journal_ok, memory_order_relaxed) == 0) {
 		put_page(call);
 		return ADMIN_DONE;

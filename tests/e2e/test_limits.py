@@ -205,6 +205,8 @@ class Journal(Limits):
                      ("key", "create", name)):
             self.refused("journal_unavailable", *args)
         self.assertEqual(micro(self.t.show(name)["balance"]), 100000000)
+        # What only reads is answered.
+        self.assertEqual(len(self.t.ctl("key", "list", name)), 1)
         os.kill(self.keeper, signal.SIGCONT)
         # What was in the ring is booked; asked for again it is not booked twice.
         wait_for(lambda: self.t.ctl("topup", name, "1", "--ref", "r", check=False).returncode == 0,
