@@ -263,9 +263,8 @@ class Bad(Case):
         count = len(self.forgeries_of_now(other))
         for i in range(third, count, 3):
             name, number, slot, w = self.victim()
-            what, type_name, frozen, record = self.forgeries(number, slot, other)[i]
-            with self.subTest(what):
-                self.forge(what, type_name, frozen, record, name, number, slot)
+            with self.subTest(self.forgeries(number, slot, other)[i][0]):
+                self.forge(i, other, name, number, slot)
             w.join(10)
         self.assertEqual(self.t.show("other")["balance"], 10)
         self.assertEqual(self.t.show("other")["status"], "open")
@@ -284,12 +283,24 @@ class Bad(Case):
     def forgeries_of_now(self, other):
         return self.forgeries(other, self.r.slots(BAD)[0], other)
 
-    def forge(self, what, type_name, frozen, record, name, number, slot):
+    def stopped(self, pid, slot):
+        """The worker stands still, and not in the middle of an operation of that slot."""
+        os.kill(pid, signal.SIGSTOP)
+        with open(f"/proc/{pid}/stat") as f:
+            still = f.read().rsplit(")", 1)[1].split()[0] == "T"
+        self.r.hurry()
+        if still and self.r.state(slot)[1] == "held" and self.r.durable(BAD) == self.r.head(BAD):
+            return True
+        os.kill(pid, signal.SIGCONT)
+        return False
+
+    def forge(self, i, other, name, number, slot):
         before, refused = self.t.children(), self.refused()
         wait_for(lambda: self.age(before[BAD_TITLE]) > 1.1, 5, "the worker to have lived a while")
-        series = f'tolld_records_refused_total{{type="{type_name}"}}'
         # The worker itself must not push at the same moment, or one of both would be lost.
-        os.kill(before[BAD_TITLE], signal.SIGSTOP)
+        wait_for(lambda: self.stopped(before[BAD_TITLE], slot), 10, "the worker to stand still")
+        what, type_name, frozen, record = self.forgeries(number, slot, other)[i]
+        series = f'tolld_records_refused_total{{type="{type_name}"}}'
         try:
             position = self.r.push(BAD, **record)
             wait_for(lambda: self.r.durable(BAD) >= position, 10, f"{what}: the keeper's answer")

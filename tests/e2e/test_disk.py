@@ -192,7 +192,9 @@ class Faults(DiskCase):
                 watchers = [Watcher(self.t, self.t.send(self.key, "hi", "slow")["stream_id"])
                             for _ in range(3)]
                 self.disk.fail(kind, times=1)
-                self.t.ctl("topup", "alice", "1")
+                # Whoever comes while the keeper is being replaced is told to come again.
+                wait_for(lambda: self.t.ctl("topup", "alice", "1", "--ref", kind,
+                                            check=False).returncode == 0, 10, "a top-up")
                 self.assertEqual(self.disk.hits(kind), 1)
                 self.balance += 1000000
                 for x in watchers:
