@@ -1,9 +1,6 @@
 /*
- * The audit: the journal played once more into books of its own.  Runs in the admin process.
- *
- * Its judge is books_check, the keeper's own.  That is enough, since what is compared in the end
- * was computed by nobody's code but the journal's arithmetic; and the chain finds what changed
- * in the file and is still plausible.
+ * The audit: the journal proved (daemon/proof.h), and what comes out of it held against state.mdb
+ * and against itself.  Runs in the admin process.
  */
 #include "daemon/audit.h"
 
@@ -13,8 +10,10 @@
 #include <string.h>
 
 #include "daemon/books.h"
+#include "daemon/proof.h"
 
 enum phase {
+	LOAD,    /* the checkpoint, if there is one */
 	REPLAY,  /* records up to state.mdb's sequence */
 	ROWS,    /* state.mdb's accounts against the books; then the rest of the records */
 	SUMS,    /* each account's books in themselves */
@@ -23,15 +22,9 @@ enum phase {
 
 struct audit {
 	enum phase phase;
-	struct books *books;
+	struct proof *proof;
+	const struct books *books; /* the proof's */
 	struct state_walk *rows;
-	struct journal_cursor *records;
-	struct journal_chain *chain;
-	uint8_t link[JOURNAL_LINK_LEN];
-	struct journal_batch batch; /* the one under way, up to batch_last */
-	uint64_t batch_last;
-	uint64_t sequence;          /* last record replayed */
-	uint64_t payloads;
 	bool rows_done;
 	uint32_t rows_seen, sums_done;
 	int64_t *held;              /* by account: sum of open holds */
@@ -49,6 +42,22 @@ differs(struct audit *a, const char *fmt, ...)
 	va_end(ap);
 }
 
+/*
+ * state.mdb is further back than the journal begins.  Right for one that was just made anew: the
+ * keeper has still to put its first row in.
+ */
+static void
+check_behind(struct audit *a)
+{
+	struct state_account row;
+
+	a->rows_done = true;
+	if (state_walk_progress(a->rows)->applied != 0 || state_walk_next(a->rows, &row) != 0)
+		differs(a, "state.mdb is at record %llu, the journal begins after %llu",
+		    (unsigned long long)state_walk_progress(a->rows)->applied,
+		    (unsigned long long)proof_base(a->proof)->sequence);
+}
+
 struct audit *
 audit_new(struct journal_reader *journal, struct state_reader *state)
 {
@@ -58,16 +67,17 @@ audit_new(struct journal_reader *journal, struct state_reader *state)
 		return NULL;
 	/* The rows' snapshot first: then the journal's has all that they were made of. */
 	if ((a->rows = state_walk_new(state)) == NULL ||
-	    (a->records = journal_cursor_new(journal, 1)) == NULL ||
-	    (a->chain = journal_chain_new()) == NULL) {
+	    (a->proof = proof_new(journal)) == NULL) {
 		audit_free(a);
 		return NULL;
 	}
-	a->books = books_new();
-	if (state_walk_progress(a->rows)->applied > journal_cursor_last(a->records))
+	a->books = proof_books(a->proof);
+	if (state_walk_progress(a->rows)->applied > proof_last(a->proof))
 		differs(a, "state.mdb is at record %llu, the journal ends at %llu",
 		    (unsigned long long)state_walk_progress(a->rows)->applied,
-		    (unsigned long long)journal_cursor_last(a->records));
+		    (unsigned long long)proof_last(a->proof));
+	else if (state_walk_progress(a->rows)->applied < proof_base(a->proof)->sequence)
+		check_behind(a);
 	return a;
 }
 
@@ -76,143 +86,66 @@ audit_free(struct audit *a)
 {
 	if (a == NULL)
 		return;
-	journal_cursor_free(a->records);
-	journal_chain_free(a->chain);
 	state_walk_free(a->rows);
-	books_free(a->books);
+	proof_free(a->proof);
 	free(a->held);
 	free(a);
+}
+
+void
+audit_expect(struct audit *a, uint64_t sequence, const uint8_t link[static JOURNAL_LINK_LEN])
+{
+	proof_expect(a->proof, sequence, link);
 }
 
 void
 audit_result(const struct audit *a, struct audit_result *out)
 {
 	*out = a->result;
-	out->records = a->sequence;
+	out->base = *proof_base(a->proof);
+	out->records = proof_sequence(a->proof) - out->base.sequence;
+	out->head = proof_sequence(a->proof);
+	memcpy(out->link, proof_link(a->proof), sizeof out->link);
 	out->ok = a->phase == ENDED && a->result.first_difference[0] == '\0';
 }
 
-/* A new batch begins with the record after `sequence`. */
-static bool
-next_batch(struct audit *a)
-{
-	int more = journal_cursor_batch(a->records, &a->batch_last, &a->batch);
-
-	if (more == 1 && a->batch.first == a->sequence + 1 && a->batch_last >= a->batch.first) {
-		journal_chain_begin(a->chain, a->link);
-		return true;
-	}
-	if (more == 1)
-		differs(a, "batch %llu-%llu: it says that it begins with record %llu",
-		    (unsigned long long)a->sequence + 1, (unsigned long long)a->batch_last,
-		    (unsigned long long)a->batch.first);
-	else
-		differs(a, "record %llu: it is in no batch", (unsigned long long)a->sequence + 1);
-	return false;
-}
-
-/* The batch under way has ended: does its link say what was in it? */
 static void
-check_link(struct audit *a)
+load(struct audit *a, uint32_t max)
 {
-	journal_chain_end(a->chain, a->link);
-	if (memcmp(a->link, a->batch.link, sizeof a->link) != 0)
-		differs(a, "batch %llu-%llu: the chain is broken (a record, a payload or the link "
-		    "was changed)", (unsigned long long)a->batch.first,
-		    (unsigned long long)a->batch_last);
-}
-
-/* Judge and enter one record. */
-static void
-check_record(struct audit *a, const struct journal_entry *e)
-{
-	struct books_input in = {.record = &e->record, .payload = e->payload,
-	    .types = BOOKS_FROM_JOURNAL, .slot_first = 0, .slot_count = BOOKS_SLOTS_MAX};
-	unsigned long long n = e->sequence;
-	struct books_verdict v;
-
-	if (e->payload_len != e->record.payload_len) {
-		differs(a, "record %llu: its payload has %zu bytes instead of %u", n,
-		    e->payload_len, e->record.payload_len);
-		return;
+	/* A piece of the checkpoint has some hundred rows. */
+	switch (proof_load(a->proof, max / 128 + 1)) {
+	case PROOF_MORE:
+		break;
+	case PROOF_END:
+		a->phase = REPLAY;
+		break;
+	case PROOF_DIFFERS:
+		differs(a, "%s", proof_difference(a->proof));
+		break;
 	}
-	books_check(a->books, &in, &v);
-	if (!v.store)
-		differs(a, "record %llu: %s", n, v.contradicts != NULL ? v.contradicts :
-		    v.status == RING_REPEATED ? "its ref is there already" :
-		    v.status == RING_RANGE ? "its sum is out of range" :
-		    "it should not have been stored");
-	else if (e->record.type == JOURNAL_ACCOUNT && e->record.account != v.value)
-		differs(a, "record %llu: the account's number should be %lld", n,
-		    (long long)v.value);
-	else if (books_apply(a->books, &e->record, e->payload, e->sequence) < 0)
-		differs(a, "record %llu: it does not fit in the books", n);
-}
-
-/* The next record; false at the end or a difference. */
-static bool
-replay_one(struct audit *a)
-{
-	struct journal_entry e;
-	int more = journal_cursor_next(a->records, &e);
-
-	if (more < 0) {
-		differs(a, "record %llu: journal.mdb can't be read there",
-		    (unsigned long long)a->sequence + 1);
-		return false;
-	}
-	if (more == 0) {
-		if (a->sequence != a->batch_last)
-			differs(a, "batch %llu-%llu: the journal ends at record %llu",
-			    (unsigned long long)a->batch.first, (unsigned long long)a->batch_last,
-			    (unsigned long long)a->sequence);
-		return false;
-	}
-	if (e.sequence != a->sequence + 1) {
-		differs(a, "record %llu: it is missing, the next one is %llu",
-		    (unsigned long long)a->sequence + 1, (unsigned long long)e.sequence);
-		return false;
-	}
-	if (a->sequence == a->batch_last && !next_batch(a))
-		return false;
-	check_record(a, &e);
-	if (a->phase == ENDED)
-		return false;
-	journal_chain_add(a->chain, &e.record, sizeof e.record);
-	if (e.payload_len > 0) {
-		journal_chain_add(a->chain, e.payload, e.payload_len);
-		a->payloads++;
-	}
-	a->sequence = e.sequence;
-	if (a->sequence == a->batch_last)
-		check_link(a);
-	return a->phase != ENDED;
 }
 
 static void
 replay(struct audit *a, uint32_t max_records)
 {
-	uint64_t applied = state_walk_progress(a->rows)->applied, last = 0;
-	struct journal_batch batch = {0};
+	uint64_t applied = state_walk_progress(a->rows)->applied;
 
 	for (; max_records > 0; max_records--) {
-		if (!a->rows_done && a->sequence == applied) {
+		if (!a->rows_done && proof_sequence(a->proof) == applied) {
 			a->phase = ROWS;
 			return;
 		}
-		if (!replay_one(a))
-			break;
+		switch (proof_record(a->proof)) {
+		case PROOF_MORE:
+			continue;
+		case PROOF_END:
+			a->phase = SUMS;
+			return;
+		case PROOF_DIFFERS:
+			differs(a, "%s", proof_difference(a->proof));
+			return;
+		}
 	}
-	if (max_records == 0 || a->phase == ENDED)
-		return;
-	if (a->sequence == a->batch_last && journal_cursor_batch(a->records, &last, &batch) != 0)
-		differs(a, "batch %llu-%llu: it has no records", (unsigned long long)batch.first,
-		    (unsigned long long)last);
-	else if (journal_cursor_payloads(a->records) != a->payloads)
-		differs(a, "journal.mdb: %zu payloads, but %llu records that have one",
-		    journal_cursor_payloads(a->records), (unsigned long long)a->payloads);
-	else
-		a->phase = SUMS;
 }
 
 static void
@@ -233,7 +166,8 @@ check_row(struct audit *a, const struct state_account *row)
 		    (int)row->id_len, row->id);
 	else if (b->balance != row->balance || b->held != row->held ||
 	    b->overdraft != row->overdraft || b->charged != row->charged ||
-	    b->topups != row->topups || b->adjustments != row->adjustments)
+	    b->topups != row->topups || b->adjustments != row->adjustments ||
+	    b->uncollected != row->uncollected)
 		differs(a, "state.mdb: account %.*s has balance %lld and %lld held; by the journal "
 		    "it is %lld and %lld", (int)row->id_len, row->id, (long long)row->balance,
 		    (long long)row->held, (long long)b->balance, (long long)b->held);
@@ -310,6 +244,9 @@ bool
 audit_step(struct audit *a, uint32_t max_records)
 {
 	switch (a->phase) {
+	case LOAD:
+		load(a, max_records);
+		break;
 	case REPLAY:
 		replay(a, max_records);
 		break;

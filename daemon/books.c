@@ -436,3 +436,22 @@ books_changes_clear(struct books *b)
 	b->refs_from = books_refs(b);
 	b->prices_from = books_prices(b);
 }
+
+void
+books_changes_all(struct books *b)
+{
+	books_changes_clear(b);
+	for (uint32_t i = 0; i < books_accounts(b); i++) {
+		((struct books_account *)b->accounts.data)[i].changed = true;
+		books_add_u32(&b->changed_accounts, i);
+	}
+	for (uint32_t i = 0; i < books_slots(b); i++) {
+		((struct books_hold *)b->holds.data)[i].changed = true;
+		books_add_u32(&b->changed_slots, i);
+	}
+	for (uint32_t i = 0; i < books_keys(b); i++) {
+		((struct books_key *)b->keys.data)[i].changed = true;
+		books_add_u32(&b->changed_keys, i);
+	}
+	b->refs_from = b->prices_from = 0;
+}

@@ -26,6 +26,7 @@ struct books_account {
 	int64_t held;    /* sum of its open holds */
 	int64_t overdraft;
 	int64_t charged, topups, adjustments;
+	int64_t uncollected; /* used, but above what its holds could pay: never charged */
 	/* Debits by adjustments and lowered overdrafts that the admin process may not have applied
 	 * in shared memory yet: a reserve that was granted there before them is no contradiction. */
 	int64_t slack;
@@ -91,7 +92,7 @@ void books_free(struct books *);
 #define BOOKS_FROM_ADMIN                                                                          \
 	(BOOKS_TYPE(JOURNAL_TOPUP) | BOOKS_TYPE(JOURNAL_ADJUST) | BOOKS_TYPE(JOURNAL_ACCOUNT) |   \
 	    BOOKS_TYPE(JOURNAL_KEY) | BOOKS_TYPE(JOURNAL_KEY_REVOKE) | BOOKS_TYPE(JOURNAL_SYNC) | \
-	    BOOKS_TYPE(JOURNAL_ACCOUNT_SET))
+	    BOOKS_TYPE(JOURNAL_ACCOUNT_SET) | BOOKS_TYPE(JOURNAL_COMPACT))
 #define BOOKS_FROM_JOURNAL (~0u)
 
 struct books_input {
@@ -173,5 +174,7 @@ struct books_changes {
 };
 void books_changes(const struct books *, struct books_changes *);
 void books_changes_clear(struct books *);
+/* All rows are to be projected: the books are of a checkpoint. */
+void books_changes_all(struct books *);
 
 #endif

@@ -117,6 +117,9 @@ apply_to_open(struct books *b, const struct journal_record *r)
 		if (__builtin_sub_overflow(a->balance, r->amount, &a->balance) ||
 		    __builtin_add_overflow(a->charged, r->amount, &a->charged))
 			return -1;
+		/* No money: what a worker may say of it has no bound of ours. */
+		if (__builtin_add_overflow(a->uncollected, r->extra, &a->uncollected))
+			a->uncollected = INT64_MAX;
 	}
 	if (__builtin_sub_overflow(a->held, h->amount, &a->held))
 		return -1;
@@ -317,7 +320,10 @@ books_apply(struct books *b, const struct journal_record *r, const void *payload
 		return apply_account_set(b, r, payload);
 	case JOURNAL_FREEZE:
 		return apply_freeze(b, r);
+	case JOURNAL_CHECKPOINT:
+		return 0; /* says what they were already */
 	case JOURNAL_SYNC:
+	case JOURNAL_COMPACT:
 	case JOURNAL_TYPES:
 		break;
 	}

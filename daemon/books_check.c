@@ -424,7 +424,12 @@ check_type(const struct books *b, const struct books_input *in, struct books_ver
 		check_price(b, in, v);
 		break;
 	case JOURNAL_SYNC:
+	case JOURNAL_COMPACT:
 		v->store = false;
+		break;
+	case JOURNAL_CHECKPOINT:
+		if (in->record->payload_len != sizeof(struct journal_checkpoint))
+			contradicts(v, "the checkpoint's record is cut off");
 		break;
 	case JOURNAL_ACCOUNT_SET:
 		check_account_set(b, in, v);

@@ -59,6 +59,10 @@ struct config {
 	struct {
 		uint32_t requests_per_minute, tokens_per_minute, concurrent_streams; /* 0: none */
 	} limits;
+	struct {
+		uint32_t keep_days;    /* 0: for ever */
+		uint32_t keep_min;     /* seconds; no key: what nobody may go below */
+	} journal;
 	struct { /* seconds */
 		uint32_t connect, first_token, idle, stream, request, header, drain;
 	} timeouts;

@@ -49,6 +49,11 @@ static const struct config_key ledger_keys[] = {
 	{ 0 },
 };
 
+static const struct config_key journal_keys[] = {
+	{ "keep_days", value_uint, C(journal.keep_days), 0, 36500, false },
+	{ 0 },
+};
+
 static const struct config_key limits_keys[] = {
 	{ "requests_per_minute", value_uint, C(limits.requests_per_minute), 0, LARGE, false },
 	{ "tokens_per_minute", value_uint, C(limits.tokens_per_minute), 0, LARGE, false },
@@ -91,6 +96,7 @@ static const struct config_key model_keys[] = {
 const struct config_shape config_shapes[] = {
 	{ "", false, top_keys },
 	{ "ledger", false, ledger_keys },
+	{ "journal", false, journal_keys },
 	{ "limits", false, limits_keys },
 	{ "timeouts", false, timeouts_keys },
 	{ "provider", true, provider_keys },
@@ -116,6 +122,7 @@ config_defaults(struct config *c)
 	c->ledger.reconnect_grace = 10;
 	c->ledger.max_accounts = 1 << 20;
 	c->ledger.max_holds = 1 << 16;
+	c->journal.keep_min = DAY;
 	c->timeouts.connect = 10;
 	c->timeouts.first_token = 60;
 	c->timeouts.idle = 60;
@@ -358,8 +365,8 @@ check_together(struct config_file *f, struct config *c)
 void
 config_check(struct config_file *f, struct config *c)
 {
-	static const struct config_key *const plain[] = { ledger_keys, limits_keys,
-		timeouts_keys };
+	static const struct config_key *const plain[] = { ledger_keys, journal_keys,
+		limits_keys, timeouts_keys };
 
 	apply_section(f, 0, top_keys, c);
 	/* value_listen and value_origin take the whole config: their tables' offset is 0. */

@@ -7,167 +7,12 @@
 #include "daemon/journal.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
-#include <openssl/evp.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "daemon/journal_private.h"
 #include "daemon/log.h"
 #include "shm/fault.h"
-
-#define DRAFT_FILE JOURNAL_FILE ".new"
-
-struct staged {
-	uint64_t sequence;
-	struct journal_record record;
-	size_t payload_at;
-};
-
-struct journal {
-	struct journal_reader reader; /* the environment and its databases */
-	struct journal_chain *chain;
-	uint8_t link[JOURNAL_LINK_LEN]; /* of the last committed batch */
-	uint64_t last;
-	struct journal_positions rings;
-	struct staged *staged;
-	size_t count, cap;
-	struct buf payloads;
-};
-
-struct journal_chain {
-	EVP_MD *md;
-	EVP_MD_CTX *ctx;
-};
-
-struct journal_chain *
-journal_chain_new(void)
-{
-	struct journal_chain *c = calloc(1, sizeof *c);
-
-	if (c == NULL)
-		return NULL;
-	/* Fetched once: a look-up in the provider per batch would cost more than the hash. */
-	c->md = EVP_MD_fetch(NULL, "SHA256", NULL);
-	c->ctx = EVP_MD_CTX_new();
-	if (c->md == NULL || c->ctx == NULL) {
-		journal_chain_free(c);
-		return NULL;
-	}
-	return c;
-}
-
-void
-journal_chain_free(struct journal_chain *c)
-{
-	if (c == NULL)
-		return;
-	EVP_MD_CTX_free(c->ctx);
-	EVP_MD_free(c->md);
-	free(c);
-}
-
-void
-journal_chain_begin(struct journal_chain *c, const uint8_t previous[static JOURNAL_LINK_LEN])
-{
-	if (EVP_DigestInit_ex2(c->ctx, c->md, NULL) != 1)
-		fatalx("SHA-256 failed");
-	journal_chain_add(c, previous, JOURNAL_LINK_LEN);
-}
-
-void
-journal_chain_add(struct journal_chain *c, const void *bytes, size_t len)
-{
-	if (EVP_DigestUpdate(c->ctx, bytes, len) != 1)
-		fatalx("SHA-256 failed");
-}
-
-void
-journal_chain_end(struct journal_chain *c, uint8_t link[static JOURNAL_LINK_LEN])
-{
-	unsigned int len;
-
-	if (EVP_DigestFinal_ex(c->ctx, link, &len) != 1 || len != JOURNAL_LINK_LEN)
-		fatalx("SHA-256 failed");
-}
-
-size_t
-journal_map_bytes(size_t want)
-{
-	/* Reserved and given back at once.  LMDB's maps grow when they are full, so a small one
-	 * is only work later. */
-	for (; want > JOURNAL_MAP_MIN; want /= 2) {
-		void *p = mmap(NULL, want, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-		    -1, 0);
-
-		if (p != MAP_FAILED) {
-			munmap(p, want);
-			break;
-		}
-	}
-	return want;
-}
-
-int
-journal_env(MDB_env **env, const char *state_dir, const char *file, size_t map_bytes,
-    unsigned flags)
-{
-	char path[PATH_MAX];
-	int rc = mdb_env_create(env);
-
-	if (rc != 0) {
-		*env = NULL;
-		return rc;
-	}
-	if ((size_t)snprintf(path, sizeof path, "%s/%s", state_dir, file) >= sizeof path)
-		return ENAMETOOLONG;
-	if ((rc = mdb_env_set_maxdbs(*env, 4)) == 0 &&
-	    (rc = mdb_env_set_maxreaders(*env, JOURNAL_READERS_MAX)) == 0 &&
-	    (map_bytes == 0 || (rc = mdb_env_set_mapsize(*env, map_bytes)) == 0))
-		/* NOTLS: a read transaction belongs to its object and not to the thread, so that
-		 * an audit may walk while something else is looked up. */
-		rc = mdb_env_open(*env, path, MDB_NOSUBDIR | MDB_NOTLS | flags, 0600);
-	return rc;
-}
-
-int
-journal_databases(struct journal_reader *r, MDB_txn *txn, unsigned flags)
-{
-	int rc;
-
-	if ((rc = mdb_dbi_open(txn, "records", MDB_INTEGERKEY | flags, &r->records)) == 0 &&
-	    (rc = mdb_dbi_open(txn, "payloads", MDB_INTEGERKEY | flags, &r->payloads)) == 0 &&
-	    (rc = mdb_dbi_open(txn, "batches", MDB_INTEGERKEY | flags, &r->batches)) == 0)
-		rc = mdb_dbi_open(txn, "meta", flags, &r->meta);
-	return rc;
-}
-
-int
-journal_last_key(MDB_txn *txn, MDB_dbi dbi, uint64_t *key)
-{
-	MDB_cursor *cursor;
-	MDB_val k, v;
-	int rc = mdb_cursor_open(txn, dbi, &cursor);
-
-	*key = 0;
-	if (rc != 0)
-		return rc;
-	rc = mdb_cursor_get(cursor, &k, &v, MDB_LAST);
-	if (rc == 0)
-		*key = journal_u64(&k);
-	mdb_cursor_close(cursor);
-	return rc == MDB_NOTFOUND ? 0 : rc;
-}
-
-static MDB_val
-text_val(const char *text)
-{
-	return (MDB_val){strlen(text), (void *)(uintptr_t)text};
-}
 
 /*
  * What the file says about itself; creates it if there is nothing.  Returns an LMDB code, or 0
@@ -176,7 +21,7 @@ text_val(const char *text)
 static int
 read_meta(struct journal *j, MDB_txn *txn, const char **why)
 {
-	MDB_val key = text_val("version"), value;
+	MDB_val key = journal_text("version"), value;
 	uint32_t version = JOURNAL_FORMAT;
 	struct journal_batch batch;
 	uint64_t last_batch;
@@ -192,12 +37,22 @@ read_meta(struct journal *j, MDB_txn *txn, const char **why)
 	}
 	if (rc != 0)
 		return rc;
-	if (value.mv_size != sizeof version ||
-	    memcmp(value.mv_data, &version, sizeof version) != 0) {
+	if (value.mv_size == sizeof version)
+		memcpy(&version, value.mv_data, sizeof version);
+	if (value.mv_size != sizeof version || version < 1 || version > JOURNAL_FORMAT) {
 		*why = "journal.mdb is of another version";
 		return 0;
 	}
-	key = text_val("rings");
+	/* From here on it is one that a tolld before checkpoints must not begin with. */
+	if (version < JOURNAL_FORMAT) {
+		version = JOURNAL_FORMAT;
+		value = (MDB_val){sizeof version, &version};
+		if ((rc = mdb_put(txn, j->reader.meta, &key, &value, 0)) != 0)
+			return rc;
+	}
+	if ((rc = journal_read_base(&j->reader, txn, &j->base)) != 0)
+		return rc;
+	key = journal_text("rings");
 	rc = mdb_get(txn, j->reader.meta, &key, &value);
 	if (rc == 0 && value.mv_size == sizeof j->rings)
 		memcpy(&j->rings, value.mv_data, sizeof j->rings);
@@ -219,92 +74,6 @@ read_meta(struct journal *j, MDB_txn *txn, const char **why)
 	return 0;
 }
 
-/* So that the names in it are there after a power cut; an error number. */
-static int
-flush_folder(const char *state_dir)
-{
-	int fd = open(state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc;
-
-	if (fd < 0)
-		return errno;
-	rc = fsync(fd) < 0 ? errno : 0;
-	close(fd);
-	return rc;
-}
-
-/*
- * A new file gets its name when it is whole.  LMDB writes the first two pages without a flush:
- * what a power cut leaves of them may be no database, and then nothing would tell a file that
- * never held anything from a damaged journal, which must not be begun anew.  An LMDB code.
- */
-static int
-make_file(const char *state_dir)
-{
-	char path[PATH_MAX], draft[PATH_MAX], lock[PATH_MAX];
-	struct journal_reader r = {0};
-	MDB_txn *txn;
-	int rc;
-
-	if ((size_t)snprintf(lock, sizeof lock, "%s/" DRAFT_FILE "-lock", state_dir) >= sizeof lock)
-		return ENAMETOOLONG;
-	(void)snprintf(path, sizeof path, "%s/" JOURNAL_FILE, state_dir);
-	(void)snprintf(draft, sizeof draft, "%s/" DRAFT_FILE, state_dir);
-	if (access(path, F_OK) == 0)
-		return 0;
-	if ((unlink(draft) < 0 && errno != ENOENT) || (unlink(lock) < 0 && errno != ENOENT))
-		return errno;
-	rc = journal_env(&r.env, state_dir, DRAFT_FILE, 0, 0);
-	if (rc == 0 && (rc = mdb_txn_begin(r.env, NULL, 0, &txn)) == 0) {
-		if ((rc = journal_databases(&r, txn, MDB_CREATE)) == 0)
-			rc = mdb_txn_commit(txn);
-		else
-			mdb_txn_abort(txn);
-	}
-	if (r.env != NULL)
-		mdb_env_close(r.env);
-	(void)unlink(lock);
-	if (rc == 0 && rename(draft, path) < 0)
-		rc = errno;
-	return rc;
-}
-
-/*
- * If the last commit failed at its last page, that page may be on disk all the same, while LMDB
- * has put back the one before it, in memory alone.  The next commit uses the failed one's pages
- * again; a power cut in the middle of that would leave the failed commit's root over pages that
- * are not its own.  So both roots go to disk as this process finds them, before anything is built
- * on them.  They are written and not just flushed: after a flush that failed, another one proves
- * nothing.
- */
-int
-journal_settle_roots(MDB_env *env)
-{
-	MDB_stat stat;
-	int fd, rc;
-	char *page;
-
-	if ((rc = mdb_env_get_fd(env, &fd)) != 0 || (rc = mdb_env_stat(env, &stat)) != 0)
-		return rc;
-	page = malloc(stat.ms_psize);
-	if (page == NULL)
-		return ENOMEM;
-	for (off_t i = 0; i < 2 && rc == 0; i++) {
-		ssize_t len = (ssize_t)stat.ms_psize, there = pread(fd, page, (size_t)len, i * len);
-
-		if (there >= 0 && there < len) {
-			rc = MDB_INVALID; /* cut off: it never was whole, or is damaged */
-			break;
-		}
-		errno = EIO; /* of a part */
-		if (there < 0 || pwrite(fd, page, (size_t)len, i * len) != len)
-			rc = errno;
-	}
-	if (rc == 0 && fdatasync(fd) < 0)
-		rc = errno;
-	free(page);
-	return rc;
-}
-
 struct journal *
 journal_open(const char *state_dir, size_t map_bytes, const char **why)
 {
@@ -315,7 +84,7 @@ journal_open(const char *state_dir, size_t map_bytes, const char **why)
 	*why = NULL;
 	if (j == NULL || (j->chain = journal_chain_new()) == NULL)
 		goto fail;
-	rc = make_file(state_dir);
+	rc = journal_make_file(state_dir);
 	if (rc == 0)
 		rc = journal_env(&j->reader.env, state_dir, JOURNAL_FILE,
 		    map_bytes == 0 ? journal_map_bytes(JOURNAL_MAP_BYTES) : map_bytes, 0);
@@ -323,7 +92,7 @@ journal_open(const char *state_dir, size_t map_bytes, const char **why)
 		rc = journal_settle_roots(j->reader.env);
 	/* Always: a keeper before us may have died between making the file and this. */
 	if (rc == 0)
-		rc = flush_folder(state_dir);
+		rc = journal_flush_folder(state_dir);
 	if (rc == 0)
 		rc = mdb_txn_begin(j->reader.env, NULL, 0, &txn);
 	if (rc == 0)
@@ -357,6 +126,7 @@ journal_close(struct journal *j)
 	journal_chain_free(j->chain);
 	free(j->staged);
 	buf_free(&j->payloads);
+	buf_free(&j->upkeep.bytes);
 	free(j);
 }
 
@@ -383,6 +153,7 @@ journal_begin(struct journal *j)
 {
 	j->count = 0;
 	j->payloads.len = 0;
+	journal_upkeep_clear(&j->upkeep);
 }
 
 void
@@ -394,7 +165,7 @@ journal_abort(struct journal *j)
 uint64_t
 journal_append(struct journal *j, const struct journal_record *r, const void *payload)
 {
-	struct staged *s;
+	struct journal_staged *s;
 
 	if (j->count == j->cap) {
 		size_t cap = j->cap == 0 ? 256 : 2 * j->cap;
@@ -432,7 +203,7 @@ put_records(struct journal *j, MDB_txn *txn)
 	    (rc = mdb_cursor_open(txn, j->reader.payloads, &payloads)) != 0)
 		goto out;
 	for (size_t i = 0; i < j->count && rc == 0; i++) {
-		struct staged *s = &j->staged[i];
+		struct journal_staged *s = &j->staged[i];
 		MDB_val key = {sizeof s->sequence, &s->sequence};
 		MDB_val value = {sizeof s->record, &s->record};
 
@@ -464,7 +235,9 @@ put_batch(struct journal *j, MDB_txn *txn, const struct journal_batch *batch,
 		if ((rc = mdb_put(txn, j->reader.batches, &key, &value, MDB_APPEND)) != 0)
 			return rc;
 	}
-	key = text_val("rings");
+	if ((rc = journal_put_upkeep(j, txn)) != 0)
+		return rc;
+	key = journal_text("rings");
 	value = (MDB_val){sizeof *rings, (void *)(uintptr_t)rings};
 	return mdb_put(txn, j->reader.meta, &key, &value, 0);
 }
@@ -475,7 +248,7 @@ make_link(struct journal *j, struct journal_batch *batch)
 	batch->first = j->last + 1;
 	journal_chain_begin(j->chain, j->link);
 	for (size_t i = 0; i < j->count; i++) {
-		const struct staged *s = &j->staged[i];
+		const struct journal_staged *s = &j->staged[i];
 
 		journal_chain_add(j->chain, &s->record, sizeof s->record);
 		if (s->record.payload_len > 0)
@@ -527,6 +300,7 @@ journal_commit(struct journal *j, const struct journal_positions *rings)
 	if (j->count > 0)
 		memcpy(j->link, batch.link, sizeof j->link);
 	j->rings = *rings;
+	journal_upkeep_done(j);
 	journal_begin(j);
 	return 0;
 }

@@ -12,6 +12,11 @@
  *                                         link, SHA-256(previous link, each record and payload)
  *   meta      "version"                -> JOURNAL_FORMAT
  *             "rings"                  -> struct journal_positions
+ *             "checkpoint"             -> struct journal_base, the valid one
+ *   checkpoint  generation << 32 | n   -> piece n of a checkpoint (daemon/checkpoint.h)
+ *
+ * After a compaction it begins with record base.sequence + 1; what is still there of older ones,
+ * or of pieces of another generation than base.generation, is on its way out and means nothing.
  *
  * A commit is one transaction in LMDB's default sync mode: two flushes, and a power cut leaves
  * either all of it or nothing.  Nothing is written in between.
@@ -24,8 +29,21 @@
 #include "shm/journal_record.h"
 #include "shm/region.h"
 
-#define JOURNAL_FORMAT 1
+#define JOURNAL_FORMAT 2 /* 1: without checkpoints; taken over as it is */
 #define JOURNAL_LINK_LEN 32
+#define JOURNAL_PIECE_LEN 16368 /* four pages, less LMDB's head of them */
+
+/* The checkpoint that stands for all records up to `sequence`, which ends a batch. */
+struct journal_base {
+	uint64_t sequence;   /* 0: there is none, the journal begins with record 1 */
+	uint64_t record;     /* the CHECKPOINT record that binds it into the chain */
+	uint64_t bytes;      /* of all its pieces */
+	uint64_t time_us;    /* no record up to `sequence` is later */
+	uint32_t generation; /* of its pieces; 0: none */
+	uint32_t pad;
+	uint8_t link[JOURNAL_LINK_LEN]; /* of the batch that ends with `sequence` */
+	uint8_t hash[JOURNAL_LINK_LEN]; /* SHA-256 of all pieces' bytes */
+};
 
 /* How far each process slot's ring is in the journal; they belong to one region (epoch). */
 struct journal_positions {
@@ -64,6 +82,22 @@ size_t journal_staged(const struct journal *);
 int journal_commit(struct journal *, const struct journal_positions *)
     __attribute__((warn_unused_result));
 void journal_abort(struct journal *);
+/*
+ * Compacting, beside the records of a batch: staged like them, done by the same commit, forgotten
+ * by the next journal_begin.  Pieces of a new checkpoint are numbered from 0, belong to the
+ * generation after the valid one's, and mean nothing until journal_stage_base.
+ */
+void journal_stage_piece(struct journal *, uint32_t n, const void *, size_t len);
+/* The pieces are whole and these: from this commit on, records up to base->sequence may go. */
+void journal_stage_base(struct journal *, const struct journal_base *);
+/* Remove at most so many records or pieces that mean nothing any more. */
+void journal_stage_removal(struct journal *, size_t max);
+/* Is there anything of that kind?  -1. */
+int journal_leftovers(struct journal *) __attribute__((warn_unused_result));
+/* How many the last commit removed: 0 when there was nothing left to be. */
+size_t journal_removed(const struct journal *);
+const struct journal_base *journal_base(const struct journal *);
+
 /* Forget readers that were killed: they pin pages. */
 void journal_check_readers(struct journal *);
 
@@ -80,6 +114,10 @@ struct journal_reader *journal_reader(struct journal *);
 
 /* One record; its payload is appended to the buf (which may be NULL).  1, 0: none such, -1. */
 int journal_get(struct journal_reader *, uint64_t sequence, struct journal_record *, struct buf *)
+    __attribute__((warn_unused_result));
+
+/* The valid checkpoint; -1. */
+int journal_reader_base(struct journal_reader *, struct journal_base *)
     __attribute__((warn_unused_result));
 
 /* A walk over one snapshot.  Keep it short: it pins pages while it lasts. */
@@ -100,6 +138,8 @@ struct journal_batch {
 struct journal_cursor *journal_cursor_new(struct journal_reader *, uint64_t from)
     __attribute__((warn_unused_result));
 void journal_cursor_free(struct journal_cursor *);
+/* Begin there after all: before the first step. */
+void journal_cursor_from(struct journal_cursor *, uint64_t from);
 /* Last sequence in the snapshot. */
 uint64_t journal_cursor_last(const struct journal_cursor *);
 /* 1, 0 at the end, -1 if it can't be read. */
@@ -108,14 +148,23 @@ int journal_cursor_next(struct journal_cursor *, struct journal_entry *)
 /* The first batch that ends at or after `from`, then each next one.  1, 0, -1. */
 int journal_cursor_batch(struct journal_cursor *, uint64_t *last, struct journal_batch *)
     __attribute__((warn_unused_result));
-/* How many payloads there are (an audit finds those without a record). */
-size_t journal_cursor_payloads(const struct journal_cursor *);
+/* Payloads that were passed, at the end all from `from` on, that no record has. */
+size_t journal_cursor_orphans(struct journal_cursor *);
+/* The snapshot's checkpoint. */
+const struct journal_base *journal_cursor_base(const struct journal_cursor *);
+/* A piece of it, valid as long as the cursor.  1, 0, -1. */
+int journal_cursor_piece(struct journal_cursor *, uint32_t n, const void **, size_t *len)
+    __attribute__((warn_unused_result));
+/* Any record of the snapshot, as journal_cursor_next gives it, beside the walk.  1, 0, -1. */
+int journal_cursor_at(struct journal_cursor *, uint64_t sequence, struct journal_entry *)
+    __attribute__((warn_unused_result));
 
 /* The chain: start with the previous batch's link, add all records, take the link. */
 struct journal_chain;
 
 struct journal_chain *journal_chain_new(void) __attribute__((warn_unused_result));
 void journal_chain_free(struct journal_chain *);
+void journal_chain_start(struct journal_chain *); /* with no link before: a hash of its own */
 void journal_chain_begin(struct journal_chain *, const uint8_t previous[static JOURNAL_LINK_LEN]);
 void journal_chain_add(struct journal_chain *, const void *, size_t);
 void journal_chain_end(struct journal_chain *, uint8_t link[static JOURNAL_LINK_LEN]);

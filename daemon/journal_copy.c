@@ -15,18 +15,21 @@
 
 #include "daemon/journal_private.h"
 
-/* What the copy says about itself: that it can be opened, and its last record.  An LMDB code. */
+/* What the copy says about itself: that it can be opened, and its records.  An LMDB code. */
 static int
-look_at(const char *dir, const char *file, uint64_t *last)
+look_at(const char *dir, const char *file, uint64_t *records)
 {
 	struct journal_reader r = {0};
+	struct journal_base base;
 	MDB_txn *txn;
 	/* Without a lock: nobody else has it, and none is left behind. */
 	int rc = journal_env(&r.env, dir, file, 0, MDB_RDONLY | MDB_NOLOCK);
 
 	if (rc == 0 && (rc = mdb_txn_begin(r.env, NULL, MDB_RDONLY, &txn)) == 0) {
 		if ((rc = journal_databases(&r, txn, 0)) == 0)
-			rc = journal_last_key(txn, r.records, last);
+			rc = journal_last_key(txn, r.records, records);
+		if (rc == 0 && (rc = journal_read_base(&r, txn, &base)) == 0)
+			*records -= base.sequence;
 		mdb_txn_abort(txn);
 	}
 	if (r.env != NULL)
@@ -35,7 +38,7 @@ look_at(const char *dir, const char *file, uint64_t *last)
 }
 
 int
-journal_copy(const char *state_dir, const char *dir, const char *file, uint64_t *last,
+journal_copy(const char *state_dir, const char *dir, const char *file, uint64_t *records,
     uint64_t *bytes, const char **why)
 {
 	int folder = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), fd = -1, rc = 0;
@@ -54,7 +57,7 @@ journal_copy(const char *state_dir, const char *dir, const char *file, uint64_t 
 	journal_reader_close(r);
 	if (rc == 0) {
 		*bytes = (uint64_t)st.st_size;
-		rc = look_at(dir, file, last);
+		rc = look_at(dir, file, records);
 	}
 	if (rc != 0) {
 		if (*why == NULL)

@@ -1,8 +1,9 @@
 #ifndef DAEMON_JOURNAL_PRIVATE_H
 #define DAEMON_JOURNAL_PRIVATE_H
 
-/* What journal.c and journal_read.c share. */
+/* What journal*.c share. */
 #include <lmdb.h>
+#include <string.h>
 
 #include "daemon/journal.h"
 
@@ -14,7 +15,37 @@
 
 struct journal_reader {
 	MDB_env *env;
-	MDB_dbi records, payloads, batches, meta;
+	MDB_dbi records, payloads, batches, meta, checkpoint;
+};
+
+struct journal_staged {
+	uint64_t sequence;
+	struct journal_record record;
+	size_t payload_at;
+};
+
+/* What a commit does beside its records: journal_compact.c. */
+struct journal_upkeep {
+	struct buf bytes; /* pieces of a checkpoint, from number `piece` on */
+	uint32_t piece, generation;
+	bool new_base;
+	struct journal_base base;
+	size_t remove;    /* records or pieces, at most */
+	size_t removed;   /* by this commit */
+};
+
+struct journal { /* the writer */
+	struct journal_reader reader; /* the environment and its databases */
+	struct journal_chain *chain;
+	uint8_t link[JOURNAL_LINK_LEN]; /* of the last committed batch */
+	uint64_t last;
+	struct journal_positions rings;
+	struct journal_staged *staged;
+	size_t count, cap;
+	struct buf payloads;
+	struct journal_base base;
+	struct journal_upkeep upkeep;
+	size_t removed; /* by the last commit */
 };
 
 /* A 64-bit key or value that may lie at any address. */
@@ -26,6 +57,22 @@ journal_u64(const MDB_val *v)
 	__builtin_memcpy(&n, v->mv_data, sizeof n);
 	return n;
 }
+
+static inline MDB_val
+journal_text(const char *text)
+{
+	return (MDB_val){strlen(text), (void *)(uintptr_t)text};
+}
+
+/* The file's first life: journal_file.c; LMDB codes. */
+int journal_make_file(const char *state_dir);
+int journal_flush_folder(const char *state_dir);
+/* The checkpoint that is valid; sequence 0: none.  An LMDB code. */
+int journal_read_base(const struct journal_reader *, MDB_txn *, struct journal_base *);
+/* Within the commit's transaction (an LMDB code), after it, and before the next. */
+int journal_put_upkeep(struct journal *, MDB_txn *);
+void journal_upkeep_done(struct journal *);
+void journal_upkeep_clear(struct journal_upkeep *);
 
 /* Make an environment with the journal's limits; an LMDB code. */
 int journal_env(MDB_env **, const char *state_dir, const char *file, size_t map_bytes,

@@ -17,6 +17,9 @@ struct journal_cursor {
 	MDB_val payload_key, payload;
 	bool has_payload;  /* payload_key and payload are the next one */
 	bool payloads_end; /* there are no more */
+	bool taken;        /* payload_key is a record's */
+	size_t orphans;
+	struct journal_base base;
 };
 
 struct journal_reader *
@@ -80,6 +83,19 @@ failed(int rc)
 }
 
 int
+journal_reader_base(struct journal_reader *r, struct journal_base *base)
+{
+	MDB_txn *txn;
+	int rc = snapshot(r, &txn);
+
+	if (rc == 0) {
+		rc = journal_read_base(r, txn, base);
+		mdb_txn_abort(txn);
+	}
+	return rc == 0 ? 0 : failed(rc);
+}
+
+int
 journal_get(struct journal_reader *r, uint64_t sequence, struct journal_record *record,
     struct buf *payload)
 {
@@ -123,7 +139,8 @@ journal_cursor_new(struct journal_reader *r, uint64_t from)
 	if ((rc = mdb_cursor_open(c->txn, r->records, &c->records)) != 0 ||
 	    (rc = mdb_cursor_open(c->txn, r->payloads, &c->payloads)) != 0 ||
 	    (rc = mdb_cursor_open(c->txn, r->batches, &c->batches)) != 0 ||
-	    (rc = journal_last_key(c->txn, r->records, &c->last)) != 0)
+	    (rc = journal_last_key(c->txn, r->records, &c->last)) != 0 ||
+	    (rc = journal_read_base(r, c->txn, &c->base)) != 0)
 		goto fail;
 	return c;
 fail:
@@ -148,18 +165,16 @@ journal_cursor_free(struct journal_cursor *c)
 	free(c);
 }
 
+void
+journal_cursor_from(struct journal_cursor *c, uint64_t from)
+{
+	c->from = from;
+}
+
 uint64_t
 journal_cursor_last(const struct journal_cursor *c)
 {
 	return c->last;
-}
-
-size_t
-journal_cursor_payloads(const struct journal_cursor *c)
-{
-	MDB_stat stat;
-
-	return mdb_stat(c->txn, c->reader->payloads, &stat) == 0 ? stat.ms_entries : 0;
 }
 
 /* Step to the first entry (at or after `from`) or the next one; an LMDB code. */
@@ -175,40 +190,56 @@ step(MDB_cursor *cursor, bool *begun, uint64_t from, MDB_val *key, MDB_val *valu
 	return mdb_cursor_get(cursor, key, value, MDB_SET_RANGE);
 }
 
+/* The next payload, if the present one is not a record's it is nobody's; an LMDB code. */
+static int
+next_payload(struct journal_cursor *c)
+{
+	bool begun = c->has_payload;
+	int rc;
+
+	c->orphans += begun && !c->taken;
+	c->taken = false;
+	rc = step(c->payloads, &begun, c->from, &c->payload_key, &c->payload);
+	c->has_payload = rc == 0;
+	c->payloads_end = rc != 0;
+	return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
 /*
  * The payload of a sequence.  Both databases are walked at once, since a look-up for each
  * record would cost more than the record.  An LMDB code.
  */
 static int
-payload_of(struct journal_cursor *c, struct journal_entry *e, bool *begun)
+payload_of(struct journal_cursor *c, struct journal_entry *e)
 {
 	int rc = 0;
 
 	e->payload = NULL;
 	e->payload_len = 0;
-	while (!c->has_payload || journal_u64(&c->payload_key) < e->sequence) {
-		if (c->payloads_end)
-			return 0;
-		rc = step(c->payloads, begun, e->sequence, &c->payload_key, &c->payload);
-		if (rc == MDB_NOTFOUND) {
-			c->payloads_end = true;
-			return 0;
-		}
-		if (rc != 0)
+	while (!c->payloads_end &&
+	    (!c->has_payload || journal_u64(&c->payload_key) < e->sequence))
+		if ((rc = next_payload(c)) != 0)
 			return rc;
-		c->has_payload = true;
-	}
-	if (journal_u64(&c->payload_key) == e->sequence) {
+	if (c->has_payload && journal_u64(&c->payload_key) == e->sequence) {
 		e->payload = c->payload.mv_data;
 		e->payload_len = c->payload.mv_size;
+		c->taken = true;
 	}
 	return 0;
+}
+
+size_t
+journal_cursor_orphans(struct journal_cursor *c)
+{
+	while (!c->payloads_end)
+		if (next_payload(c) != 0)
+			return c->orphans + 1; /* it cannot be read: not nothing */
+	return c->orphans;
 }
 
 int
 journal_cursor_next(struct journal_cursor *c, struct journal_entry *e)
 {
-	bool payloads_begun = c->begun;
 	MDB_val key, value;
 	int rc = step(c->records, &c->begun, c->from, &key, &value);
 
@@ -220,7 +251,7 @@ journal_cursor_next(struct journal_cursor *c, struct journal_entry *e)
 		return failed(rc);
 	e->sequence = journal_u64(&key);
 	memcpy(&e->record, value.mv_data, sizeof e->record);
-	if ((rc = payload_of(c, e, &payloads_begun)) != 0)
+	if ((rc = payload_of(c, e)) != 0)
 		return failed(rc);
 	return 1;
 }
@@ -240,4 +271,48 @@ journal_cursor_batch(struct journal_cursor *c, uint64_t *last, struct journal_ba
 	*last = journal_u64(&key);
 	memcpy(batch, value.mv_data, sizeof *batch);
 	return 1;
+}
+
+const struct journal_base *
+journal_cursor_base(const struct journal_cursor *c)
+{
+	return &c->base;
+}
+
+int
+journal_cursor_piece(struct journal_cursor *c, uint32_t n, const void **bytes, size_t *len)
+{
+	uint64_t at = (uint64_t)c->base.generation << 32 | n;
+	MDB_val key = {sizeof at, &at}, value;
+	int rc = mdb_get(c->txn, c->reader->checkpoint, &key, &value);
+
+	if (rc == MDB_NOTFOUND)
+		return 0;
+	if (rc != 0)
+		return failed(rc);
+	*bytes = value.mv_data;
+	*len = value.mv_size;
+	return 1;
+}
+
+int
+journal_cursor_at(struct journal_cursor *c, uint64_t sequence, struct journal_entry *e)
+{
+	MDB_val key = {sizeof sequence, &sequence}, value;
+	int rc = mdb_get(c->txn, c->reader->records, &key, &value);
+
+	if (rc == 0 && value.mv_size != sizeof e->record)
+		rc = MDB_CORRUPTED;
+	if (rc == MDB_NOTFOUND)
+		return 0;
+	if (rc != 0)
+		return failed(rc);
+	*e = (struct journal_entry){.sequence = sequence};
+	memcpy(&e->record, value.mv_data, sizeof e->record);
+	rc = mdb_get(c->txn, c->reader->payloads, &key, &value);
+	if (rc == 0) {
+		e->payload = value.mv_data;
+		e->payload_len = value.mv_size;
+	}
+	return rc == 0 || rc == MDB_NOTFOUND ? 1 : failed(rc);
 }

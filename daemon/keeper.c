@@ -15,6 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "daemon/compact.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "shm/clock.h"
@@ -39,6 +40,8 @@
 #define GATHER_US 1000
 #define GATHER_MIN 4 /* a batch of fewer is no load */
 #define GATHER_STEP_US 50
+/* Between two commits of a compaction's own: whoever comes meanwhile goes first. */
+#define COMPACT_PAUSE_MS 1
 #define SWEEP_US 10000000
 /* After the disk failed: how long until it is tried again. */
 #define RETRY_MS 500
@@ -107,12 +110,12 @@ static void
 sleep_for(struct keeper *k, int ms)
 {
 	int fd = k->heritage->wake_fd[PROC_KEEPER];
-	struct pollfd fds[2] = {
-	    {.fd = k->signal_fd, .events = POLLIN}, {.fd = fd, .events = POLLIN}};
+	struct pollfd fds[3] = {{.fd = k->signal_fd, .events = POLLIN},
+	    {.fd = fd, .events = POLLIN}, {.fd = compact_fd(k), .events = POLLIN}};
 
 	wake_prepare(k->region, PROC_KEEPER);
 	if (!keeper_due(k))
-		(void)poll(fds, 2, ms); /* an error is as good as a wake-up */
+		(void)poll(fds, 3, ms); /* an error is as good as a wake-up */
 	wake_done(k->region, PROC_KEEPER, fd);
 	look_for_stop(k);
 }
@@ -172,8 +175,12 @@ serve(struct keeper *k)
 		heartbeat(k);
 		if (tend(k, done == 0 && k->now_us - k->committed_us >= PROJECT_IDLE_MS * 1000) < 0)
 			return -1;
+		if (compact_tend(k, done == 0) < 0)
+			return -1;
 		if (done == 0)
-			sleep_for(k, unprojected(k) > 0 ? PROJECT_IDLE_MS : HEARTBEAT_MS);
+			sleep_for(k, compact_busy(k) ? COMPACT_PAUSE_MS
+			    : unprojected(k) > 0     ? PROJECT_IDLE_MS
+						     : HEARTBEAT_MS);
 		if (getppid() != parent) {
 			log_warnx("the master is gone");
 			return 0;
@@ -252,6 +259,7 @@ run(struct keeper *k)
 	k->swept_us = k->now_us;
 	if (unprojected(k) > 0)
 		k->unprojected_us = k->now_us;
+	compact_begin(k);
 	if (serve(k) < 0) {
 		atomic_store_explicit(&h->journal_ok, 0, memory_order_relaxed);
 		return -1;
@@ -276,6 +284,7 @@ keeper_main(struct heritage *heritage)
 	if (signals(k) < 0)
 		fatal("keeper: signals");
 	status = run(k) < 0 && !k->stop ? 1 : 0;
+	compact_end(k);
 	books_free(k->books);
 	state_close(k->state);
 	journal_close(k->journal);

@@ -1,7 +1,7 @@
 #ifndef DAEMON_KEEPER_H
 #define DAEMON_KEEPER_H
 
-/* What keeper.c, keeper_batch.c and recover.c share; nobody else's.  keeper_main is in daemon/heritage.h. */
+/* What keeper.c, keeper_batch.c, compact.c and recover.c share; nobody else's.  keeper_main is in daemon/heritage.h. */
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -43,6 +43,7 @@ struct keeper {
 	uint64_t committed_us;            /* when the last commit ended */
 	uint64_t unprojected_us;          /* when the oldest unprojected commit ended; 0: none */
 	uint64_t swept_us;                /* when expiry and dead readers were last looked after */
+	struct compact *compact;          /* compact.c; NULL before it begins */
 	int signal_fd;
 	bool stop; /* CHILD_SIG_STOP came */
 };
@@ -70,6 +71,8 @@ int keeper_batch(struct keeper *) __attribute__((warn_unused_result));
 /* Journal a record of the keeper's own, and enter it. */
 void keeper_append(struct keeper *, struct journal_record *, const void *payload);
 int keeper_commit(struct keeper *) __attribute__((warn_unused_result));
+/* A commit of no ring's: what the keeper has staged itself. */
+int keeper_commit_own(struct keeper *) __attribute__((warn_unused_result));
 /* Publish an account's books, or insert it if the region does not have it. */
 int keeper_show_account(struct keeper *, uint32_t number) __attribute__((warn_unused_result));
 /* Publish an account's limits and flags. */

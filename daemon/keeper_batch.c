@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "daemon/compact.h"
 #include "daemon/keeper.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
@@ -115,9 +116,11 @@ keeper_append(struct keeper *k, struct journal_record *r, const void *payload)
 int
 keeper_commit(struct keeper *k)
 {
-	size_t records = journal_staged(k->journal);
 	uint64_t start = monotonic_us(), end;
+	size_t records;
 
+	compact_stage(k);
+	records = journal_staged(k->journal);
 	if (journal_commit(k->journal, &k->rings) < 0)
 		return -1;
 	FAULT("keeper.committed");
@@ -129,6 +132,7 @@ keeper_commit(struct keeper *k)
 			k->unprojected_us = end;
 	}
 	journal_begin(k->journal);
+	compact_committed(k);
 	return 0;
 }
 
@@ -184,6 +188,17 @@ publish(struct keeper *k)
 	k->count = 0;
 	publish_rings(k, false);
 	FAULT("keeper.published");
+	return 0;
+}
+
+/* Says nothing of the disk: who waits for a record has to see that one durable. */
+int
+keeper_commit_own(struct keeper *k)
+{
+	if (keeper_commit(k) < 0)
+		return -1;
+	atomic_store_explicit(&k->region->h->journal_seq, journal_last(k->journal),
+	    memory_order_release);
 	return 0;
 }
 
@@ -328,6 +343,8 @@ take(struct keeper *k, uint32_t proc, struct journal_record *r, const void *payl
 		books_answer(k->books, r->slot, r->op, r->type, v.status, v.value);
 	if (r->type == JOURNAL_SYNC)
 		k->sync[proc] = true;
+	if (r->type == JOURNAL_COMPACT && v.status == RING_APPLIED)
+		v.status = compact_ask(k, r->extra, &v.value);
 	p->status = (uint8_t)v.status;
 	*value = v.value;
 }

@@ -113,7 +113,8 @@ NAMES(refused_text, JOURNAL_TYPES + 1, [REFUSED_UNKNOWN] = "unknown",
     [JOURNAL_SETTLE] = "settle", [JOURNAL_VOID] = "void", [JOURNAL_TOPUP] = "topup",
     [JOURNAL_ADJUST] = "adjust", [JOURNAL_ACCOUNT] = "account", [JOURNAL_KEY] = "key",
     [JOURNAL_KEY_REVOKE] = "key_revoke", [JOURNAL_PRICE] = "price", [JOURNAL_SYNC] = "sync",
-    [JOURNAL_ACCOUNT_SET] = "account_set", [JOURNAL_FREEZE] = "freeze", [REFUSED_RING] = "ring")
+    [JOURNAL_ACCOUNT_SET] = "account_set", [JOURNAL_FREEZE] = "freeze", [JOURNAL_CHECKPOINT] = "checkpoint",
+    [JOURNAL_COMPACT] = "compact", [REFUSED_RING] = "ring")
 NAMES(error_text, UPSTREAM_KINDS, [UPSTREAM_CONNECT] = "connect", [UPSTREAM_TIMEOUT] = "timeout",
     [UPSTREAM_STATUS] = "status", [UPSTREAM_PROTOCOL] = "protocol",
     [UPSTREAM_MIDSTREAM] = "midstream")

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/checkpoint.h"
 #include "daemon/keeper.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
@@ -24,11 +25,15 @@
 #include "shm/ring.h"
 #include "shm/wake.h"
 
+#define CHECKPOINT_PIECES 1024
+
 /* Play what the journal has after the rows. */
 static int
 replay(struct keeper *k, uint64_t *records)
 {
-	uint64_t from = state_progress(k->state)->applied + 1;
+	uint64_t applied = state_progress(k->state)->applied;
+	uint64_t base = journal_base(k->journal)->sequence;
+	uint64_t from = (applied > base ? applied : base) + 1;
 	struct journal_cursor *c = journal_cursor_new(journal_reader(k->journal), from);
 	struct journal_entry e;
 	int more;
@@ -51,31 +56,84 @@ replay(struct keeper *k, uint64_t *records)
 	return more;
 }
 
-/* state.mdb's rows; it is thrown away if it can't be of this journal. */
+/* Empty books; state.mdb's rows are loaded next, or the journal's checkpoint. */
+static int
+open_rows(struct keeper *k)
+{
+	const char *why;
+
+	k->state = state_open(k->heritage->config->state_dir, 0, &why);
+	if (k->state == NULL) {
+		log_warnx("state.mdb: %s", why);
+		return -1;
+	}
+	k->books = books_new();
+	return 0;
+}
+
+static void
+close_rows(struct keeper *k)
+{
+	books_free(k->books);
+	k->books = NULL;
+	state_close(k->state);
+	k->state = NULL;
+	state_remove(k->heritage->config->state_dir);
+}
+
+/* What the journal begins with, into empty books. */
+static int
+load_checkpoint(struct keeper *k)
+{
+	struct journal_cursor *c = journal_cursor_new(journal_reader(k->journal), 1);
+	struct checkpoint_load *load;
+	const char *why;
+	int more;
+
+	if (c == NULL)
+		return -1;
+	if ((load = checkpoint_load_new(c, k->books)) == NULL)
+		fatal("keeper: checkpoint");
+	while ((more = checkpoint_load_step(load, CHECKPOINT_PIECES, &why)) > 0)
+		continue;
+	checkpoint_load_free(load);
+	journal_cursor_free(c);
+	if (more < 0) {
+		log_warnx("journal.mdb is damaged: the checkpoint of record %llu: %s",
+		    (unsigned long long)journal_base(k->journal)->sequence, why);
+		errno = 0;
+		return -1;
+	}
+	/* None of its rows is in state.mdb, which is empty. */
+	books_changes_all(k->books);
+	return 0;
+}
+
+/*
+ * state.mdb's rows; it is thrown away if it can't be of this journal, or is further back than the
+ * journal begins.  Then the checkpoint is what there is, if there is one.
+ */
 static int
 load_rows(struct keeper *k)
 {
-	const char *state_dir = k->heritage->config->state_dir, *why;
+	uint64_t applied;
 
-	for (int attempt = 0;; attempt++) {
-		k->state = state_open(state_dir, 0, &why);
-		if (k->state == NULL) {
-			log_warnx("state.mdb: %s", why);
-			return -1;
-		}
-		k->books = books_new();
-		if (state_progress(k->state)->applied <= journal_last(k->journal) &&
-		    state_load(k->state, k->books) == 0)
-			return 0;
-		if (attempt > 0)
-			fatalx("state.mdb can be neither read nor rebuilt");
+	if (open_rows(k) < 0)
+		return -1;
+	applied = state_progress(k->state)->applied;
+	if (applied > journal_last(k->journal) ||
+	    (applied != 0 && applied < journal_base(k->journal)->sequence) ||
+	    state_load(k->state, k->books) < 0) {
 		log_warnx("state.mdb does not belong to the journal; it is rebuilt");
-		books_free(k->books);
-		k->books = NULL;
-		state_close(k->state);
-		k->state = NULL;
-		state_remove(state_dir);
+		close_rows(k);
+		if (open_rows(k) < 0)
+			return -1;
+		if (state_progress(k->state)->applied != 0)
+			fatalx("state.mdb can be neither read nor rebuilt");
 	}
+	if (state_progress(k->state)->applied < journal_base(k->journal)->sequence)
+		return load_checkpoint(k);
+	return 0;
 }
 
 int
@@ -334,6 +392,8 @@ recover_region(struct keeper *k)
 		return -1;
 	atomic_store_explicit(&h->journal_seq, journal_last(k->journal), memory_order_relaxed);
 	atomic_store_explicit(&h->projected_seq, state_progress(k->state)->streams,
+	    memory_order_relaxed);
+	atomic_store_explicit(&h->compaction.first_seq, journal_base(k->journal)->sequence + 1,
 	    memory_order_relaxed);
 	/* Release, pairs with the acquire of those who wait for it: the tables are there. */
 	FAULT("recover.filling");

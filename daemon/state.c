@@ -13,8 +13,8 @@
 
 #include "daemon/journal_private.h"
 #include "daemon/log.h"
-#include "shm/fault.h"
 #include "daemon/state_rows.h"
+#include "shm/fault.h"
 
 int
 state_env(MDB_env **env, const char *state_dir, size_t map_bytes, unsigned flags)
@@ -189,121 +189,33 @@ state_check_readers(struct state *st)
 		log_info("state.mdb: %d dead readers forgotten", dead);
 }
 
-/* From rows to books: one loader per database. */
-
-static int
-load_account(struct books *b, const MDB_val *key, const MDB_val *value)
+/* The database of each of the books' tables. */
+static MDB_dbi
+database_of(const struct state *st, enum books_table table)
 {
-	struct account_row row;
-	struct books_account a = {0};
-	uint32_t number;
+	const MDB_dbi dbi[ROWS_TABLES] = {
+	    [ROWS_ACCOUNTS] = st->db.accounts,
+	    [ROWS_PRICES] = st->db.prices,
+	    [ROWS_HOLDS] = st->db.holds,
+	    [ROWS_KEYS] = st->db.keys,
+	    [ROWS_REFS] = st->db.refs,
+	};
 
-	memcpy(&number, key->mv_data, sizeof number);
-	memcpy(&row, value->mv_data, sizeof row);
-	if (value->mv_size != sizeof row + row.id_len)
-		return -1;
-	a.balance = row.balance;
-	a.held = row.held;
-	a.overdraft = row.overdraft;
-	a.charged = row.charged;
-	a.topups = row.topups;
-	a.adjustments = row.adjustments;
-	a.slack = row.slack;
-	a.ending = row.ending;
-	a.ending_us = row.ending_us;
-	a.requests_per_minute = row.requests_per_minute;
-	a.tokens_per_minute = row.tokens_per_minute;
-	a.concurrent_streams = row.concurrent_streams;
-	a.flags = (uint8_t)row.flags;
-	return books_load_account(b, number, &a, (const char *)value->mv_data + sizeof row,
-	    row.id_len);
+	return dbi[table];
 }
 
 static int
-load_hold(struct books *b, const MDB_val *key, const MDB_val *value)
-{
-	struct hold_row row;
-	struct books_hold h = {0};
-	uint32_t slot;
-
-	memcpy(&slot, key->mv_data, sizeof slot);
-	memcpy(&row, value->mv_data, sizeof row);
-	h.op = row.op;
-	h.amount = row.amount;
-	h.slack = row.slack;
-	h.opened_us = row.opened_us;
-	h.account = row.account;
-	h.price = row.price;
-	h.prompt = row.prompt;
-	h.mark = row.mark;
-	h.open = row.open != 0;
-	h.answered_op = row.op;
-	h.type = h.answered_type = (uint8_t)row.type;
-	h.answered_status = RING_APPLIED;
-	return books_load_hold(b, slot, &h);
-}
-
-static int
-load_key(struct books *b, const MDB_val *key, const MDB_val *value)
-{
-	struct key_row row;
-	struct books_key k = {0};
-
-	(void)key;
-	memcpy(&row, value->mv_data, sizeof row);
-	if (value->mv_size != sizeof row + row.label_len)
-		return -1;
-	memcpy(k.hash, row.hash, sizeof k.hash);
-	k.key_id = row.key_id;
-	k.expires_us = row.expires_us;
-	k.created_us = row.created_us;
-	k.account = row.account;
-	k.scopes = row.scopes;
-	k.flags = row.flags;
-	k.label_len = row.label_len;
-	return books_load_key(b, &k, (const char *)value->mv_data + sizeof row);
-}
-
-static int
-load_ref(struct books *b, const MDB_val *key, const MDB_val *value)
-{
-	struct ref_row row;
-	struct books_ref ref;
-
-	if (key->mv_size != sizeof ref.id)
-		return -1;
-	memcpy(&row, value->mv_data, sizeof row);
-	memcpy(ref.id, key->mv_data, sizeof ref.id);
-	ref.sequence = row.sequence;
-	ref.amount = row.amount;
-	ref.balance = row.balance;
-	return books_load_ref(b, &ref);
-}
-
-static int
-load_price(struct books *b, const MDB_val *key, const MDB_val *value)
-{
-	struct price price;
-	uint32_t id;
-
-	memcpy(&id, key->mv_data, sizeof id);
-	memcpy(&price, value->mv_data, sizeof price);
-	return books_load_price(b, id, &price, (const char *)value->mv_data + sizeof price,
-	    value->mv_size - sizeof price);
-}
-
-static int
-load_all(MDB_txn *txn, MDB_dbi dbi, size_t row_size, struct books *b,
-    int (*load)(struct books *, const MDB_val *, const MDB_val *))
+load_table(struct state *st, MDB_txn *txn, enum books_table table, struct books *b)
 {
 	MDB_cursor *cursor;
 	MDB_val key, value;
-	int rc = mdb_cursor_open(txn, dbi, &cursor);
+	int rc = mdb_cursor_open(txn, database_of(st, table), &cursor);
 
 	if (rc != 0)
 		return rc;
 	while ((rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) == 0)
-		if (value.mv_size < row_size || load(b, &key, &value) < 0) {
+		if (books_row_load(b, table, key.mv_data, key.mv_size, value.mv_data,
+			value.mv_size) < 0) {
 			rc = MDB_CORRUPTED;
 			break;
 		}
@@ -319,120 +231,31 @@ state_load(struct state *st, struct books *b)
 
 	if (rc != 0)
 		return -1;
-	/* Accounts and prices first: the others refer to them. */
-	if ((rc = load_all(txn, st->db.accounts, sizeof(struct account_row), b,
-		 load_account)) == 0 &&
-	    (rc = load_all(txn, st->db.prices, sizeof(struct price), b, load_price)) == 0 &&
-	    (rc = load_all(txn, st->db.holds, sizeof(struct hold_row), b, load_hold)) == 0 &&
-	    (rc = load_all(txn, st->db.keys, sizeof(struct key_row), b, load_key)) == 0)
-		rc = load_all(txn, st->db.refs, sizeof(struct ref_row), b, load_ref);
+	for (int table = 0; table < ROWS_TABLES && rc == 0; table++)
+		rc = load_table(st, txn, (enum books_table)table, b);
 	mdb_txn_abort(txn);
 	books_changes_clear(b);
 	return rc == 0 ? 0 : -1;
 }
 
-/* From books to rows. */
-
-/* A row and the text behind it. */
 static int
-put_row(MDB_txn *txn, MDB_dbi dbi, MDB_val key, const void *row, size_t row_size,
-    const void *text, size_t text_len)
+put_row(struct state *st, MDB_txn *txn, enum books_table table, const struct books *b,
+    uint32_t index)
 {
-	MDB_val value = {row_size + text_len, NULL};
-	int rc = mdb_put(txn, dbi, &key, &value, MDB_RESERVE);
+	struct books_row row;
+	MDB_val key, value = {0, NULL};
+	int rc;
 
+	books_row_make(b, table, index, &row);
+	key = (MDB_val){row.key_len, row.key};
+	value.mv_size = row.fixed_len + row.text_len;
+	rc = mdb_put(txn, database_of(st, table), &key, &value, MDB_RESERVE);
 	if (rc != 0)
 		return rc;
-	memcpy(value.mv_data, row, row_size);
-	if (text_len > 0)
-		memcpy((char *)value.mv_data + row_size, text, text_len);
+	memcpy(value.mv_data, &row.fixed, row.fixed_len);
+	if (row.text_len > 0)
+		memcpy((char *)value.mv_data + row.fixed_len, row.text, row.text_len);
 	return 0;
-}
-
-static int
-put_account(struct state *st, MDB_txn *txn, const struct books *b, uint32_t number)
-{
-	const struct books_account *a = books_account(b, number);
-	size_t id_len;
-	const char *id = books_account_id(b, number, &id_len);
-	struct account_row row = {
-	    .balance = a->balance,
-	    .held = a->held,
-	    .overdraft = a->overdraft,
-	    .charged = a->charged,
-	    .topups = a->topups,
-	    .adjustments = a->adjustments,
-	    .slack = a->slack,
-	    .ending = a->ending,
-	    .ending_us = a->ending_us,
-	    .requests_per_minute = a->requests_per_minute,
-	    .tokens_per_minute = a->tokens_per_minute,
-	    .concurrent_streams = a->concurrent_streams,
-	    .flags = a->flags,
-	    .id_len = (uint32_t)id_len,
-	};
-
-	return put_row(txn, st->db.accounts, (MDB_val){sizeof number, &number}, &row, sizeof row,
-	    id, id_len);
-}
-
-static int
-put_hold(struct state *st, MDB_txn *txn, const struct books *b, uint32_t slot)
-{
-	const struct books_hold *h = books_hold(b, slot);
-	struct hold_row row = {
-	    .op = h->op,
-	    .amount = h->amount,
-	    .slack = h->slack,
-	    .opened_us = h->opened_us,
-	    .account = h->account,
-	    .price = h->price,
-	    .prompt = h->prompt,
-	    .mark = h->mark,
-	    .open = h->open,
-	    .type = h->type,
-	};
-
-	return put_row(txn, st->db.holds, (MDB_val){sizeof slot, &slot}, &row, sizeof row, NULL, 0);
-}
-
-static int
-put_key(struct state *st, MDB_txn *txn, const struct books *b, uint32_t index)
-{
-	const struct books_key *k = books_key(b, index);
-	uint64_t key_id = k->key_id;
-	struct key_row row = {
-	    .key_id = k->key_id,
-	    .expires_us = k->expires_us,
-	    .created_us = k->created_us,
-	    .account = k->account,
-	    .scopes = k->scopes,
-	    .flags = k->flags,
-	    .label_len = k->label_len,
-	};
-
-	memcpy(row.hash, k->hash, sizeof row.hash);
-	return put_row(txn, st->db.keys, (MDB_val){sizeof key_id, &key_id}, &row, sizeof row,
-	    books_key_label(b, k), k->label_len);
-}
-
-static int
-put_ref(struct state *st, MDB_txn *txn, const struct books *b, uint32_t index)
-{
-	const struct books_ref *ref = books_ref(b, index);
-	struct ref_row row = {ref->sequence, ref->amount, ref->balance};
-
-	return put_row(txn, st->db.refs, (MDB_val){sizeof ref->id, (void *)(uintptr_t)ref->id},
-	    &row, sizeof row, NULL, 0);
-}
-
-static int
-put_price(struct state *st, MDB_txn *txn, const struct books *b, uint32_t id)
-{
-	const struct books_price *p = books_price(b, id);
-
-	return put_row(txn, st->db.prices, (MDB_val){sizeof id, &id}, &p->price, sizeof p->price,
-	    books_price_model(b, p), p->model_len);
 }
 
 static int
@@ -443,15 +266,15 @@ put_books(struct state *st, MDB_txn *txn, const struct books *b)
 
 	books_changes(b, &c);
 	for (size_t i = 0; i < c.accounts && rc == 0; i++)
-		rc = put_account(st, txn, b, c.account[i]);
+		rc = put_row(st, txn, ROWS_ACCOUNTS, b, c.account[i]);
 	for (size_t i = 0; i < c.slots && rc == 0; i++)
-		rc = put_hold(st, txn, b, c.slot[i]);
+		rc = put_row(st, txn, ROWS_HOLDS, b, c.slot[i]);
 	for (size_t i = 0; i < c.keys && rc == 0; i++)
-		rc = put_key(st, txn, b, c.key[i]);
+		rc = put_row(st, txn, ROWS_KEYS, b, c.key[i]);
 	for (uint32_t i = c.refs_from; i < books_refs(b) && rc == 0; i++)
-		rc = put_ref(st, txn, b, i);
+		rc = put_row(st, txn, ROWS_REFS, b, i);
 	for (uint32_t i = c.prices_from; i < books_prices(b) && rc == 0; i++)
-		rc = put_price(st, txn, b, i);
+		rc = put_row(st, txn, ROWS_PRICES, b, i);
 	return rc;
 }
 

@@ -80,7 +80,7 @@ struct stream_row {
 
 struct state_account {
 	uint32_t number;
-	int64_t balance, held, overdraft, charged, topups, adjustments;
+	int64_t balance, held, overdraft, charged, topups, adjustments, uncollected;
 	uint32_t requests_per_minute, tokens_per_minute, concurrent_streams;
 	uint32_t flags; /* ACCOUNT_CLOSED, ACCOUNT_FROZEN */
 	uint32_t id_len;

@@ -212,6 +212,7 @@ account_from(const MDB_val *key, const MDB_val *value, struct state_account *a)
 	a->charged = row.charged;
 	a->topups = row.topups;
 	a->adjustments = row.adjustments;
+	a->uncollected = row.uncollected;
 	a->requests_per_minute = row.requests_per_minute;
 	a->tokens_per_minute = row.tokens_per_minute;
 	a->concurrent_streams = row.concurrent_streams;

@@ -3,14 +3,11 @@
 
 /*
  * What lies in state.mdb; for state*.c only.  Rows are of fixed size, then text of the length
- * that they say.  A change bumps STATE_FORMAT, and the file is rebuilt.
+ * that they say.  A change bumps STATE_FORMAT, and the file is rebuilt.  The rows of the books
+ * are drawn in daemon/books_rows.h.
  *
  *   meta      "progress"           -> struct state_meta_row
- *   accounts  number (32 bits)     -> struct account_row, id
- *   holds     slot (32 bits)       -> struct hold_row
- *   keys      key id (64 bits)     -> struct key_row, label
- *   refs      16 bytes             -> struct ref_row
- *   prices    price id (32 bits)   -> struct price, model
+ *   accounts, holds, keys, refs, prices: the books
  *   slots     slot (32 bits)       -> id of the stream that its records belong to
  *   streams   stream id (16 bytes) -> struct stream_row up to model_len
  *   texts     stream id, sequence  -> a piece of its text (sequence big-endian: they sort)
@@ -18,43 +15,17 @@
  */
 #include <lmdb.h>
 
+#include "daemon/books_rows.h"
 #include "daemon/state.h"
 
 #define STATE_FILE "state.mdb"
-#define STATE_FORMAT 2
+#define STATE_FORMAT 3
 #define STATE_MAP_BYTES (UINT64_C(64) << 30)
 #define STATE_READERS_MAX 1024
 
 struct state_meta_row {
 	uint32_t format, pad;
 	struct state_progress progress;
-};
-
-struct account_row {
-	int64_t balance, held, overdraft, charged, topups, adjustments, slack, ending;
-	uint64_t ending_us;
-	uint32_t requests_per_minute, tokens_per_minute, concurrent_streams;
-	uint32_t flags; /* ACCOUNT_... */
-	uint32_t id_len, pad;
-};
-
-struct hold_row {
-	uint64_t op;
-	int64_t amount, slack;
-	uint64_t opened_us;
-	uint32_t account, price, prompt, mark, open;
-	uint32_t type; /* of op */
-};
-
-struct key_row {
-	uint8_t hash[32];
-	uint64_t key_id, expires_us, created_us;
-	uint32_t account, scopes, flags, label_len;
-};
-
-struct ref_row {
-	uint64_t sequence;
-	int64_t amount, balance;
 };
 
 struct text_key {

@@ -58,6 +58,12 @@ enum journal_type {
 	/* An account's books were contradicted (written by the keeper): it refuses everything.
 	 * payload: what it was, as text. */
 	JOURNAL_FREEZE = 14,
+	/* A checkpoint stands for the records before (written by the keeper).  payload: struct
+	 * journal_checkpoint. */
+	JOURNAL_CHECKPOINT = 15,
+	/* Remove what is older than extra, a time (CLOCK_REALTIME, us).  Not stored; answered when
+	 * it is accepted, with the number of this compaction. */
+	JOURNAL_COMPACT = 16,
 	JOURNAL_TYPES
 };
 
@@ -156,5 +162,12 @@ struct journal_price {
 	uint16_t pad[3];
 };
 _Static_assert(sizeof(struct journal_price) == 32, "journal_price");
+
+struct journal_checkpoint {
+	uint64_t sequence; /* of the last record that it stands for */
+	uint8_t link[32];  /* the chain's, there */
+	uint8_t hash[32];  /* SHA-256 of the checkpoint */
+};
+_Static_assert(sizeof(struct journal_checkpoint) == 72, "journal_checkpoint");
 
 #endif

@@ -22,7 +22,7 @@
 #include "shm/ring.h"
 
 #define REGION_MAGIC UINT64_C(0x313044444c4c4f54) /* "TOLLDD01" */
-#define REGION_VERSION 2
+#define REGION_VERSION 3
 
 /* Process slots.  Twice the workers, so that old and new ones can overlap in a reload. */
 #define PROC_MASTER 0
@@ -69,6 +69,25 @@ _Static_assert(sizeof(struct proc_slot) == 128, "proc_slot");
 #define REGION_FILLED 1
 #define REGION_FILLED_BEFORE 2 /* by a daemon that is dead: a keeper has yet to agree with it */
 
+/* How a compaction of the journal ended. */
+#define COMPACTION_DONE 1
+#define COMPACTION_NOTHING 2 /* there was nothing to remove */
+#define COMPACTION_FAILED 3
+
+/* The journal's compaction (daemon/compact.h).  Written by the keeper, and `done` and `of` by its
+ * helper while it works; read by the admin process.  Relaxed, but for `ended`. */
+struct region_compaction { /* 192 bytes */
+	_Alignas(64) _Atomic uint64_t before_us; /* what is still to be done; 0: nothing */
+	_Atomic uint64_t asked;     /* the last one's number */
+	_Atomic uint64_t ended;     /* the last one's that is through (release, after result and why) */
+	_Atomic uint32_t result;    /* COMPACTION_... */
+	_Atomic uint32_t step;      /* 1..3: proving, storing, removing; 0: none */
+	_Atomic uint64_t done, of;  /* of that step */
+	_Atomic uint64_t first_seq; /* the first record that is kept */
+	char why[128];              /* COMPACTION_FAILED: a text with its NUL */
+};
+_Static_assert(sizeof(struct region_compaction) == 192, "region_compaction");
+
 struct region_header { /* one page */
 	uint64_t magic;
 	uint32_t version;
@@ -97,6 +116,7 @@ struct region_header { /* one page */
 	/* By index of the model in the config. */
 	_Atomic uint32_t model_price[REGION_MODELS_MAX]; /* price id now in force; keeper only */
 	_Atomic uint32_t model_mean[REGION_MODELS_MAX];  /* daemon/quote.c; any worker, relaxed */
+	struct region_compaction compaction;
 	/* Wake-ups: "I sleep, write my eventfd".  Each is set and cleared by its process alone. */
 	_Alignas(64) _Atomic uint32_t asleep[REGION_PROCS_MAX];
 };

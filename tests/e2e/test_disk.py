@@ -375,7 +375,7 @@ class Refused(unittest.TestCase):
             whole = f.read()
         key = whole.rfind(b"version")
         while key >= 0:
-            if struct.unpack_from("<I", whole, key + 7)[0] == 1:
+            if struct.unpack_from("<I", whole, key + 7)[0] in (1, 2):
                 self.change("journal.mdb", key + 7, struct.pack("<I", 77))
             key = whole.rfind(b"version", 0, key)
         self.refused("journal.mdb is of another version")

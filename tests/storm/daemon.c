@@ -16,6 +16,7 @@
 
 #include "daemon/metrics.h"
 #include "daemon/spawn.h"
+#include "daemon/state.h"
 #include "daemon/supervise.h"
 #include "shm/clock.h"
 #include "shm/wake.h"
@@ -50,6 +51,9 @@ daemon_reboot(void)
 	atomic_fetch_add(&told->boots, 1);
 	(void)unlink(region_path);
 	atomic_store(&told->adopted, 0);
+	/* Now and then its projection too: all there is then is the journal. */
+	if (atomic_load(&told->boots) % 2 == 0)
+		state_remove(heritage.config->state_dir);
 }
 
 const char *
@@ -130,6 +134,11 @@ kill_some(uint64_t *rng)
 	for (uint32_t n = storm_draw(rng, 6) == 0 ? 3 : 1; n > 0; n--) {
 		uint32_t who = storm_draw(rng, 8);
 
+		/* A keeper lives some ten milliseconds here: no compaction would ever get beyond
+		 * its first step, which takes longer. */
+		if (who < 3 && storm_draw(rng, 40) != 0 &&
+		    atomic_load(&heritage.region.h->compaction.step) == 1)
+			continue;
 		(void)kill_one(who < 3 ? PROC_KEEPER : who == 3 ? PROC_ADMIN
 		    : PROC_WORKER + storm_draw(rng, STORM_WORKERS));
 	}

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "daemon/audit.h"
 #include "shm/account.h"
@@ -409,7 +410,10 @@ run_audit(struct journal_reader *journal, struct state_reader *state)
 	audit_free(audit);
 	if (!result.ok)
 		WRONG("audit: %s", result.first_difference);
-	if (result.records != told->walked || result.holds_open != 0)
+	if (result.base.sequence != told->base)
+		atomic_fetch_add(&told->compacted, 1);
+	told->base = result.base.sequence;
+	if (result.base.sequence + result.records != told->walked || result.holds_open != 0)
 		WRONG("audit: %" PRIu64 " records, %u holds open; walked %" PRIu64,
 		    result.records, result.holds_open, told->walked);
 	return true;
@@ -422,7 +426,10 @@ examine(const struct heritage *h)
 	struct journal_reader *journal = journal_reader_open(dir, &why);
 	struct state_reader *state = state_reader_open(dir, &why);
 	bool good = journal != NULL && state != NULL;
+	struct timespec now;
 	uint32_t i;
+
+	clock_gettime(CLOCK_REALTIME, &now);
 
 	if (!good)
 		storm_fail("readers: %s", why);
@@ -440,6 +447,8 @@ examine(const struct heritage *h)
 		good = judge_setting(i, &told->setting[i]);
 	told->settings_done = i;
 	good = good && judge_keys(&h->region) && judge_memory(&h->region) && run_audit(journal, state);
+	atomic_store(&told->walked_us,
+	    (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000);
 	journal_reader_close(journal);
 	state_reader_close(state);
 	return good;

@@ -109,6 +109,18 @@ sync_now(struct player *p)
 		    (unsigned long long)sequence);
 }
 
+/* What was examined already is not needed any more.  It goes on beside the rest, and whoever dies. */
+static void
+compact(struct player *p)
+{
+	struct journal_record r = {.type = JOURNAL_COMPACT, .version = JOURNAL_VERSION,
+	    .slot = JOURNAL_NONE, .account = JOURNAL_NONE, .price = JOURNAL_NONE,
+	    .extra = (int64_t)atomic_load(&told->walked_us)};
+
+	if (r.extra != 0 && player_push_and_wait(p, &r, NULL, 0) == 0)
+		told_count(OP_COMPACT);
+}
+
 int
 player_admin(struct heritage *h, uint64_t seed)
 {
@@ -141,6 +153,8 @@ player_admin(struct heritage *h, uint64_t seed)
 			return 0;
 		if (!busy && storm_draw(&p.rng, 200) == 0)
 			sync_now(&p);
+		if (!ending && storm_draw(&p.rng, 200) == 0)
+			compact(&p);
 		if (!busy && !ending && storm_draw(&p.rng, 8) == 0)
 			operator_alone(&p);
 		if (did)

@@ -17,7 +17,7 @@
  * each daemon ends.  How the processes interleave is the kernel's, so a seed that failed is likely
  * to fail again, not certain.
  *
- * objs: daemon/keeper.o daemon/keeper_batch.o daemon/recover.o daemon/audit.o daemon/state.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_read.o daemon/books.o daemon/books_apply.o daemon/books_check.o daemon/metrics.o daemon/buf.o daemon/log.o daemon/utf8.o daemon/supervise.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/reap.o shm/mail.o shm/wake.o
+ * objs: daemon/keeper.o daemon/compact_make.o daemon/title.o daemon/compact.o daemon/keeper_batch.o daemon/recover.o daemon/audit.o daemon/proof.o daemon/checkpoint.o daemon/books_rows.o daemon/state.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books.o daemon/books_apply.o daemon/books_check.o daemon/metrics.o daemon/buf.o daemon/log.o daemon/utf8.o daemon/supervise.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/reap.o shm/mail.o shm/wake.o
  */
 #include <errno.h>
 #include <poll.h>
@@ -153,18 +153,19 @@ report(uint64_t seed, double seconds)
 	    "reboot", "master at a named point"};
 	static const char *const op_name[OP_KINDS] = {"reserves", "refused for credit", "extends",
 	    "overdraws", "meter", "marks", "settles", "voids", "top-ups", "repeated refs",
-	    "adjustments", "syncs", "settings", "accounts closed", "keys", "revocations",
+	    "adjustments", "syncs", "compactions", "settings", "accounts closed", "keys", "revocations",
 	    "keys refused", "letters", "streams ended by mail"};
 	static const char *const disk_name[DISK_KINDS] = {"full", "write errors", "half writes",
 	    "flush errors", "slow"};
 
 	printf("seed %llu: %llu operations, %u streams, %u daemons, %llu examined at rest, "
-	       "%llu looks at the floor, %llu processes started, %.1f s\n",
+	       "%llu looks at the floor, %llu processes started, %llu checkpoints seen, %.1f s\n",
 	    (unsigned long long)seed, (unsigned long long)storm_ops(),
 	    atomic_load(&told->streams), atomic_load(&told->life),
 	    (unsigned long long)atomic_load(&told->rests),
 	    (unsigned long long)atomic_load(&told->looks),
-	    (unsigned long long)atomic_load(&told->spawned), seconds);
+	    (unsigned long long)atomic_load(&told->spawned),
+	    (unsigned long long)atomic_load(&told->compacted), seconds);
 	printf("operations:");
 	for (int i = 0; i < OP_KINDS; i++)
 		printf(" %s %llu%s", op_name[i], (unsigned long long)atomic_load(&told->ops[i]),

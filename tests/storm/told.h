@@ -105,6 +105,7 @@ enum op_kind {
 	OP_REPEATED,
 	OP_ADJUST,
 	OP_SYNC,
+	OP_COMPACT,
 	OP_SETTING,
 	OP_CLOSED,
 	OP_KEY,
@@ -137,6 +138,9 @@ struct told {
 	_Atomic uint32_t active[STORM_ACCOUNTS]; /* accounts that are used now */
 	/* examine.c's own. */
 	uint64_t walked; /* journal records that were entered below */
+	_Atomic uint64_t walked_us; /* those of before that time: they may be compacted */
+	_Atomic uint64_t compacted; /* checkpoints that were seen at rest */
+	uint64_t base;              /* the last one's sequence */
 	uint32_t streams_done, credits_done, settings_done;
 	uint32_t slot_stream[STORM_SLOTS_MAX]; /* open hold: its stream + 1 */
 	int64_t balance[STORM_ACCOUNTS_MAX], held[STORM_ACCOUNTS_MAX];

@@ -2,7 +2,7 @@
  * Goal:   the audit passes a clean journal and finds any difference, saying where it is.
  * Method: make a journal of random valid records and its projection; audit; then change one
  *         record, payload, batch or row at a time behind the keeper's back and audit again.
- * objs: daemon/audit.o daemon/journal.o daemon/journal_read.o daemon/state.o daemon/state_streams.o daemon/state_read.o daemon/books.o daemon/books_apply.o daemon/books_check.o daemon/buf.o daemon/log.o daemon/utf8.o tests/unit/records.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o
+ * objs: daemon/audit.o daemon/proof.o daemon/checkpoint.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books_rows.o daemon/state.o daemon/state_streams.o daemon/state_read.o daemon/books.o daemon/books_apply.o daemon/books_check.o daemon/buf.o daemon/log.o daemon/utf8.o tests/unit/records.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o
  */
 #include <lmdb.h>
 #include <setjmp.h>
@@ -261,6 +261,40 @@ missing_things_are_found(void **state)
 }
 
 static void
+a_payload_of_nobody_is_found(void **state)
+{
+	const uint64_t places[] = {0, RECORDS / 2, RECORDS + 7};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+		uint64_t n = places[i];
+		struct journal_record r;
+		MDB_env *env;
+		MDB_txn *txn;
+		MDB_dbi records, payloads;
+		MDB_val key = {sizeof n, &n}, value;
+
+		/* In the midst: the first record after it that has none. */
+		open_file("journal.mdb", "records", MDB_INTEGERKEY, &env, &txn, &records);
+		assert_int_equal(mdb_dbi_open(txn, "payloads", MDB_INTEGERKEY, &payloads), 0);
+		for (; mdb_get(txn, records, &key, &value) == 0; n++) {
+			memcpy(&r, value.mv_data, sizeof r);
+			if (r.payload_len == 0)
+				break;
+		}
+		value = (MDB_val){4, (char[]){"junk"}};
+		assert_int_equal(mdb_put(txn, payloads, &key, &value, 0), 0);
+		close_file(env, txn);
+		if (places[i] == RECORDS / 2)
+			finds("its payload has 4 bytes instead of 0");
+		else
+			finds("1 payloads that no record has");
+		erase("payloads", n);
+	}
+	assert_true(audit().ok);
+}
+
+static void
 a_changed_account_row_is_found(void **state)
 {
 	MDB_env *env;
@@ -291,6 +325,7 @@ main(void)
 	    TEST(any_changed_payload_is_found),
 	    TEST(any_changed_batch_is_found),
 	    TEST(missing_things_are_found),
+	    TEST(a_payload_of_nobody_is_found),
 	    TEST(a_changed_account_row_is_found),
 	};
 

@@ -5,7 +5,7 @@
  * Method: fork keeper_main on a region and act as worker, admin and master through shm/ledger.h.
  *         SIGKILL the keeper at random moments and fork another one; stop, and compare memory,
  *         journal and what was acknowledged.  A reboot is a new region on the same state_dir.
- * objs: daemon/keeper.o daemon/keeper_batch.o daemon/recover.o daemon/audit.o daemon/state.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_read.o daemon/books.o daemon/books_apply.o daemon/books_check.o daemon/metrics.o daemon/buf.o daemon/log.o daemon/utf8.o tests/unit/records.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/reap.o shm/wake.o
+ * objs: daemon/keeper.o daemon/compact_make.o daemon/title.o daemon/compact.o daemon/keeper_batch.o daemon/recover.o daemon/audit.o daemon/proof.o daemon/checkpoint.o daemon/books_rows.o daemon/state.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books.o daemon/books_apply.o daemon/books_check.o daemon/metrics.o daemon/buf.o daemon/log.o daemon/utf8.o tests/unit/records.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/reap.o shm/wake.o
  */
 #include <poll.h>
 #include <sched.h>
@@ -25,6 +25,7 @@
 #include <cmocka.h>
 
 #include "daemon/audit.h"
+#include "daemon/checkpoint.h"
 #include "daemon/heritage.h"
 #include "shm/ledger.h"
 #include "shm/reap.h"
@@ -250,15 +251,20 @@ durable_books(void)
 	const char *why;
 	struct journal_reader *r = journal_reader_open(dir, &why);
 	struct state_reader *st = state_reader_open(dir, &why);
-	struct journal_cursor *c;
 	struct audit_result result;
-	struct journal_entry e;
 	struct books *b = books_new();
+	struct journal_cursor *c;
+	struct checkpoint_load *load;
+	struct journal_entry e;
 	struct audit *audit;
 
 	assert_non_null(r);
 	assert_non_null(st);
 	c = journal_cursor_new(r, 1);
+	load = checkpoint_load_new(c, b);
+	assert_int_equal(checkpoint_load_step(load, 1000, &why), 0);
+	checkpoint_load_free(load);
+	journal_cursor_from(c, journal_cursor_base(c)->sequence + 1);
 	while (journal_cursor_next(c, &e) == 1)
 		assert_int_equal(books_apply(b, &e.record, e.payload, e.sequence), 0);
 	journal_cursor_free(c);
@@ -409,6 +415,7 @@ struct stream {
 static struct {
 	int64_t topups, charged;
 	unsigned refs, streams, accounts;
+	uint32_t compactions;
 } told;
 
 static void
@@ -423,6 +430,34 @@ maybe_kill(unsigned int *seed, int one_in)
 	(void)nanosleep(&pause, NULL);
 	kill_keeper();
 	spawn(0);
+}
+
+/* What is older than now and needed by nobody. */
+static enum ring_status
+compact(void)
+{
+	struct rec rec = {.r = {.type = JOURNAL_COMPACT, .version = JOURNAL_VERSION,
+	    .slot = JOURNAL_NONE, .account = JOURNAL_NONE, .price = JOURNAL_NONE}};
+	struct timespec now;
+	int64_t number;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	rec.r.extra = (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+	return admin_push(rec, &number);
+}
+
+/* How many there were so far. */
+static uint32_t
+checkpoints(void)
+{
+	const char *why;
+	struct journal_reader *r = journal_reader_open(dir, &why);
+	struct journal_base base;
+
+	assert_non_null(r);
+	assert_int_equal(journal_reader_base(r, &base), 0);
+	journal_reader_close(r);
+	return base.generation;
 }
 
 static void
@@ -491,6 +526,12 @@ a_killed_keeper_loses_and_doubles_nothing(void **state)
 			(void)snprintf(text, sizeof text, "user-%u", told.accounts++);
 			(void)new_account(text, 7);
 		}
+		if (rand_r(&seed) % 150 == 0)
+			told.compactions += compact() == RING_APPLIED;
+		/* Now and then it may come to its end; the other times whoever dies dies. */
+		if (rand_r(&seed) % 600 == 0)
+			WAIT_FOR(atomic_load(&region->h->compaction.ended) ==
+			    atomic_load(&region->h->compaction.asked));
 	}
 	for (int i = 0; i < STREAMS; i++)
 		while (streams[i].h != NULL) {
@@ -505,6 +546,8 @@ a_killed_keeper_loses_and_doubles_nothing(void **state)
 	assert_int_equal(books_account(b, 0)->held, 0);
 	assert_int_equal(books_accounts(b), told.accounts + 1);
 	assert_true(told.streams > 200 && told.refs > 20);
+	/* Most were asked for while holds were open; those that ended are in the journal. */
+	assert_true(told.compactions > 3 && checkpoints() > 3);
 	books_free(b);
 }
 
