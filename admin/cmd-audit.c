@@ -38,8 +38,13 @@ audit(struct ctl *ctl, const struct command *c)
 
 const struct command cmd_audit = {
     "audit", "audit.run",
-    "Play the journal again and compare it with every account's balance and holds.\n"
+    "Play the journal again, from its checkpoint if it was compacted, and compare it with every\n"
+    "account's balance and holds.\n"
     "Exit status 1 on any difference.",
-    {{0}},
+    {
+	{"--link", "N:LINK", "link", CMD_TEXT, false,
+	    "a former audit's \"head\" and \"link\" (--json), which must still hold"},
+	{0},
+    },
     audit,
 };

@@ -18,7 +18,8 @@ static bool array, first;
 static const char *const columns[] = {"sequence", "time", "type", "account", "slot", "op", "amount",
     "total", "uncollected", "price", "prompt", "cached", "completion", "outcome", "model",
     "session_id", "message_id", "ref", "reason", "key_id", "label", "expires_at", "overdraft",
-    "rpm", "tpm", "streams", "status", "price_prompt", "price_cached", "price_completion", NULL};
+    "rpm", "tpm", "streams", "status", "price_prompt", "price_cached", "price_completion",
+    "covers", "link", "hash", NULL};
 
 static void
 print_us(int64_t us)
@@ -156,9 +157,26 @@ notified(struct ctl *ctl, const char *method, size_t len, const msgpack_object *
 	first = false;
 }
 
+/* Was there more once of what was asked for? */
+static void
+say_first(const msgpack_object *result, bool since_given, int64_t since)
+{
+	int64_t number = proto_get_int(result, "first", 1);
+	int64_t at = proto_get_int(result, "compacted_at", 0);
+	char text[32];
+	time_t t = (time_t)at;
+	struct tm tm;
+
+	if (number <= 1 || (since_given && since > at) || gmtime_r(&t, &tm) == NULL ||
+	    strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &tm) == 0)
+		return;
+	(void)fprintf(stderr, "tollctl: the journal begins with record %" PRId64 "; the records "
+	    "up to %s were compacted\n", number, text);
+}
+
 /* All pages; with "follow" there is always a next one. */
 static enum ctl_exit
-walk(struct ctl *ctl, const struct command *c)
+walk(struct ctl *ctl, const struct command *c, int since)
 {
 	int64_t next = 0;
 
@@ -169,6 +187,8 @@ walk(struct ctl *ctl, const struct command *c)
 
 		if (result == NULL)
 			return ctl->exit;
+		if (next == 0)
+			say_first(result, ctl->given[since] != NULL, ctl->number[since]);
 		next = proto_get_int(result, "next", -1);
 		/* Who reads us through a pipe wants it now; and who has gone ends it. */
 		if (fflush(stdout) != 0)
@@ -187,7 +207,7 @@ journal(struct ctl *ctl, const struct command *c)
 	array = ctl->json && ctl->given[2] == NULL;
 	if (array)
 		(void)putchar('[');
-	status = walk(ctl, c);
+	status = walk(ctl, c, 1);
 	if (array)
 		(void)fputs("]\n", stdout);
 	return status;
@@ -230,7 +250,7 @@ export(struct ctl *ctl, const struct command *c)
 	}
 	for (int i = 0; form == FORM_CSV && columns[i] != NULL; i++)
 		(void)printf("%s%s", columns[i], columns[i + 1] != NULL ? "," : "\r\n");
-	return walk(ctl, c);
+	return walk(ctl, c, 2);
 }
 
 const struct command cmd_export = {

@@ -33,6 +33,7 @@ static const struct command *const commands[] = {
     &cmd_export,
     &cmd_audit,
     &cmd_backup,
+    &cmd_compact,
     &cmd_ping,
     &cmd_version,
     NULL,

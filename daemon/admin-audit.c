@@ -55,8 +55,9 @@ tell_progress(struct running *r)
 	proto_put_kint(&out, "records", (int64_t)now.records);
 	/* Relaxed: for a percentage. */
 	proto_put_kint(&out, "of",
-	    (int64_t)atomic_load_explicit(
-		&r->call->admin->region->h->journal_seq, memory_order_relaxed));
+	    (int64_t)(atomic_load_explicit(
+			  &r->call->admin->region->h->journal_seq, memory_order_relaxed) -
+		now.base.sequence));
 	admin_notify(r->call, &out);
 	proto_out_free(&out);
 }
@@ -66,17 +67,28 @@ answer(struct running *r)
 {
 	struct proto_out *out = admin_result(r->call);
 	struct audit_result found;
+	char text[ADMIN_LINK_LEN + 1];
 
 	audit_result(r->audit, &found);
 	if (!found.ok)
 		log_event(
 		    LOG_ERROR, "audit found a difference", "first", found.first_difference, NULL);
-	proto_put_map(out, 5);
+	proto_put_map(out, 9);
 	proto_put_kbool(out, "ok", found.ok);
 	proto_put_kint(out, "accounts", found.accounts);
 	proto_put_kint(out, "records", (int64_t)found.records);
 	proto_put_kint(out, "holds_open", found.holds_open);
 	proto_put_kstr(out, "first_difference", found.ok ? NULL : found.first_difference);
+	/* What to write down: by these two a later audit can be held against this one. */
+	proto_put_kint(out, "head", (int64_t)found.head);
+	proto_put_kstr(out, "link", admin_link(found.link, text));
+	proto_put_str(out, "checkpoint");
+	if (found.base.sequence > 0)
+		proto_put_int(out, (int64_t)found.base.sequence);
+	else
+		proto_put_nil(out);
+	proto_put_kstr(out, "checkpoint_hash",
+	    found.base.sequence > 0 ? admin_link(found.base.hash, text) : NULL);
 }
 
 static void
@@ -122,14 +134,42 @@ open_readers(struct admin_call *call)
 	return false;
 }
 
+/* "SEQUENCE:LINK", as an audit gave them. */
+static bool
+parse_link(const struct proto_value *v, uint64_t *sequence, uint8_t link[static JOURNAL_LINK_LEN])
+{
+	size_t at = 0;
+
+	*sequence = 0;
+	for (; at < v->len && v->text[at] >= '0' && v->text[at] <= '9'; at++)
+		if (__builtin_mul_overflow(*sequence, UINT64_C(10), sequence) ||
+		    __builtin_add_overflow(*sequence, (uint64_t)(v->text[at] - '0'), sequence))
+			return false;
+	if (at == 0 || *sequence == 0 || v->len != at + 1 + ADMIN_LINK_LEN || v->text[at] != ':')
+		return false;
+	for (size_t i = 0; i < ADMIN_LINK_LEN; i++) {
+		char c = v->text[at + 1 + i];
+		int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+
+		if (digit < 0)
+			return false;
+		link[i / 2] = (uint8_t)(link[i / 2] << 4 | digit);
+	}
+	return true;
+}
+
 enum admin_step
 admin_audit_run(struct admin_call *call, const struct proto_value *v)
 {
 	static const struct timeval at_once = {0, 0};
 	struct admin *a = call->admin;
+	uint8_t link[JOURNAL_LINK_LEN] = {0};
+	uint64_t sequence = 0;
 	struct running *r;
 
-	(void)v;
+	if (v[0].given && !parse_link(&v[0], &sequence, link))
+		return admin_error(call, "invalid_argument", "link",
+		    "a record's number, a colon and 64 hexadecimal digits");
 	if (a->audit != NULL)
 		return admin_error(call, "busy", NULL, "another audit is running");
 	if (!open_readers(call))
@@ -150,6 +190,8 @@ admin_audit_run(struct admin_call *call, const struct proto_value *v)
 		free(r);
 		return ADMIN_DONE;
 	}
+	if (sequence != 0)
+		audit_expect(r->audit, sequence, link);
 	call->state = r;
 	call->cancel = cancel;
 	a->audit = call;

@@ -11,7 +11,6 @@
 #include <string.h>
 
 #include "daemon/admin.h"
-#include "daemon/ids.h"
 #include "daemon/journal.h"
 #include "shm/clock.h"
 
@@ -32,270 +31,17 @@ struct reading {
 	uint32_t limit, sent;
 	size_t bytes;
 	bool follow;
+	struct journal_base base;
 };
-
-/* A record's fields: collected first, since a map says how many it has. */
-struct field {
-	const char *key;
-	const char *text; /* NULL: a number */
-	size_t len;
-	int64_t number;
-};
-
-struct fields {
-	struct field f[28];
-	size_t n;
-};
-
-static void
-put_number(struct fields *fs, const char *key, int64_t number)
-{
-	fs->f[fs->n++] = (struct field){.key = key, .number = number};
-}
-
-/* Nothing, if there is none or it is not fit to be shown. */
-static void
-put_text(struct fields *fs, const char *key, const char *text, size_t len)
-{
-	if (len > 0 && proto_text_ok(text, len))
-		fs->f[fs->n++] = (struct field){.key = key, .text = text, .len = len};
-}
-
-static void
-put_str(struct fields *fs, const char *key, const char *text)
-{
-	put_text(fs, key, text, strlen(text));
-}
-
-static const char *
-type_text(uint8_t type)
-{
-	static const char *const text[JOURNAL_TYPES] = {NULL, "reserve", "extend", "mark",
-	    "settle", "void", "topup", "adjust", "account", "key", "key_revoke", "price", "sync",
-	    "account_set", "freeze"};
-
-	return type < JOURNAL_TYPES && text[type] != NULL ? text[type] : "unknown";
-}
-
-const char *
-admin_outcome(uint8_t outcome)
-{
-	static const char *const text[OUTCOME_MAX] = {"none", "stop", "length", "tool_calls",
-	    "content_filter", "credit", "cancelled", "upstream_error", "worker_died", "expired",
-	    "shutdown"};
-
-	return outcome < OUTCOME_MAX ? text[outcome] : "unknown";
-}
-
-struct texts { /* what is spelled out for a record */
-	char session[ID_LEN + 1], message[ID_LEN + 1], key_id[AUTH_KEY_ID_LEN + 1];
-};
-
-static void
-reserve_fields(struct fields *fs, const struct journal_entry *e, struct texts *t)
-{
-	const struct journal_record *r = &e->record;
-	const char *payload = e->payload;
-	struct journal_reserve head;
-
-	put_number(fs, "amount", r->amount);
-	put_number(fs, "prompt", r->prompt);
-	put_number(fs, "price", r->price);
-	if (e->payload_len < sizeof head)
-		return;
-	memcpy(&head, payload, sizeof head);
-	if (sizeof head + head.model_len > e->payload_len)
-		return;
-	put_text(fs, "model", payload + sizeof head, head.model_len);
-	/* Not the stream's id: whoever has that can read the answer. */
-	id_format(head.session_id, t->session);
-	id_format(head.message_id, t->message);
-	put_str(fs, "session_id", t->session);
-	put_str(fs, "message_id", t->message);
-}
-
-static void
-credit_fields(struct fields *fs, const struct journal_entry *e)
-{
-	const char *payload = e->payload;
-	struct journal_ref head;
-
-	put_number(fs, "amount", e->record.amount);
-	if (e->payload_len < sizeof head)
-		return;
-	memcpy(&head, payload, sizeof head);
-	if (sizeof head + head.ref_len + head.reason_len > e->payload_len)
-		return;
-	put_text(fs, "ref", payload + sizeof head, head.ref_len);
-	put_text(fs, "reason", payload + sizeof head + head.ref_len, head.reason_len);
-}
-
-static void
-account_fields(struct fields *fs, const struct journal_entry *e)
-{
-	struct journal_account head;
-
-	put_number(fs, "overdraft", e->record.amount);
-	if (e->payload_len < sizeof head)
-		return;
-	memcpy(&head, e->payload, sizeof head);
-	put_number(fs, "rpm", head.requests_per_minute);
-	put_number(fs, "tpm", head.tokens_per_minute);
-	put_number(fs, "streams", head.concurrent_streams);
-}
-
-static void
-set_fields(struct fields *fs, const struct journal_entry *e)
-{
-	struct journal_account_set set;
-
-	if (e->payload_len < sizeof set)
-		return;
-	memcpy(&set, e->payload, sizeof set);
-	if (set.what & JOURNAL_SET_OVERDRAFT) {
-		put_number(fs, "amount", e->record.amount);
-		put_number(fs, "overdraft", set.overdraft);
-	}
-	if (set.what & JOURNAL_SET_REQUESTS)
-		put_number(fs, "rpm", set.requests_per_minute);
-	if (set.what & JOURNAL_SET_TOKENS)
-		put_number(fs, "tpm", set.tokens_per_minute);
-	if (set.what & JOURNAL_SET_STREAMS)
-		put_number(fs, "streams", set.concurrent_streams);
-	if (set.what & JOURNAL_SET_CLOSED)
-		put_str(fs, "status", "closed");
-	if (set.what & JOURNAL_SET_UNFROZEN)
-		put_str(fs, "status", "unfrozen");
-	if (sizeof set + set.reason_len <= e->payload_len)
-		put_text(fs, "reason", (const char *)e->payload + sizeof set, set.reason_len);
-}
-
-static void
-key_fields(struct fields *fs, const struct journal_entry *e, struct texts *t)
-{
-	struct journal_key head;
-
-	if (e->payload_len < sizeof head)
-		return;
-	memcpy(&head, e->payload, sizeof head);
-	auth_format_key_id(head.key_id, t->key_id);
-	put_str(fs, "key_id", t->key_id);
-	if (head.expires_us != 0)
-		put_number(fs, "expires_at", (int64_t)(head.expires_us / 1000000));
-	if (sizeof head + head.label_len <= e->payload_len)
-		put_text(fs, "label", (const char *)e->payload + sizeof head, head.label_len);
-}
-
-static void
-price_fields(struct fields *fs, const struct journal_entry *e)
-{
-	struct journal_price head;
-
-	put_number(fs, "price", e->record.price);
-	if (e->payload_len < sizeof head)
-		return;
-	memcpy(&head, e->payload, sizeof head);
-	if (sizeof head + head.model_len <= e->payload_len)
-		put_text(fs, "model", (const char *)e->payload + sizeof head, head.model_len);
-	put_number(fs, "price_prompt", head.prompt);
-	put_number(fs, "price_cached", head.cached);
-	put_number(fs, "price_completion", head.completion);
-}
-
-/* EXTEND, MARK, SETTLE, VOID. */
-static void
-progress_fields(struct fields *fs, const struct journal_record *r)
-{
-	if (r->type == JOURNAL_EXTEND) {
-		put_number(fs, "amount", r->amount);
-		put_number(fs, "total", r->extra);
-	}
-	if (r->type == JOURNAL_SETTLE) {
-		put_number(fs, "amount", r->amount);
-		put_number(fs, "uncollected", r->extra);
-		put_number(fs, "prompt", r->prompt);
-		put_number(fs, "cached", r->cached);
-	}
-	if (r->type != JOURNAL_VOID)
-		put_number(fs, "completion", r->completion);
-	if (r->type == JOURNAL_SETTLE || r->type == JOURNAL_VOID)
-		put_str(fs, "outcome", admin_outcome(r->outcome));
-}
-
-static void
-record_fields(struct fields *fs, const struct region *region, const struct journal_entry *e,
-    struct texts *t)
-{
-	const struct journal_record *r = &e->record;
-
-	put_number(fs, "sequence", (int64_t)e->sequence);
-	put_number(fs, "time_us", (int64_t)r->time_us);
-	put_str(fs, "type", type_text(r->type));
-	/* Acquire, pairs with the keeper's insert. */
-	if (r->account < atomic_load_explicit(&region->h->accounts, memory_order_acquire)) {
-		const struct account *a = account_at(region, r->account);
-
-		put_text(fs, "account", a->id, a->id_len);
-	}
-	if (r->slot != JOURNAL_NONE) {
-		put_number(fs, "slot", r->slot);
-		put_number(fs, "op", (int64_t)r->op);
-	}
-	switch ((enum journal_type)r->type) {
-	case JOURNAL_RESERVE:
-		reserve_fields(fs, e, t);
-		break;
-	case JOURNAL_EXTEND:
-	case JOURNAL_MARK:
-	case JOURNAL_SETTLE:
-	case JOURNAL_VOID:
-		progress_fields(fs, r);
-		break;
-	case JOURNAL_TOPUP:
-	case JOURNAL_ADJUST:
-		credit_fields(fs, e);
-		break;
-	case JOURNAL_ACCOUNT:
-		account_fields(fs, e);
-		break;
-	case JOURNAL_ACCOUNT_SET:
-		set_fields(fs, e);
-		break;
-	case JOURNAL_FREEZE:
-		put_text(fs, "reason", e->payload, e->payload_len);
-		break;
-	case JOURNAL_KEY:
-		key_fields(fs, e, t);
-		break;
-	case JOURNAL_KEY_REVOKE:
-		auth_format_key_id((uint64_t)r->extra, t->key_id);
-		put_str(fs, "key_id", t->key_id);
-		break;
-	case JOURNAL_PRICE:
-		price_fields(fs, e);
-		break;
-	default:
-		break;
-	}
-}
 
 static void
 send_record(struct reading *r, const struct journal_entry *e)
 {
-	struct fields fs = {.n = 0};
-	struct texts t;
 	struct proto_out out;
 
-	record_fields(&fs, r->call->admin->region, e, &t);
 	proto_out_init(&out);
 	proto_put_notification(&out, "journal.record");
-	proto_put_map(&out, fs.n);
-	for (size_t i = 0; i < fs.n; i++) {
-		if (fs.f[i].text != NULL)
-			proto_put_ktext(&out, fs.f[i].key, fs.f[i].text, fs.f[i].len);
-		else
-			proto_put_kint(&out, fs.f[i].key, fs.f[i].number);
-	}
+	admin_put_record(&out, r->call->admin->region, e);
 	admin_notify(r->call, &out);
 	r->bytes += out.len;
 	r->sent++;
@@ -325,8 +71,11 @@ answer(struct reading *r, bool more)
 {
 	struct proto_out *out = admin_result(r->call);
 
-	proto_put_map(out, 2);
+	proto_put_map(out, 4);
 	proto_put_kint(out, "records", r->sent);
+	/* Where the journal begins, for who asked for more. */
+	proto_put_kint(out, "first", (int64_t)r->base.sequence + 1);
+	proto_put_kint(out, "compacted_at", (int64_t)(r->base.time_us / 1000000));
 	proto_put_str(out, "next");
 	if (more)
 		proto_put_int(out, (int64_t)r->at);
@@ -382,6 +131,12 @@ read_some(struct reading *r, uint64_t until_us)
 
 	if (c == NULL)
 		return -1;
+	r->base = *journal_cursor_base(c);
+	if (r->at < r->base.sequence) {
+		/* What is left of them is on its way out. */
+		r->at = r->base.sequence;
+		journal_cursor_from(c, r->at + 1);
+	}
 	for (unsigned n = 1; !page_full(r) && (more = journal_cursor_next(c, &e)) > 0; n++) {
 		r->at = e.sequence;
 		if (wanted(r, &e.record))
@@ -471,6 +226,12 @@ admin_journal_read(struct admin_call *call, const struct proto_value *v)
 	r->at = (uint64_t)v[0].number;
 	r->limit = v[1].given ? (uint32_t)v[1].number : ADMIN_PAGE_MAX;
 	r->account = call->account != NULL ? call->account->number : JOURNAL_NONE;
+	if (journal_reader_base(call->admin->journal, &r->base) < 0) {
+		event_free(r->turn);
+		free(r);
+		return admin_error(call, "unavailable", NULL, "the journal cannot be read: %s",
+		    strerror(errno));
+	}
 	r->since_us = (uint64_t)v[3].number * 1000000;
 	r->follow = v[4].number != 0;
 	r->told_us = monotonic_us();

@@ -31,6 +31,7 @@
 #define ADMIN_PAGE_MAX 1000            /* entries of a list in one answer */
 
 struct admin_client;
+struct journal_entry;
 struct journal_reader;
 struct metrics_http;
 struct state_reader;
@@ -120,6 +121,12 @@ size_t admin_unsent(const struct admin_call *);
 /* The name of an enum journal_outcome. */
 const char *admin_outcome(uint8_t outcome);
 
+/* A journal record's fields as a map (admin-record.c). */
+void admin_put_record(struct proto_out *, const struct region *, const struct journal_entry *);
+/* A link of the chain, or a hash, as hexadecimal digits into `text`, which is returned. */
+#define ADMIN_LINK_LEN 64
+const char *admin_link(const uint8_t link[static 32], char text[static ADMIN_LINK_LEN + 1]);
+
 /* What a keeper's refusal of a record means. */
 enum admin_step admin_refused(struct admin_call *, enum ring_status);
 /* The account of an "id" argument, or NULL with the error answered. */
@@ -159,6 +166,7 @@ admin_fn admin_stream_list, admin_stream_cancel;
 admin_fn admin_workers_list, admin_stats_get, admin_daemon_ping;       /* admin-report.c */
 admin_fn admin_audit_run;                                              /* admin-audit.c */
 admin_fn admin_journal_read;                                           /* admin-journal.c */
+admin_fn admin_compact_run;                                            /* admin-compact.c */
 admin_fn admin_backup_run;                                             /* admin-backup.c */
 void admin_backup_stop(struct admin *);
 

@@ -20,6 +20,7 @@ import threading
 import time
 import unittest
 
+from clock import Clock
 from tolld import BUILD, ROOT, Tolld, end_of, micro, wait_for
 
 DAEMONS = 3          # at a time; most of what they do is waiting
@@ -94,6 +95,8 @@ class Place:
         self.folder = os.path.join(self.t.folder, "faults")
         os.mkdir(self.folder)
         self.t.env["TOLLD_FAULTS"] = self.folder
+        self.clock = Clock(BUILD, self.t.folder)
+        self.t.env.update(self.clock.env)
         try:
             self.t.start()
             self.key = self.t.account("alice", START // 1000000)
@@ -151,6 +154,11 @@ class Place:
             self.t.start()
         elif point.startswith("recover."):
             self.kill(kids.get("tolld: keeper"))
+        elif point.startswith("compact."):
+            # All that came before is old by now.
+            self.clock.forward(2 * 86400)
+            threading.Thread(target=self.t.ctl, args=("compact", "--keep", "1d"),
+                             kwargs={"check": False}, daemon=True).start()
         elif point == "keeper.synced":
             self.t.ctl("key", "list", "alice", check=False)  # reads state.mdb
 

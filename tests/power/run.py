@@ -25,6 +25,7 @@ import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))
+from clock import Clock  # noqa: E402
 from disk import (CREATE, FOLDER, LOST, RANGE, RENAME, SIZE, SYNC, UNLINK,  # noqa: E402
                   WRITE, Disk, read_log, token_counts)
 from tolld import BUILD, Tolld, micro, wait_for  # noqa: E402
@@ -33,6 +34,7 @@ SECTOR = 512
 SLICE = 50
 PIECE = 2           # tokens in a piece at most: `lang=even` makes pieces of five bytes
 PIECE_BYTES = 5
+OLD = 200           # accounts whose records are compacted
 CANCELLED, WORKER_DIED = 6, 8     # shm/journal_record.h
 MODELS = {
     "slow": "sim:tokens=400,rate=250,lang=even",
@@ -197,6 +199,7 @@ class Load:
         self.keys = {}
         self.count = 0
         self.texts = set()
+        self.compacted = []
 
     def counts(self):
         """[n]: what the meter says of the first n pieces of an answer."""
@@ -287,13 +290,30 @@ class Load:
                     return
                 time.sleep(0.01)
 
-    def run(self, seconds, faults):
+    def old_times(self, clock):
+        """Accounts of two days ago, whose records are old enough to be compacted."""
+        for n in range(OLD):
+            if self.ctl("account", "create", f"old{n}", "--balance", f"{n + 1}") is not None:
+                self.note("old", f"old{n}", micro(n + 1))
+        clock.forward(2 * 86400)
+
+    def compact(self):
+        """Under the load; where in the record it was."""
+        start = self.disk.position()
+        done = self.ctl("compact", "--keep", "1d")
+        self.compacted.append((start, self.disk.position()))
+        # After a failed flush the keeper dies, and the next one goes on.
+        assert done is None or done["first"] > OLD, done
+
+    def run(self, seconds, faults, compact=False):
         self.stop = False
         threads = [threading.Thread(target=self.client, args=(i,), daemon=True)
                    for i in range(5)]
         threads.append(threading.Thread(target=self.operator, daemon=True))
         for th in threads:
             th.start()
+        if compact:
+            self.compact()
         time.sleep(seconds / 2)
         for kind in faults:
             self.disk.fail(kind, errno.EIO, 1)
@@ -309,19 +329,22 @@ class Load:
 
 
 def record(folder, seconds):
-    """Run the daemon; (log entries, what was told)."""
+    """Run the daemon; (log entries, what was told, token counts, where it compacted)."""
     os.mkdir(folder)
     t = Tolld(workers=2, models=MODELS, folder=folder,
               ledger=f"slice_tokens = {SLICE} max_holds = 1024 max_accounts = 4096")
     disk = Disk(BUILD, folder, os.path.join(folder, "state"), log=True)
-    t.env.update(disk.env)
+    clock = Clock(BUILD, folder)
+    t.env.update(clock.env)
+    t.env.update(disk.env, LD_PRELOAD=disk.env["LD_PRELOAD"] + ":" + clock.env["LD_PRELOAD"])
     load = Load(t, disk)
     try:
         t.start()
+        load.old_times(clock)
         load.account("rich", "1000", "200")
         load.account("poor", "0.002")
         load.account("middle", "10")
-        threads = load.run(seconds / 2, ["sync", "meta"])
+        threads = load.run(seconds / 2, ["sync", "meta"], compact=True)
         # All processes at once, and their memory: so there is a recovery in the record too.
         load.stop = True
         t.kill_all()
@@ -338,7 +361,7 @@ def record(folder, seconds):
     finally:
         t.close()
     assert not load.odd, load.odd[:3]
-    return disk.entries(), load.told, load.counts()
+    return disk.entries(), load.told, load.counts(), load.compacted
 
 
 # --- Comparing.
@@ -374,6 +397,11 @@ def differences(found, told, position, counts):
                 out.append(f"account {name} is lost")
             elif rest[0] not in by_account.get(a["number"], []):
                 out.append(f"account {name}'s first balance is lost")
+        elif what == "old":
+            # Its records may be gone: the checkpoint stands for them.
+            a = found["accounts"].get(name)
+            if a is None or a["balance"] != rest[0] + (1 if a["number"] == 0 else 0):
+                out.append(f"account {name} of {rest[0]}: found {a}")
         elif what == "key" and name not in found["keys"]:
             out.append(f"key {name} is lost")
         elif what == "topup" and credits.get(name) != rest[0]:
@@ -429,16 +457,20 @@ def secret_fault(folder):
     return None
 
 
-def choose(entries, n, rng):
+def choose(entries, n, rng, compacted):
     """Places in the record: most of them where most is at stake."""
     last = len(entries) - 1
     sync = [i - 1 for i, e in enumerate(entries) if e.event == SYNC and i > 0]
     meta = [i - 1 for i, e in enumerate(entries) if e.event == RANGE]
     lost = [j for i, e in enumerate(entries) if e.event == LOST for j in range(i, i + 12)]
+    during = [i for i, e in enumerate(entries)
+              if any(start <= e.end <= end for start, end in compacted)]
     out = []
     for _ in range(n):
         kind = rng.random()
-        if kind < 0.15:
+        if rng.random() < 0.25 and during:
+            out.append(rng.choice(during))
+        elif kind < 0.15:
             out.append(rng.randint(0, min(60, last)))        # the first start
         elif kind < 0.25 and lost:
             out.append(min(rng.choice(lost), last))
@@ -486,9 +518,10 @@ def main():
     work = tempfile.mkdtemp(prefix="tolld-power-", dir=base)
     start = time.monotonic()
     print(f"seed {args.seed}", flush=True)
-    entries, told, counts = record(os.path.join(work, "daemon"), args.seconds)
+    entries, told, counts, compacted = record(os.path.join(work, "daemon"), args.seconds)
     syncs = sum(1 for e in entries if e.event in (SYNC, RANGE))
     print(f"{len(entries)} events, {syncs} of them flushes; {len(told)} things told; "
+          f"{compacted} compacted; "
           f"{time.monotonic() - start:.0f} s", flush=True)
     checker = Checker()
     platter = Platter()
@@ -521,7 +554,7 @@ def main():
     played = 0
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         waiting = []
-        for n, index in enumerate(choose(entries, args.points, rng)):
+        for n, index in enumerate(choose(entries, args.points, rng, compacted)):
             while played <= index:
                 platter.play(entries[played])
                 played += 1

@@ -1,0 +1,295 @@
+/*
+ * A journal record as the admin socket shows it: its fields by name.  Admin process.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "daemon/admin.h"
+#include "daemon/ids.h"
+#include "daemon/journal.h"
+
+/* A record's fields: collected first, since a map says how many it has. */
+struct field {
+	const char *key;
+	const char *text; /* NULL: a number */
+	size_t len;
+	int64_t number;
+};
+
+struct fields {
+	struct field f[28];
+	size_t n;
+};
+
+static void
+put_number(struct fields *fs, const char *key, int64_t number)
+{
+	fs->f[fs->n++] = (struct field){.key = key, .number = number};
+}
+
+/* Nothing, if there is none or it is not fit to be shown. */
+static void
+put_text(struct fields *fs, const char *key, const char *text, size_t len)
+{
+	if (len > 0 && proto_text_ok(text, len))
+		fs->f[fs->n++] = (struct field){.key = key, .text = text, .len = len};
+}
+
+static void
+put_str(struct fields *fs, const char *key, const char *text)
+{
+	put_text(fs, key, text, strlen(text));
+}
+
+static const char *
+type_text(uint8_t type)
+{
+	static const char *const text[JOURNAL_TYPES] = {NULL, "reserve", "extend", "mark", "settle",
+	    "void", "topup", "adjust", "account", "key", "key_revoke", "price", "sync",
+	    "account_set", "freeze", "checkpoint", "compact"};
+
+	return type < JOURNAL_TYPES && text[type] != NULL ? text[type] : "unknown";
+}
+
+const char *
+admin_outcome(uint8_t outcome)
+{
+	static const char *const text[OUTCOME_MAX] = {"none", "stop", "length", "tool_calls",
+	    "content_filter", "credit", "cancelled", "upstream_error", "worker_died", "expired",
+	    "shutdown"};
+
+	return outcome < OUTCOME_MAX ? text[outcome] : "unknown";
+}
+
+struct texts { /* what is spelled out for a record */
+	char session[ID_LEN + 1], message[ID_LEN + 1], key_id[AUTH_KEY_ID_LEN + 1];
+	char link[ADMIN_LINK_LEN + 1], hash[ADMIN_LINK_LEN + 1];
+};
+
+const char *
+admin_link(const uint8_t link[static JOURNAL_LINK_LEN], char text[static ADMIN_LINK_LEN + 1])
+{
+	for (size_t i = 0; i < JOURNAL_LINK_LEN; i++)
+		(void)snprintf(text + 2 * i, 3, "%02x", link[i]);
+	return text;
+}
+
+static void
+reserve_fields(struct fields *fs, const struct journal_entry *e, struct texts *t)
+{
+	const struct journal_record *r = &e->record;
+	const char *payload = e->payload;
+	struct journal_reserve head;
+
+	put_number(fs, "amount", r->amount);
+	put_number(fs, "prompt", r->prompt);
+	put_number(fs, "price", r->price);
+	if (e->payload_len < sizeof head)
+		return;
+	memcpy(&head, payload, sizeof head);
+	if (sizeof head + head.model_len > e->payload_len)
+		return;
+	put_text(fs, "model", payload + sizeof head, head.model_len);
+	/* Not the stream's id: whoever has that can read the answer. */
+	id_format(head.session_id, t->session);
+	id_format(head.message_id, t->message);
+	put_str(fs, "session_id", t->session);
+	put_str(fs, "message_id", t->message);
+}
+
+static void
+credit_fields(struct fields *fs, const struct journal_entry *e)
+{
+	const char *payload = e->payload;
+	struct journal_ref head;
+
+	put_number(fs, "amount", e->record.amount);
+	if (e->payload_len < sizeof head)
+		return;
+	memcpy(&head, payload, sizeof head);
+	if (sizeof head + head.ref_len + head.reason_len > e->payload_len)
+		return;
+	put_text(fs, "ref", payload + sizeof head, head.ref_len);
+	put_text(fs, "reason", payload + sizeof head + head.ref_len, head.reason_len);
+}
+
+static void
+account_fields(struct fields *fs, const struct journal_entry *e)
+{
+	struct journal_account head;
+
+	put_number(fs, "overdraft", e->record.amount);
+	if (e->payload_len < sizeof head)
+		return;
+	memcpy(&head, e->payload, sizeof head);
+	put_number(fs, "rpm", head.requests_per_minute);
+	put_number(fs, "tpm", head.tokens_per_minute);
+	put_number(fs, "streams", head.concurrent_streams);
+}
+
+static void
+set_fields(struct fields *fs, const struct journal_entry *e)
+{
+	struct journal_account_set set;
+
+	if (e->payload_len < sizeof set)
+		return;
+	memcpy(&set, e->payload, sizeof set);
+	if (set.what & JOURNAL_SET_OVERDRAFT) {
+		put_number(fs, "amount", e->record.amount);
+		put_number(fs, "overdraft", set.overdraft);
+	}
+	if (set.what & JOURNAL_SET_REQUESTS)
+		put_number(fs, "rpm", set.requests_per_minute);
+	if (set.what & JOURNAL_SET_TOKENS)
+		put_number(fs, "tpm", set.tokens_per_minute);
+	if (set.what & JOURNAL_SET_STREAMS)
+		put_number(fs, "streams", set.concurrent_streams);
+	if (set.what & JOURNAL_SET_CLOSED)
+		put_str(fs, "status", "closed");
+	if (set.what & JOURNAL_SET_UNFROZEN)
+		put_str(fs, "status", "unfrozen");
+	if (sizeof set + set.reason_len <= e->payload_len)
+		put_text(fs, "reason", (const char *)e->payload + sizeof set, set.reason_len);
+}
+
+static void
+key_fields(struct fields *fs, const struct journal_entry *e, struct texts *t)
+{
+	struct journal_key head;
+
+	if (e->payload_len < sizeof head)
+		return;
+	memcpy(&head, e->payload, sizeof head);
+	auth_format_key_id(head.key_id, t->key_id);
+	put_str(fs, "key_id", t->key_id);
+	if (head.expires_us != 0)
+		put_number(fs, "expires_at", (int64_t)(head.expires_us / 1000000));
+	if (sizeof head + head.label_len <= e->payload_len)
+		put_text(fs, "label", (const char *)e->payload + sizeof head, head.label_len);
+}
+
+static void
+price_fields(struct fields *fs, const struct journal_entry *e)
+{
+	struct journal_price head;
+
+	put_number(fs, "price", e->record.price);
+	if (e->payload_len < sizeof head)
+		return;
+	memcpy(&head, e->payload, sizeof head);
+	if (sizeof head + head.model_len <= e->payload_len)
+		put_text(fs, "model", (const char *)e->payload + sizeof head, head.model_len);
+	put_number(fs, "price_prompt", head.prompt);
+	put_number(fs, "price_cached", head.cached);
+	put_number(fs, "price_completion", head.completion);
+}
+
+static void
+checkpoint_fields(struct fields *fs, const struct journal_entry *e, struct texts *t)
+{
+	struct journal_checkpoint head;
+
+	if (e->payload_len < sizeof head)
+		return;
+	memcpy(&head, e->payload, sizeof head);
+	put_number(fs, "covers", (int64_t)head.sequence);
+	put_str(fs, "link", admin_link(head.link, t->link));
+	put_str(fs, "hash", admin_link(head.hash, t->hash));
+}
+
+/* EXTEND, MARK, SETTLE, VOID. */
+static void
+progress_fields(struct fields *fs, const struct journal_record *r)
+{
+	if (r->type == JOURNAL_EXTEND) {
+		put_number(fs, "amount", r->amount);
+		put_number(fs, "total", r->extra);
+	}
+	if (r->type == JOURNAL_SETTLE) {
+		put_number(fs, "amount", r->amount);
+		put_number(fs, "uncollected", r->extra);
+		put_number(fs, "prompt", r->prompt);
+		put_number(fs, "cached", r->cached);
+	}
+	if (r->type != JOURNAL_VOID)
+		put_number(fs, "completion", r->completion);
+	if (r->type == JOURNAL_SETTLE || r->type == JOURNAL_VOID)
+		put_str(fs, "outcome", admin_outcome(r->outcome));
+}
+
+static void
+record_fields(
+    struct fields *fs, const struct region *region, const struct journal_entry *e, struct texts *t)
+{
+	const struct journal_record *r = &e->record;
+
+	put_number(fs, "sequence", (int64_t)e->sequence);
+	put_number(fs, "time_us", (int64_t)r->time_us);
+	put_str(fs, "type", type_text(r->type));
+	/* Acquire, pairs with the keeper's insert. */
+	if (r->account < atomic_load_explicit(&region->h->accounts, memory_order_acquire)) {
+		const struct account *a = account_at(region, r->account);
+
+		put_text(fs, "account", a->id, a->id_len);
+	}
+	if (r->slot != JOURNAL_NONE) {
+		put_number(fs, "slot", r->slot);
+		put_number(fs, "op", (int64_t)r->op);
+	}
+	switch ((enum journal_type)r->type) {
+	case JOURNAL_RESERVE:
+		reserve_fields(fs, e, t);
+		break;
+	case JOURNAL_EXTEND:
+	case JOURNAL_MARK:
+	case JOURNAL_SETTLE:
+	case JOURNAL_VOID:
+		progress_fields(fs, r);
+		break;
+	case JOURNAL_TOPUP:
+	case JOURNAL_ADJUST:
+		credit_fields(fs, e);
+		break;
+	case JOURNAL_ACCOUNT:
+		account_fields(fs, e);
+		break;
+	case JOURNAL_ACCOUNT_SET:
+		set_fields(fs, e);
+		break;
+	case JOURNAL_FREEZE:
+		put_text(fs, "reason", e->payload, e->payload_len);
+		break;
+	case JOURNAL_KEY:
+		key_fields(fs, e, t);
+		break;
+	case JOURNAL_KEY_REVOKE:
+		auth_format_key_id((uint64_t)r->extra, t->key_id);
+		put_str(fs, "key_id", t->key_id);
+		break;
+	case JOURNAL_PRICE:
+		price_fields(fs, e);
+		break;
+	case JOURNAL_CHECKPOINT:
+		checkpoint_fields(fs, e, t);
+		break;
+	default:
+		break;
+	}
+}
+
+void
+admin_put_record(struct proto_out *out, const struct region *region, const struct journal_entry *e)
+{
+	struct fields fs = {.n = 0};
+	struct texts t;
+
+	record_fields(&fs, region, e, &t);
+	proto_put_map(out, fs.n);
+	for (size_t i = 0; i < fs.n; i++) {
+		if (fs.f[i].text != NULL)
+			proto_put_ktext(out, fs.f[i].key, fs.f[i].text, fs.f[i].len);
+		else
+			proto_put_kint(out, fs.f[i].key, fs.f[i].number);
+	}
+}
