@@ -60,7 +60,7 @@ end_hold(struct books *b, const struct region *region, const struct journal_reco
 	cost = price_cost(region_price(region, r->price), r->prompt, r->cached, r->completion);
 	if (!voided && cost != r->amount + r->extra)
 		return RING_REFUSED;
-	if (b->meter_exact && !voided && r->completion != metered(b, region, r))
+	if (b->meter_exact && (voided ? 0 : r->completion) != metered(b, region, r))
 		return RING_REFUSED;
 	b->account[r->account].balance -= r->amount;
 	b->account[r->account].charged += r->amount;
