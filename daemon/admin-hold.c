@@ -290,6 +290,7 @@ post(struct ending *e)
 	wake(r, proc, e->call->admin->heritage->wake_fd[proc]);
 }
 
+/* Model: Admin() in tests/model/mail.pml. */
 static void
 look(struct ending *e, uint64_t now_us)
 {

@@ -286,6 +286,7 @@ apply_price(struct books *b, const struct journal_record *r, const void *payload
 	    head.model_len);
 }
 
+/* Model: enter() in tests/model/keeper.pml. */
 int
 books_apply(struct books *b, const struct journal_record *r, const void *payload,
     uint64_t sequence)

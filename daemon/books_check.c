@@ -443,6 +443,7 @@ check_type(const struct books *b, const struct books_input *in, struct books_ver
 	}
 }
 
+/* Model: judge() in tests/model/keeper.pml. */
 void
 books_check(const struct books *b, const struct books_input *in, struct books_verdict *v)
 {

@@ -163,6 +163,7 @@ publish_rings(struct keeper *k, bool synced)
 }
 
 /* The batch is on disk: make it visible, in the order in which it happened. */
+/* Model: publish() in tests/model/keeper.pml. */
 static int
 publish(struct keeper *k)
 {
@@ -237,6 +238,7 @@ freeze(struct keeper *k, uint32_t number, const char *why)
 }
 
 /* Somebody writes in shared memory who should not. */
+/* Model: distrust() in tests/model/keeper.pml. */
 static void
 distrust(struct keeper *k, uint32_t proc, const struct books_verdict *v,
     const struct journal_record *r)
@@ -471,6 +473,7 @@ keeper_waiting(const struct keeper *k)
 	return n;
 }
 
+/* Model: Keeper() in tests/model/keeper.pml. */
 int
 keeper_batch(struct keeper *k)
 {

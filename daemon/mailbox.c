@@ -12,6 +12,7 @@
 #include "daemon/stream.h"
 #include "shm/mail.h"
 
+/* Model: letter() in tests/model/mail.pml. */
 void
 mailbox_poll(struct worker *w)
 {

@@ -306,6 +306,7 @@ resume_holds(struct keeper *k)
  * Records that the last keeper committed and did not get to publish.  Their results stand in the
  * entries, written before the commit; their producers could not overwrite them yet.
  */
+/* Model: resume() in tests/model/keeper.pml. */
 static int
 resume_ring(struct keeper *k, uint32_t proc)
 {
@@ -362,6 +363,7 @@ resume(struct keeper *k)
 	return 0;
 }
 
+/* Model: fill() in tests/model/keeper.pml. */
 static int
 fill(struct keeper *k)
 {

@@ -137,6 +137,7 @@ hold_move(struct hold *h, uint64_t seq, enum hold_state state)
  * owner or reaper.  The tag first: looked at in the other order, it could be replaced between
  * the two looks, after we had found `applied` not yet raised.
  */
+/* Model: TOOK in tests/model/reap.pml. */
 bool
 ledger_took(const struct account *a, uint32_t slot, const struct hold *h, uint64_t seq)
 {
@@ -315,6 +316,7 @@ take_first(struct ledger *l, struct hold *h, uint64_t tag, const struct hold_ter
 	return true;
 }
 
+/* Model: reserve() in tests/model/worker.pml. */
 enum ledger_result
 ledger_reserve(struct ledger *l, const struct hold_terms *t, const void *payload,
     size_t payload_len, struct hold **out, uint64_t *position)
@@ -402,6 +404,7 @@ extend_take(const struct hold *h, uint32_t tokens, int64_t available)
  * The debit of a held hold: up to `tokens` whole tokens, or, if `amount` is not 0, up to that
  * total.  Leaves it HELD, one sequence further on; what was taken is in `take`.
  */
+/* Model: extend() in tests/model/worker.pml. */
 static void
 take_more(struct ledger *l, struct hold *h, uint32_t tokens, int64_t amount)
 {
@@ -474,6 +477,7 @@ ledger_overdraw(struct ledger *l, struct hold *h, int64_t amount, uint64_t *posi
 	return LEDGER_OK;
 }
 
+/* Model: mark() in tests/model/worker.pml. */
 enum ledger_result
 ledger_mark(struct ledger *l, struct hold *h, const void *payload, size_t payload_len,
     uint64_t *position)
@@ -486,6 +490,7 @@ ledger_mark(struct ledger *l, struct hold *h, const void *payload, size_t payloa
 	return LEDGER_OK;
 }
 
+/* Model: settle_push() in tests/model/worker.pml. */
 enum ledger_result
 ledger_settle(struct ledger *l, struct hold *h, const struct settlement *s, const void *payload,
     size_t payload_len, uint64_t *position)
@@ -516,6 +521,7 @@ ledger_settle(struct ledger *l, struct hold *h, const struct settlement *s, cons
 }
 
 /* Journal a change of what is available, to be applied when it is durable. */
+/* Model: credit() in tests/model/worker.pml. */
 static enum ledger_result
 credit(struct ledger *l, struct account *a, enum journal_type type, int64_t amount,
     const void *payload, size_t payload_len, struct hold **out, uint64_t *position)
@@ -560,6 +566,7 @@ ledger_account_set(struct ledger *l, struct account *a, int64_t change, const vo
 	return credit(l, a, JOURNAL_ACCOUNT_SET, change, payload, payload_len, out, position);
 }
 
+/* Model: settle_close() in tests/model/worker.pml. */
 enum ring_status
 ledger_close(struct ledger *l, struct hold *h, uint64_t position, int64_t *value)
 {

@@ -191,6 +191,7 @@ enum ledger_result ledger_overdraw(struct ledger *, struct hold *, int64_t amoun
 uint32_t hold_covers(const struct hold *);
 
 /* Store the count of tokens produced.  Before any of their bytes enters a queue; never lowers. */
+/* Model: meter() in tests/model/worker.pml. */
 static inline void
 ledger_meter(struct hold *h, uint32_t tokens)
 {

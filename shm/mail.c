@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+/* Model: post() in tests/model/mail.pml. */
 bool
 mail_post(struct region *region, uint32_t proc, const struct mail *m)
 {
@@ -23,6 +24,7 @@ mail_post(struct region *region, uint32_t proc, const struct mail *m)
 	return true;
 }
 
+/* Model: letter() in tests/model/mail.pml. */
 bool
 mail_take(struct region *region, uint32_t proc, struct mail *m)
 {

@@ -84,6 +84,7 @@ settle_at_meter(struct hold *h)
  * first, or it would find the charge above the hold.  (A second EXTEND with the same slot and
  * op changes nothing.)
  */
+/* Model: UNKNOWN in tests/model/reap.pml. */
 static bool
 extend_unknown(const struct hold *h, uint64_t seq)
 {
@@ -220,6 +221,7 @@ finish_slot(const struct reap *r, uint32_t slot)
 	resume_seq(h, HOLD_WORD(seq, HOLD_FREE));
 }
 
+/* Model: reap() in tests/model/reap.pml. */
 enum reap_state
 reap_step(struct reap *r, int *pushed)
 {

@@ -121,6 +121,7 @@ ring_push2(struct ring *ring, const struct journal_record *record, const void *a
 	return head + 1;
 }
 
+/* Model: push() in tests/model/shm.pml. */
 uint64_t
 ring_push(struct ring *ring, const struct journal_record *record, const void *payload,
     size_t payload_len)

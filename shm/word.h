@@ -67,6 +67,7 @@ help(const struct region *region, uint64_t tag)
 }
 
 /* Replace the word that was read; false if it changed meanwhile: read again. */
+/* Model: move() in tests/model/shm.pml. */
 static inline bool
 word_replace(const struct region *region, struct account *a, struct account_word old,
     int64_t available, uint64_t tag)
