@@ -4,7 +4,6 @@
  */
 #include "daemon/books.h"
 
-#include <openssl/sha.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -56,8 +55,8 @@ text_at(const struct books *b, uint64_t at)
 }
 
 /* FNV-1a and a final mix; ids are checked and counted before they come here. */
-static uint64_t
-hash_bytes(const void *bytes, size_t len)
+uint64_t
+books_hash(const void *bytes, size_t len)
 {
 	const unsigned char *p = bytes;
 	uint64_t h = UINT64_C(0xcbf29ce484222325);
@@ -79,8 +78,8 @@ lookup_put(struct lookup *l, uint64_t word)
 	l->entry[at] = word;
 }
 
-static void
-lookup_add(struct lookup *l, uint64_t hash, uint32_t index)
+void
+books_lookup_add(struct lookup *l, uint64_t hash, uint32_t index)
 {
 	if (l->entry == NULL || 2 * (l->used + 1) > l->mask) {
 		struct lookup bigger = {.mask = l->entry == NULL ? 63 : 2 * l->mask + 1};
@@ -99,9 +98,8 @@ lookup_add(struct lookup *l, uint64_t hash, uint32_t index)
 	l->used++;
 }
 
-/* Walk the entries of a hash: start with *at = SIZE_MAX; JOURNAL_NONE after the last. */
-static uint32_t
-lookup_next(const struct lookup *l, uint64_t hash, size_t *at)
+uint32_t
+books_lookup_next(const struct lookup *l, uint64_t hash, size_t *at)
 {
 	if (l->entry == NULL)
 		return JOURNAL_NONE;
@@ -196,11 +194,11 @@ books_price_model(const struct books *b, const struct books_price *p)
 uint32_t
 books_account_find(const struct books *b, const char *id, size_t len)
 {
-	uint64_t hash = hash_bytes(id, len);
+	uint64_t hash = books_hash(id, len);
 	size_t at = SIZE_MAX;
 	uint32_t i;
 
-	while ((i = lookup_next(&b->by_id, hash, &at)) != JOURNAL_NONE) {
+	while ((i = books_lookup_next(&b->by_id, hash, &at)) != JOURNAL_NONE) {
 		const struct books_account *a = books_account(b, i);
 
 		if (a->id_len == len && memcmp(text_at(b, a->id_at), id, len) == 0)
@@ -212,11 +210,11 @@ books_account_find(const struct books *b, const char *id, size_t len)
 uint32_t
 books_key_find(const struct books *b, uint64_t key_id)
 {
-	uint64_t hash = hash_bytes(&key_id, sizeof key_id);
+	uint64_t hash = books_hash(&key_id, sizeof key_id);
 	size_t at = SIZE_MAX;
 	uint32_t i;
 
-	while ((i = lookup_next(&b->by_key_id, hash, &at)) != JOURNAL_NONE)
+	while ((i = books_lookup_next(&b->by_key_id, hash, &at)) != JOURNAL_NONE)
 		if (books_key(b, i)->key_id == key_id)
 			break;
 	return i;
@@ -225,27 +223,14 @@ books_key_find(const struct books *b, uint64_t key_id)
 bool
 books_key_hash_taken(const struct books *b, const uint8_t hash[static 32])
 {
-	uint64_t h = hash_bytes(hash, 32);
+	uint64_t h = books_hash(hash, 32);
 	size_t at = SIZE_MAX;
 	uint32_t i;
 
-	while ((i = lookup_next(&b->by_key_hash, h, &at)) != JOURNAL_NONE)
+	while ((i = books_lookup_next(&b->by_key_hash, h, &at)) != JOURNAL_NONE)
 		if (memcmp(books_key(b, i)->hash, hash, 32) == 0)
 			return true;
 	return false;
-}
-
-const struct books_ref *
-books_ref_find(const struct books *b, const uint8_t id[static 16])
-{
-	uint64_t hash = hash_bytes(id, 16);
-	size_t at = SIZE_MAX;
-	uint32_t i;
-
-	while ((i = lookup_next(&b->by_ref, hash, &at)) != JOURNAL_NONE)
-		if (memcmp(books_ref(b, i)->id, id, 16) == 0)
-			return books_ref(b, i);
-	return NULL;
 }
 
 uint32_t
@@ -261,37 +246,6 @@ books_price_find(const struct books *b, const char *model, size_t len, const str
 			return i;
 	}
 	return JOURNAL_NONE;
-}
-
-void
-books_ref_id(uint32_t account, const void *ref, size_t len, uint8_t id[static 16])
-{
-	/* A ref comes as 16-bit length and bytes, so this is enough for any. */
-	unsigned char text[sizeof account + UINT16_MAX], digest[SHA256_DIGEST_LENGTH];
-
-	memcpy(text, &account, sizeof account);
-	memcpy(text + sizeof account, ref, len);
-	SHA256(text, sizeof account + len, digest);
-	memcpy(id, digest, 16);
-}
-
-bool
-books_ref_of(const struct journal_record *r, const void *payload, const void **ref, size_t *len)
-{
-	struct journal_ref head;
-
-	*ref = NULL;
-	*len = 0;
-	if (r->payload_len == 0)
-		return true;
-	if (r->payload_len < sizeof head)
-		return false;
-	memcpy(&head, payload, sizeof head);
-	if (sizeof head + head.ref_len + head.reason_len > r->payload_len)
-		return false;
-	*ref = (const char *)payload + sizeof head;
-	*len = head.ref_len;
-	return true;
 }
 
 bool
@@ -319,13 +273,6 @@ books_slot(struct books *b, uint32_t slot)
 	return (struct books_hold *)b->holds.data + slot;
 }
 
-void
-books_add_ref(struct books *b, const struct books_ref *ref)
-{
-	memcpy(books_room(&b->refs, 1, sizeof *ref), ref, sizeof *ref);
-	lookup_add(&b->by_ref, hash_bytes(ref->id, sizeof ref->id), (uint32_t)b->refs.count++);
-}
-
 /* Filling. */
 
 int
@@ -344,7 +291,7 @@ books_load_account(struct books *b, uint32_t number, const struct books_account 
 	a->changed = false;
 	b->frozen += (a->flags & ACCOUNT_FROZEN) != 0;
 	b->accounts.count++;
-	lookup_add(&b->by_id, hash_bytes(id, id_len), number);
+	books_lookup_add(&b->by_id, books_hash(id, id_len), number);
 	return 0;
 }
 
@@ -374,16 +321,8 @@ books_load_key(struct books *b, const struct books_key *row, const char *label)
 	k->label_at = text_add(b, label, row->label_len);
 	k->changed = false;
 	b->keys.count++;
-	lookup_add(&b->by_key_id, hash_bytes(&k->key_id, sizeof k->key_id), index);
-	lookup_add(&b->by_key_hash, hash_bytes(k->hash, sizeof k->hash), index);
-	return 0;
-}
-
-int
-books_load_ref(struct books *b, const struct books_ref *row)
-{
-	books_add_ref(b, row);
-	b->refs_from = books_refs(b);
+	books_lookup_add(&b->by_key_id, books_hash(&k->key_id, sizeof k->key_id), index);
+	books_lookup_add(&b->by_key_hash, books_hash(k->hash, sizeof k->hash), index);
 	return 0;
 }
 

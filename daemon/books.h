@@ -69,10 +69,14 @@ struct books_key {
 	bool changed;
 };
 
+/* Refs, and keys of requests, are known for so long; after that they are as if never used. */
+#define BOOKS_REF_KEPT_US (UINT64_C(24) * 3600 * 1000000)
+
 struct books_ref {
-	uint8_t id[16]; /* of account and ref: half a SHA-256 */
-	uint64_t sequence;
-	int64_t amount, balance; /* balance: the answer that it got */
+	uint8_t id[16];   /* of account and ref (or endpoint and key): half a SHA-256 */
+	uint8_t body[16]; /* of a key's request */
+	uint64_t sequence, time_us;
+	int64_t amount, balance; /* balance: the answer that it got; of a key: what was available */
 };
 
 struct books_price {
@@ -88,7 +92,8 @@ void books_free(struct books *);
 #define BOOKS_TYPE(type) (1u << (type))
 #define BOOKS_FROM_WORKER                                                                         \
 	(BOOKS_TYPE(JOURNAL_RESERVE) | BOOKS_TYPE(JOURNAL_EXTEND) | BOOKS_TYPE(JOURNAL_MARK) |    \
-	    BOOKS_TYPE(JOURNAL_SETTLE) | BOOKS_TYPE(JOURNAL_VOID) | BOOKS_TYPE(JOURNAL_SYNC))
+	    BOOKS_TYPE(JOURNAL_SETTLE) | BOOKS_TYPE(JOURNAL_VOID) | BOOKS_TYPE(JOURNAL_SYNC) |     \
+	    BOOKS_TYPE(JOURNAL_ASK))
 #define BOOKS_FROM_ADMIN                                                                          \
 	(BOOKS_TYPE(JOURNAL_TOPUP) | BOOKS_TYPE(JOURNAL_ADJUST) | BOOKS_TYPE(JOURNAL_ACCOUNT) |   \
 	    BOOKS_TYPE(JOURNAL_KEY) | BOOKS_TYPE(JOURNAL_KEY_REVOKE) | BOOKS_TYPE(JOURNAL_SYNC) | \
@@ -106,6 +111,7 @@ struct books_verdict {
 	enum ring_status status;
 	bool store;              /* it goes to the journal and through books_apply */
 	int64_t value;           /* ring_entry.value; ACCOUNT: the number to store it with */
+	uint64_t first;          /* ring_entry.first */
 	const char *contradicts; /* RING_REFUSED: what; a constant text */
 	uint32_t freeze;         /* RING_REFUSED: the account whose books it contradicts, or NONE */
 };
@@ -146,7 +152,16 @@ const struct books_key *books_key(const struct books *, uint32_t index);
 const char *books_key_label(const struct books *, const struct books_key *);
 /* Index of the key of that id, or JOURNAL_NONE. */
 uint32_t books_key_find(const struct books *, uint64_t key_id);
+/* Does the record make a ref, once it is entered? */
+bool books_makes_ref(const struct journal_record *, const void *payload);
+/* The oldest are first, but for a moment's disorder. */
 uint32_t books_refs(const struct books *);
+/* How many of the first ones, at most max, are over at that time and were not forgotten yet. */
+uint32_t books_refs_over(const struct books *, uint64_t now_us, uint32_t max, uint32_t *from);
+/* Forget so many of them; all that was made must have been projected. */
+void books_refs_forget(struct books *, uint32_t n);
+/* After loading rows in another order. */
+void books_refs_sort(struct books *);
 const struct books_ref *books_ref(const struct books *, uint32_t index);
 uint32_t books_prices(const struct books *);
 const struct books_price *books_price(const struct books *, uint32_t price_id);

@@ -76,10 +76,13 @@ slot_advance(struct books *b, const struct journal_record *r)
 }
 
 static int
-apply_reserve(struct books *b, const struct journal_record *r)
+apply_reserve(struct books *b, const struct journal_record *r, const void *payload,
+    uint64_t sequence)
 {
 	struct books_account *a = account_to_change(b, r->account);
 	struct books_hold *h = slot_advance(b, r);
+	struct journal_keyed keyed;
+	struct books_ref ref = {.sequence = sequence, .time_us = r->time_us, .amount = r->amount};
 
 	if (a == NULL || h == NULL || h->open ||
 	    __builtin_add_overflow(a->held, r->amount, &a->held))
@@ -91,6 +94,12 @@ apply_reserve(struct books *b, const struct journal_record *r)
 	h->mark = 0;
 	h->amount = r->amount;
 	h->opened_us = r->time_us;
+	h->answered_value = books_available(a);
+	if (books_keyed_of(r, payload, &keyed, ref.id)) {
+		memcpy(ref.body, keyed.body, sizeof ref.body);
+		ref.balance = books_available(a);
+		books_add_ref(b, &ref);
+	}
 	return 0;
 }
 
@@ -167,8 +176,8 @@ apply_credit(struct books *b, const struct journal_record *r, const void *payloa
 		return -1;
 	h->answered_value = a->balance;
 	if (len > 0) {
-		struct books_ref entry = {.sequence = sequence, .amount = r->amount,
-		    .balance = a->balance};
+		struct books_ref entry = {.sequence = sequence, .time_us = r->time_us,
+		    .amount = r->amount, .balance = a->balance};
 
 		books_ref_id(r->account, ref, len, entry.id);
 		books_add_ref(b, &entry);
@@ -295,7 +304,7 @@ books_apply(struct books *b, const struct journal_record *r, const void *payload
 
 	switch ((enum journal_type)r->type) {
 	case JOURNAL_RESERVE:
-		return apply_reserve(b, r);
+		return apply_reserve(b, r, payload, sequence);
 	case JOURNAL_EXTEND:
 	case JOURNAL_MARK:
 	case JOURNAL_SETTLE:
@@ -325,6 +334,7 @@ books_apply(struct books *b, const struct journal_record *r, const void *payload
 		return 0; /* says what they were already */
 	case JOURNAL_SYNC:
 	case JOURNAL_COMPACT:
+	case JOURNAL_ASK:
 	case JOURNAL_TYPES:
 		break;
 	}

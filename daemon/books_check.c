@@ -121,6 +121,48 @@ above_floor(const struct books_account *a, int64_t amount, uint64_t time_us)
 	return (__int128)a->balance - a->held - amount + a->overdraft + slack >= 0;
 }
 
+int64_t
+books_available(const struct books_account *a)
+{
+	return a->balance - a->held + a->overdraft;
+}
+
+/*
+ * A request whose key was there already: the answer is the first one's.  Also for an account that
+ * is closed by now: nothing is asked of it.
+ */
+static bool
+repeated(const struct books *b, const struct books_input *in, struct books_verdict *v)
+{
+	const struct journal_record *r = in->record;
+	const struct books_ref *known;
+	struct journal_keyed keyed;
+	uint8_t id[16];
+
+	if (!books_keyed_of(r, in->payload, &keyed, id))
+		return false;
+	known = books_ref_find(b, id, r->time_us);
+	if (known == NULL)
+		return false;
+	if (memcmp(known->body, keyed.body, sizeof known->body) != 0) {
+		answer(v, RING_CONFLICT);
+		return true;
+	}
+	answer(v, RING_REPEATED);
+	v->value = known->balance;
+	v->first = known->sequence;
+	return true;
+}
+
+static void
+check_ask(const struct books *b, const struct books_input *in, struct books_verdict *v)
+{
+	if (in->record->payload_len != sizeof(struct journal_keyed))
+		contradicts(v, "the question's payload is cut off");
+	else if (!repeated(b, in, v))
+		v->store = false;
+}
+
 static void
 check_reserve(const struct books *b, const struct books_input *in, struct books_verdict *v)
 {
@@ -128,13 +170,15 @@ check_reserve(const struct books *b, const struct books_input *in, struct books_
 	const struct books_hold *h = books_hold(b, r->slot);
 	const struct books_account *a = books_account(b, r->account);
 	struct journal_reserve head;
+	size_t keyed;
 
 	if (r->payload_len < sizeof head) {
 		contradicts(v, "the reserve has no stream");
 		return;
 	}
 	memcpy(&head, in->payload, sizeof head);
-	if (sizeof head + head.model_len > r->payload_len)
+	keyed = head.keyed != 0 ? sizeof(struct journal_keyed) : 0;
+	if (head.keyed > 1 || sizeof head + head.model_len + keyed > r->payload_len)
 		contradicts(v, "the reserve's payload is cut off");
 	else if (h != NULL && h->open)
 		contradicts(v, "the hold is open already");
@@ -142,10 +186,14 @@ check_reserve(const struct books *b, const struct books_input *in, struct books_
 		contradicts(v, "there is no such account");
 	else if (r->amount < 0 || books_price(b, r->price) == NULL)
 		contradicts(v, "there is no such amount or price");
+	else if (repeated(b, in, v))
+		return;
 	else if ((a->flags & (ACCOUNT_CLOSED | ACCOUNT_FROZEN)) != 0)
 		answer(v, RING_CLOSED); /* it was not when the sender looked */
 	else if (!above_floor(a, r->amount, r->time_us))
 		contradicts(v, "the account would be below its floor");
+	else
+		v->value = books_available(a) - r->amount;
 }
 
 /* Are the tokens of a mark ones that the hold had paid for? */
@@ -254,7 +302,7 @@ check_credit(const struct books *b, const struct books_input *in, struct books_v
 		return;
 	if (len > 0) {
 		books_ref_id(r->account, ref, len, id);
-		known = books_ref_find(b, id);
+		known = books_ref_find(b, id, r->time_us);
 		if (known != NULL) {
 			answer(v, RING_REPEATED);
 			v->value = known->balance;
@@ -426,6 +474,9 @@ check_type(const struct books *b, const struct books_input *in, struct books_ver
 	case JOURNAL_SYNC:
 	case JOURNAL_COMPACT:
 		v->store = false;
+		break;
+	case JOURNAL_ASK:
+		check_ask(b, in, v);
 		break;
 	case JOURNAL_CHECKPOINT:
 		if (in->record->payload_len != sizeof(struct journal_checkpoint))

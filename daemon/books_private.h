@@ -1,7 +1,7 @@
 #ifndef DAEMON_BOOKS_PRIVATE_H
 #define DAEMON_BOOKS_PRIVATE_H
 
-/* What books.c, books_apply.c and books_check.c share: the tables behind daemon/books.h. */
+/* What the files of daemon/books.h share: the tables behind daemon/books.h. */
 #include "daemon/books.h"
 
 /* A growing array. */
@@ -22,18 +22,28 @@ struct books {
 	struct lookup by_id, by_key_id, by_key_hash, by_ref;
 	struct table changed_accounts, changed_slots, changed_keys; /* uint32_t */
 	uint32_t refs_from, prices_from;
+	uint32_t refs_over; /* the first ones, over and forgotten by those who keep rows */
 	uint32_t frozen; /* accounts */
 };
 
 /* Room for more rows at a table's end; not counted yet. */
 void *books_room(struct table *, size_t more, size_t size);
 void books_add_u32(struct table *, uint32_t value);
+uint64_t books_hash(const void *, size_t len);
+void books_lookup_add(struct lookup *, uint64_t hash, uint32_t index);
+/* Walk the entries of a hash: start with *at = SIZE_MAX; JOURNAL_NONE after the last. */
+uint32_t books_lookup_next(const struct lookup *, uint64_t hash, size_t *at);
 void books_add_ref(struct books *, const struct books_ref *);
 /* A slot's entry, made if need be; NULL if there can be no such slot. */
 struct books_hold *books_slot(struct books *, uint32_t slot);
 /* The id under which an account's ref is kept. */
 void books_ref_id(uint32_t account, const void *ref, size_t len, uint8_t id[static 16]);
-const struct books_ref *books_ref_find(const struct books *, const uint8_t id[static 16]);
+/* As it is known to a record of that time. */
+const struct books_ref *books_ref_find(const struct books *, const uint8_t id[static 16],
+    uint64_t time_us);
+/* A RESERVE's or ASK's key, and its id; false if it has none or is not well-formed. */
+bool books_keyed_of(const struct journal_record *, const void *payload, struct journal_keyed *,
+    uint8_t id[static 16]);
 bool books_key_hash_taken(const struct books *, const uint8_t hash[static 32]);
 /* A TOPUP's or ADJUST's ref inside its payload; false if the payload is not well-formed. */
 bool books_ref_of(const struct journal_record *, const void *payload, const void **ref,
@@ -41,6 +51,9 @@ bool books_ref_of(const struct journal_record *, const void *payload, const void
 /* An ACCOUNT_SET's payload; false if it is not well-formed. */
 bool books_set_of(const struct journal_record *, const void *payload,
     struct journal_account_set *);
+
+/* What may still be reserved, by the books. */
+int64_t books_available(const struct books_account *);
 
 /* books_check.c */
 bool books_slack_ended(const struct books_account *, uint64_t time_us);

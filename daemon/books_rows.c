@@ -128,7 +128,9 @@ books_row_make(const struct books *b, enum books_table table, uint32_t i, struct
 	case ROWS_REFS:
 		ref = books_ref(b, i);
 		set_key(row, ref->id, sizeof ref->id);
-		row->fixed.ref = (struct ref_row){ref->sequence, ref->amount, ref->balance};
+		row->fixed.ref = (struct ref_row){.sequence = ref->sequence,
+		    .time_us = ref->time_us, .amount = ref->amount, .balance = ref->balance};
+		memcpy(row->fixed.ref.body, ref->body, sizeof ref->body);
 		row->fixed_len = sizeof row->fixed.ref;
 		break;
 	case ROWS_TABLES:
@@ -212,7 +214,9 @@ load_ref(struct books *b, const void *key, const char *value)
 
 	memcpy(&row, value, sizeof row);
 	memcpy(ref.id, key, sizeof ref.id);
+	memcpy(ref.body, row.body, sizeof ref.body);
 	ref.sequence = row.sequence;
+	ref.time_us = row.time_us;
 	ref.amount = row.amount;
 	ref.balance = row.balance;
 	return books_load_ref(b, &ref);

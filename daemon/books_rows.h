@@ -46,7 +46,8 @@ struct key_row {
 };
 
 struct ref_row {
-	uint64_t sequence;
+	uint8_t body[16];
+	uint64_t sequence, time_us;
 	int64_t amount, balance;
 };
 

@@ -131,13 +131,14 @@ add_past(const struct proof *p, struct checkpoint_pasts *all)
 }
 
 static void
-put(const struct proof *p, int file, struct compact_report *r)
+put(struct proof *p, int file, struct compact_report *r)
 {
 	struct checkpoint_head head = {
 	    .format = CHECKPOINT_FORMAT, .sequence = r->sequence, .time_us = r->time_us};
 	struct checkpoint_pasts pasts = {0};
 	struct stat st;
 
+	proof_forget(p, r->time_us);
 	memcpy(r->link, proof_link(p), sizeof r->link);
 	memcpy(head.link, r->link, sizeof head.link);
 	if (!add_past(p, &pasts))

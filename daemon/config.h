@@ -55,6 +55,7 @@ struct config {
 	struct {
 		int64_t overdraft; /* micro-credits */
 		uint32_t slice_tokens, hold_ttl, reconnect_grace, max_accounts, max_holds;
+		uint32_t max_refs;
 	} ledger;
 	struct {
 		uint32_t requests_per_minute, tokens_per_minute, concurrent_streams; /* 0: none */

@@ -45,6 +45,7 @@ static const struct config_key ledger_keys[] = {
 	{ "hold_ttl", value_uint, C(ledger.hold_ttl), 1, DAY, false },
 	{ "reconnect_grace", value_uint, C(ledger.reconnect_grace), 0, 3600, false },
 	{ "max_accounts", value_uint, C(ledger.max_accounts), 1, 1 << 27, false },
+	{ "max_refs", value_uint, C(ledger.max_refs), 1, 1 << 27, false },
 	{ "max_holds", value_uint, C(ledger.max_holds), 1, (1 << 20) - 2, false },
 	{ 0 },
 };
@@ -121,6 +122,7 @@ config_defaults(struct config *c)
 	c->ledger.hold_ttl = 60;
 	c->ledger.reconnect_grace = 10;
 	c->ledger.max_accounts = 1 << 20;
+	c->ledger.max_refs = 1 << 22;
 	c->ledger.max_holds = 1 << 16;
 	c->journal.keep_min = DAY;
 	c->timeouts.connect = 10;

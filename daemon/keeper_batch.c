@@ -259,11 +259,17 @@ distrust(struct keeper *k, uint32_t proc, const struct books_verdict *v,
 
 /* The tables in the region must have room before the record is durable. */
 static bool
-has_room(struct keeper *k, uint8_t type)
+has_room(struct keeper *k, const struct journal_record *r, const void *payload)
 {
-	bool keys = type == JOURNAL_KEY;
+	bool keys = r->type == JOURNAL_KEY;
+	uint32_t max_refs = k->heritage->config->ledger.max_refs; /* 0 in tests: no bound */
 
-	if (type != JOURNAL_ACCOUNT && !keys)
+	if (max_refs != 0 && books_refs(k->books) >= max_refs &&
+	    books_makes_ref(r, payload)) {
+		metrics_table_full(TABLE_REFS);
+		return false;
+	}
+	if (r->type != JOURNAL_ACCOUNT && !keys)
 		return true;
 	if ((keys ? region_grow_keys(k->region, books_keys(k->books) + 1)
 		  : region_grow_accounts(k->region, books_accounts(k->books) + 1)) == 0)
@@ -304,7 +310,7 @@ end_refused(struct keeper *k, const struct books_input *in, bool next, struct ke
 /* Judge one record and enter it; `p` says what is to be shown once it is on disk. */
 static void
 take(struct keeper *k, uint32_t proc, struct journal_record *r, const void *payload,
-    struct keeper_pending *p, int64_t *value)
+    struct keeper_pending *p, struct ring_entry *e)
 {
 	struct books_input in = {
 	    .record = r,
@@ -323,7 +329,7 @@ take(struct keeper *k, uint32_t proc, struct journal_record *r, const void *payl
 	*p = (struct keeper_pending){.op = r->op, .number = -1, .account = JOURNAL_NONE,
 	    .type = r->type, .slot = next ? r->slot : JOURNAL_NONE};
 	books_check(k->books, &in, &v);
-	if (v.store && !has_room(k, r->type)) {
+	if (v.store && !has_room(k, r, payload)) {
 		v.store = false;
 		v.status = RING_NOSPACE;
 	}
@@ -348,7 +354,8 @@ take(struct keeper *k, uint32_t proc, struct journal_record *r, const void *payl
 	if (r->type == JOURNAL_COMPACT && v.status == RING_APPLIED)
 		v.status = compact_ask(k, r->extra, &v.value);
 	p->status = (uint8_t)v.status;
-	*value = v.value;
+	e->value = v.value;
+	e->first = v.first;
 }
 
 /*
@@ -417,7 +424,7 @@ drain_ring(struct keeper *k, uint32_t proc, size_t *bytes)
 		if (buf_reserve(&k->payload, copy.record.payload_len + 1) == NULL)
 			fatal("keeper: payload");
 		ring_payload(ring, &copy, k->payload.data);
-		take(k, proc, &copy.record, k->payload.data, p, &e->value);
+		take(k, proc, &copy.record, k->payload.data, p, e);
 		e->status = p->status;
 		k->rings.position[proc]++;
 		*bytes += sizeof copy + copy.record.payload_len;

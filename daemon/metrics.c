@@ -104,8 +104,10 @@ NAMES(token_text, 3, [TOKENS_PROMPT] = "prompt", [TOKENS_CACHED] = "cached",
     [TOKENS_COMPLETION] = "completion")
 NAMES(reserve_text, RESERVE_KINDS, [RESERVE_OK] = "ok", [RESERVE_SHORT] = "short",
     [RESERVE_FULL] = "full", [RESERVE_BUSY] = "busy", [RESERVE_UNAVAILABLE] = "unavailable",
-    [RESERVE_CLOSED] = "closed", [RESERVE_MEMORY] = "memory")
-NAMES(table_text, TABLE_KINDS, [TABLE_ACCOUNTS] = "accounts", [TABLE_KEYS] = "keys")
+    [RESERVE_CLOSED] = "closed", [RESERVE_MEMORY] = "memory",
+    [RESERVE_REPEATED] = "repeated", [RESERVE_REFS] = "refs")
+NAMES(table_text, TABLE_KINDS, [TABLE_ACCOUNTS] = "accounts", [TABLE_KEYS] = "keys",
+    [TABLE_REFS] = "refs")
 NAMES(connection_text, CONNECTION_KINDS, [CONNECTION_DESCRIPTORS] = "descriptors",
     [CONNECTION_MEMORY] = "memory")
 NAMES(refused_text, JOURNAL_TYPES + 1, [REFUSED_UNKNOWN] = "unknown",
@@ -114,7 +116,7 @@ NAMES(refused_text, JOURNAL_TYPES + 1, [REFUSED_UNKNOWN] = "unknown",
     [JOURNAL_ADJUST] = "adjust", [JOURNAL_ACCOUNT] = "account", [JOURNAL_KEY] = "key",
     [JOURNAL_KEY_REVOKE] = "key_revoke", [JOURNAL_PRICE] = "price", [JOURNAL_SYNC] = "sync",
     [JOURNAL_ACCOUNT_SET] = "account_set", [JOURNAL_FREEZE] = "freeze", [JOURNAL_CHECKPOINT] = "checkpoint",
-    [JOURNAL_COMPACT] = "compact", [REFUSED_RING] = "ring")
+    [JOURNAL_COMPACT] = "compact", [JOURNAL_ASK] = "ask", [REFUSED_RING] = "ring")
 NAMES(error_text, UPSTREAM_KINDS, [UPSTREAM_CONNECT] = "connect", [UPSTREAM_TIMEOUT] = "timeout",
     [UPSTREAM_STATUS] = "status", [UPSTREAM_PROTOCOL] = "protocol",
     [UPSTREAM_MIDSTREAM] = "midstream")

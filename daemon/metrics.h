@@ -42,10 +42,12 @@ enum reserve_kind {
 	RESERVE_UNAVAILABLE, /* the journal cannot be written */
 	RESERVE_CLOSED,      /* or frozen */
 	RESERVE_MEMORY,      /* none left */
+	RESERVE_REPEATED,    /* its Idempotency-Key was there: nothing is reserved */
+	RESERVE_REFS,        /* no room to remember another Idempotency-Key */
 	RESERVE_KINDS
 };
 /* Tables of the shared memory that had no room for one more. */
-enum table_kind { TABLE_ACCOUNTS, TABLE_KEYS, TABLE_KINDS };
+enum table_kind { TABLE_ACCOUNTS, TABLE_KEYS, TABLE_REFS, TABLE_KINDS };
 /* Why a connection was refused. */
 enum connection_kind { CONNECTION_DESCRIPTORS, CONNECTION_MEMORY, CONNECTION_KINDS };
 /* metrics_refused: of no type that there is, and the ring itself; else enum journal_type. */

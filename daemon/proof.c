@@ -271,6 +271,14 @@ proof_record(struct proof *p)
 	return p->sequence == p->batch_last ? check_link(p) : PROOF_MORE;
 }
 
+void
+proof_forget(struct proof *p, uint64_t now_us)
+{
+	uint32_t from;
+
+	books_refs_forget(p->books, books_refs_over(p->books, now_us, UINT32_MAX, &from));
+}
+
 const struct books *
 proof_books(const struct proof *p)
 {

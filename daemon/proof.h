@@ -40,6 +40,8 @@ bool proof_whole(const struct proof *);
 int proof_renew(struct proof *) __attribute__((warn_unused_result));
 
 const struct books *proof_books(const struct proof *);
+/* Drop refs that are over at that time. */
+void proof_forget(struct proof *, uint64_t now_us);
 const struct journal_base *proof_base(const struct proof *);
 const struct checkpoint_pasts *proof_pasts(const struct proof *);
 uint64_t proof_sequence(const struct proof *); /* the last one entered */

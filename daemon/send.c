@@ -3,11 +3,13 @@
  * the reserve's record, and answers when that is on disk.  Charges nothing, streams nothing.
  * Worker process.
  */
+#include <stdlib.h>
 #include <string.h>
 
 #include "daemon/chat_request.h"
 #include "daemon/metrics.h"
 #include "daemon/quote.h"
+#include "daemon/repeat.h"
 #include "daemon/stream.h"
 #include "daemon/worker.h"
 #include "shm/clock.h"
@@ -70,6 +72,12 @@ refuse_journal(struct conn *c)
 	refuse_overloaded(c, RESERVE_UNAVAILABLE, "the journal cannot be written");
 }
 
+static uint64_t
+expires_s(const struct stream *st)
+{
+	return (st->deadline_us - st->created_us) / 1000000 + st->created_s;
+}
+
 /* The record's payload: who it is for, and what the user said. */
 static void
 payload(struct buf *b, const struct stream *st, const struct chat_request *r,
@@ -80,6 +88,7 @@ payload(struct buf *b, const struct stream *st, const struct chat_request *r,
 	struct journal_reserve j = {
 	    .generation = st->w->generation,
 	    .model_len = (uint16_t)strlen(model),
+	    .keyed = st->has_key,
 	};
 
 	memcpy(j.stream_id, st->id.secret, sizeof j.stream_id);
@@ -87,28 +96,17 @@ payload(struct buf *b, const struct stream *st, const struct chat_request *r,
 	memcpy(j.message_id, message_id, sizeof j.message_id);
 	buf_add(b, &j, sizeof j);
 	buf_str(b, model);
+	if (st->has_key)
+		buf_add(b, &st->keyed, sizeof st->keyed);
 	buf_add(b, said.p, said.len);
 }
 
 static void
-answer(struct stream *st, struct conn *c)
+answer(const struct stream *st, struct conn *c, int64_t available)
 {
-	struct account_books books;
-	uint64_t expires = (st->deadline_us - st->created_us) / 1000000 + st->created_s;
-	struct buf b = {0};
-
-	account_books(st->account, &books);
-	buf_printf(&b,
-	    "{\"ok\":true,\"stream_id\":\"%s\",\"session_id\":\"%s\",\"message_id\":\"%s\","
-	    "\"reserved\":",
-	    st->id_text, st->session_text, st->message_text);
-	buf_money(&b, st->reserved);
-	buf_str(&b, ",\"available\":");
-	buf_money(&b, books.balance - books.held + books.overdraft);
-	buf_printf(&b, ",\"expires_at\":%llu,\"stream_url\":\"/stream?id=%s\"}",
-	    (unsigned long long)expires, st->id_text);
-	conn_reply_buf(c, 200, "application/json", &b);
-	buf_free(&b);
+	repeat_write(c, &(struct send_answer){.stream_id = st->id_text,
+	    .session_id = st->session_text, .message_id = st->message_text,
+	    .reserved = st->reserved, .available = available, .expires_s = expires_s(st)});
 }
 
 static void
@@ -116,7 +114,10 @@ reserved_cb(void *arg, uint64_t position)
 {
 	struct stream *st = arg;
 	struct conn *c = st->sender;
-	enum ring_status status = ring_result(ledger_ring(st->w->ledger), position, NULL);
+	struct ring *ring = ledger_ring(st->w->ledger);
+	int64_t available;
+	enum ring_status status = ring_result(ring, position, &available);
+	uint64_t first = ring_first(ring, position);
 
 	FAULT("send.durable");
 	st->sender = NULL;
@@ -125,6 +126,18 @@ reserved_cb(void *arg, uint64_t position)
 	stream_acknowledged(st);
 	if (c == NULL)
 		return;
+	if (status == RING_REPEATED) {
+		repeat_answer(st->w, c, first, available);
+		return;
+	}
+	if (status == RING_CONFLICT) {
+		repeat_conflict(c);
+		return;
+	}
+	if (status == RING_NOSPACE) {
+		refuse_overloaded(c, RESERVE_REFS, "too many requests with an Idempotency-Key today");
+		return;
+	}
 	if (st->stop_wanted) {
 		if (status == RING_CLOSED)
 			metrics_reserve(RESERVE_CLOSED);
@@ -134,13 +147,14 @@ reserved_cb(void *arg, uint64_t position)
 		return;
 	}
 	metrics_reserve(RESERVE_OK);
-	answer(st, c);
+	answer(st, c, available);
 	FAULT("send.answered");
 }
 
 /*
  * The record is in the ring and becomes durable some day.  Nobody knows its id then, so it is
- * given back at once, like that of a sender who left.
+ * given back at once, like that of a sender who left; but for one with an Idempotency-Key, who may
+ * come back and be told.
  */
 void
 send_give_up(struct stream *st)
@@ -150,11 +164,18 @@ send_give_up(struct stream *st)
 	if (c == NULL)
 		return;
 	st->sender = NULL;
-	stream_cancel(st, OUTCOME_CANCELLED);
+	if (!st->has_key)
+		stream_cancel(st, OUTCOME_CANCELLED);
 	refuse_journal(c);
 }
 
-/* Nobody will ever know the stream's id: give the credit back at once. */
+void
+send_give_up_asked(struct worker *w)
+{
+	repeat_give_up(w, refuse_journal);
+}
+
+/* Unless it has an Idempotency-Key, nobody will ever know the stream's id. */
 static void
 gone(void *arg, struct conn *c)
 {
@@ -162,7 +183,8 @@ gone(void *arg, struct conn *c)
 
 	(void)c;
 	st->sender = NULL;
-	stream_cancel(st, OUTCOME_CANCELLED);
+	if (!st->has_key)
+		stream_cancel(st, OUTCOME_CANCELLED);
 }
 
 static struct stream *
@@ -218,6 +240,35 @@ reserve(struct stream *st, const struct chat_request *r, const struct quote *q,
 	return result;
 }
 
+/* Nothing could be reserved for a request with a key that is not known. */
+struct refusal {
+	enum ledger_result result;
+	struct quote quote;
+};
+
+static void
+unknown_cb(struct conn *c, void *arg)
+{
+	const struct refusal *x = arg;
+
+	refuse(c, x->result, &x->quote);
+}
+
+/* Was it the first request with this key that took what is missing now? */
+static void
+ask_or_refuse(struct worker *w, struct conn *c, const struct journal_keyed *keyed,
+    enum ledger_result result, const struct quote *q)
+{
+	struct refusal *x = keyed == NULL || result == LEDGER_BUSY ? NULL : malloc(sizeof *x);
+
+	if (x == NULL) {
+		refuse(c, result, q);
+		return;
+	}
+	*x = (struct refusal){result, *q};
+	repeat_ask(w, c, keyed, unknown_cb, x);
+}
+
 static bool
 spoken(const struct config_provider *p)
 {
@@ -237,8 +288,11 @@ send_handler(struct conn *c, const struct http_request *h, struct span body)
 	uint64_t position;
 	uint32_t price_id;
 	enum ledger_result result;
+	struct journal_keyed keyed;
+	bool has_key;
 
-	(void)h;
+	if (!repeat_key(c, h, "/chat/send", body, &keyed, &has_key))
+		return;
 	if (chat_request_parse(w->config, body, &r, &f) != 0) {
 		conn_error(c, f.status, "invalid_request_error", f.code, f.param, "%s", f.message);
 		return;
@@ -267,6 +321,11 @@ send_handler(struct conn *c, const struct http_request *h, struct span body)
 		return;
 	}
 	st->account = conn_caller(c)->account;
+	if (has_key) {
+		keyed.expires_s = expires_s(st);
+		st->keyed = keyed;
+		st->has_key = true;
+	}
 	if (st->request.failed) {
 		stream_drop(st);
 		refuse_overloaded(c, RESERVE_MEMORY, "out of memory");
@@ -275,7 +334,7 @@ send_handler(struct conn *c, const struct http_request *h, struct span body)
 	result = reserve(st, &r, &q, &price, price_id, message_id, &position);
 	if (result != LEDGER_OK) {
 		stream_drop(st);
-		refuse(c, result, &q);
+		ask_or_refuse(w, c, has_key ? &keyed : NULL, result, &q);
 		return;
 	}
 	FAULT("send.reserved");

@@ -16,6 +16,8 @@
 #include "daemon/state_rows.h"
 #include "shm/fault.h"
 
+#define REFS_OVER_MAX 4096 /* rows that one transaction deletes */
+
 int
 state_env(MDB_env **env, const char *state_dir, size_t map_bytes, unsigned flags)
 {
@@ -234,6 +236,8 @@ state_load(struct state *st, struct books *b)
 	for (int table = 0; table < ROWS_TABLES && rc == 0; table++)
 		rc = load_table(st, txn, (enum books_table)table, b);
 	mdb_txn_abort(txn);
+	/* The rows came in the order of their ids. */
+	books_refs_sort(b);
 	books_changes_clear(b);
 	return rc == 0 ? 0 : -1;
 }
@@ -278,9 +282,34 @@ put_books(struct state *st, MDB_txn *txn, const struct books *b)
 	return rc;
 }
 
+/* Rows of refs that are over, *n of them; not those of a namesake that came later. */
+static int
+delete_refs(struct state *st, MDB_txn *txn, const struct books *b, uint64_t now_us, uint32_t *n)
+{
+	uint32_t from;
+	int rc = 0;
+
+	*n = books_refs_over(b, now_us, REFS_OVER_MAX, &from);
+	for (uint32_t i = from; i < from + *n && rc == 0; i++) {
+		const struct books_ref *ref = books_ref(b, i);
+		MDB_val key = {sizeof ref->id, (void *)(uintptr_t)ref->id}, value;
+		struct ref_row row;
+
+		rc = mdb_get(txn, st->db.refs, &key, &value);
+		if (rc == 0 && value.mv_size == sizeof row) {
+			memcpy(&row, value.mv_data, sizeof row);
+			if (row.sequence == ref->sequence)
+				rc = mdb_del(txn, st->db.refs, &key, NULL);
+		}
+		if (rc == MDB_NOTFOUND)
+			rc = 0;
+	}
+	return rc;
+}
+
 static int
 project(struct state *st, const struct books *b, struct journal_reader *journal, uint64_t last,
-    size_t max_records, uint64_t now_us, struct state_progress *progress)
+    size_t max_records, uint64_t now_us, struct state_progress *progress, uint32_t *refs_over)
 {
 	MDB_txn *txn;
 	int rc = mdb_txn_begin(st->env, NULL, 0, &txn);
@@ -295,6 +324,8 @@ project(struct state *st, const struct books *b, struct journal_reader *journal,
 		    &progress->streams);
 	if (rc == 0)
 		rc = state_expire(st, txn, now_us);
+	if (rc == 0)
+		rc = delete_refs(st, txn, b, now_us, refs_over);
 	if (rc == 0 && memcmp(progress, &st->progress, sizeof *progress) != 0)
 		rc = put_meta(st, txn, progress);
 	FAULT("project.put");
@@ -310,9 +341,10 @@ state_project(struct state *st, struct books *b, struct journal_reader *journal,
 {
 	struct state_progress progress;
 	MDB_envinfo info;
+	uint32_t refs_over = 0;
 	int rc;
 
-	while ((rc = project(st, b, journal, last, max_records, now_us, &progress)) ==
+	while ((rc = project(st, b, journal, last, max_records, now_us, &progress, &refs_over)) ==
 	    MDB_MAP_FULL) {
 		rc = mdb_env_info(st->env, &info);
 		if (rc == 0)
@@ -331,5 +363,6 @@ state_project(struct state *st, struct books *b, struct journal_reader *journal,
 	FAULT("project.committed");
 	st->progress = progress;
 	books_changes_clear(b);
+	books_refs_forget(b, refs_over);
 	return 0;
 }

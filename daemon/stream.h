@@ -62,6 +62,8 @@ struct stream {
 	struct account *account;
 	struct hold *hold;               /* ours until ENDED */
 	struct conn *sender;             /* RESERVING: who waits for the answer to /chat/send */
+	struct journal_keyed keyed;      /* of its Idempotency-Key, if has_key */
+	bool has_key;
 	struct meter meter;
 	uint64_t prompt_bytes;
 	int64_t reserved;

@@ -17,6 +17,7 @@
 #include "daemon/mailbox.h"
 #include "daemon/metrics.h"
 #include "daemon/past.h"
+#include "daemon/repeat.h"
 #include "daemon/settle.h"
 #include "daemon/stream.h"
 #include "shm/clock.h"
@@ -147,6 +148,7 @@ fini(struct loop *l)
 	struct worker *w = &l->w;
 
 	past_fini(w);
+	repeat_fini(w);
 	handover_close(w);
 	server_free(w->server);
 	streams_free(w->streams);

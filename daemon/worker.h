@@ -29,6 +29,8 @@ struct worker {
 	struct server *server;
 	struct state_reader *state; /* opened when first needed */
 	struct streams *streams;    /* daemon/stream.c */
+	struct repeat *repeats;     /* daemon/repeat.c: who waits for the keeper's word on a key */
+	struct journal_reader *journal; /* opened when first needed */
 	struct past *pasts;         /* daemon/past.c: who waits for a dead worker's stream */
 	struct handover *handover;  /* daemon/handover.c */
 	struct buf scratch;         /* frames on their way out; empty between events */
@@ -44,6 +46,7 @@ struct worker {
 conn_handler preview_handler, send_handler, balance_handler;
 /* STREAM_RESERVING, and the disk does not answer: neither does its sender wait any longer. */
 void send_give_up(struct stream *);
+void send_give_up_asked(struct worker *);
 conn_handler stream_get_handler, stream_post_handler, stream_delete_handler;
 
 #endif

@@ -23,7 +23,7 @@
 
 enum journal_type {
 	/* A hold was opened.  amount: the hold; extra: deadline_us; prompt; price; payload: struct
-	 * journal_reserve, then the user's message (JSON) as it was accepted. */
+	 * journal_reserve with what follows it, then the user's message (JSON) as it was accepted. */
 	JOURNAL_RESERVE = 1,
 	/* A hold grew.  amount: by how much; extra: its new total; completion: the meter.  A mark
 	 * too.  payload: the text delivered since the last record of this hold. */
@@ -64,6 +64,8 @@ enum journal_type {
 	/* Remove what is older than extra, a time (CLOCK_REALTIME, us).  Not stored; answered when
 	 * it is accepted, with the number of this compaction. */
 	JOURNAL_COMPACT = 16,
+	/* What became of a key?  Not stored.  payload: struct journal_keyed. */
+	JOURNAL_ASK = 17,
 	JOURNAL_TYPES
 };
 
@@ -110,10 +112,18 @@ struct journal_reserve {
 	uint8_t session_id[16];
 	uint8_t message_id[16];
 	uint32_t generation; /* of the process slot */
-	uint16_t model_len;  /* the model's name follows, then the message's text */
-	uint16_t pad;
+	uint16_t model_len;  /* the model's name follows, */
+	uint16_t keyed;      /* 1: then struct journal_keyed; then the message's text */
 };
 _Static_assert(sizeof(struct journal_reserve) == 56, "journal_reserve");
+
+/* A request with an Idempotency-Key. */
+struct journal_keyed {
+	uint8_t key[16];    /* of endpoint and key: half a SHA-256 */
+	uint8_t body[16];   /* of the body: half a SHA-256 */
+	uint64_t expires_s; /* what it was told, seconds since 1970 */
+};
+_Static_assert(sizeof(struct journal_keyed) == 40, "journal_keyed");
 
 struct journal_ref {
 	uint16_t ref_len; /* 0: none; the ref follows, then the reason (ADJUST) */

@@ -150,6 +150,12 @@ ring_result(const struct ring *ring, uint64_t position, int64_t *value)
 }
 
 uint64_t
+ring_first(const struct ring *ring, uint64_t position)
+{
+	return entry_at(ring, position)->first;
+}
+
+uint64_t
 ring_head(const struct ring *ring)
 {
 	/* Acquire, pairs with ring_push2: whoever sees the count may read the entries. */

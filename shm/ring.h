@@ -30,14 +30,18 @@ enum ring_status {
 	RING_NOSPACE = 7,  /* a table is full */
 	RING_RANGE = 8,    /* the sum would leave int64 */
 	RING_STALE = 9,    /* ACCOUNT_SET: its overdraft is not the one that the change began with */
+	RING_CONFLICT = 10, /* RESERVE, ASK: this key was used with another body */
 };
 
 struct ring_entry { /* 96 bytes */
 	struct journal_record record;
 	uint64_t payload_at; /* arena position of the payload's first byte; never wraps */
-	int64_t value;       /* keeper: TOPUP/ADJUST: new balance; ACCOUNT: its number */
+	/* keeper: TOPUP/ADJUST: new balance; ACCOUNT: its number; RESERVE: what is available after
+	 * it, and when it is REPEATED, as for ASK, what was after the first one */
+	int64_t value;
+	uint64_t first;      /* keeper: RESERVE, ASK REPEATED: the first one's sequence */
 	uint32_t status;     /* keeper: enum ring_status, written before the commit */
-	uint32_t pad[3];
+	uint32_t pad;
 };
 _Static_assert(sizeof(struct ring_entry) == 96, "ring entry");
 
@@ -73,6 +77,8 @@ uint64_t ring_push2(struct ring *, const struct journal_record *, const void *a,
     const void *b, size_t b_len) __attribute__((warn_unused_result));
 /* Producer: results up to and including this position have been read. */
 void ring_ack(struct ring *, uint64_t position);
+/* Producer: the sequence of the record that this one repeats; 0: none. */
+uint64_t ring_first(const struct ring *, uint64_t position);
 /* Producer: the keeper's word on a durable, not yet acked position. */
 enum ring_status ring_result(const struct ring *, uint64_t position, int64_t *value);
 

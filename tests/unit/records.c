@@ -129,6 +129,45 @@ rec_stream_id(uint8_t stream, uint64_t op, uint8_t id[static 16])
 	memcpy(id + 12, &low, sizeof low);
 }
 
+static struct journal_keyed
+keyed_of(uint8_t key, uint8_t body)
+{
+	struct journal_keyed keyed = {.expires_s = 1800000000};
+
+	memset(keyed.key, key, sizeof keyed.key);
+	memset(keyed.body, body, sizeof keyed.body);
+	return keyed;
+}
+
+struct rec
+rec_keyed(uint32_t slot, uint64_t op, uint32_t account, int64_t amount, uint8_t key, uint8_t body)
+{
+	struct rec rec = rec_new(JOURNAL_RESERVE, slot, op, account);
+	struct journal_reserve head = {.generation = 7, .model_len = 5, .keyed = 1};
+	struct journal_keyed keyed = keyed_of(key, body);
+
+	rec_stream_id((uint8_t)slot, op, head.stream_id);
+	rec.r.amount = amount;
+	rec.r.price = 0;
+	rec.r.prompt = 3;
+	add(&rec, &head, sizeof head);
+	add(&rec, "model", 5);
+	add(&rec, &keyed, sizeof keyed);
+	add(&rec, "{}", 2);
+	return rec;
+}
+
+struct rec
+rec_ask(uint32_t account, uint8_t key, uint8_t body)
+{
+	struct rec rec = rec_new(JOURNAL_ASK, JOURNAL_NONE, 0, account);
+	struct journal_keyed keyed = keyed_of(key, body);
+
+	rec.r.price = JOURNAL_NONE;
+	add(&rec, &keyed, sizeof keyed);
+	return rec;
+}
+
 struct rec
 rec_reserve(uint32_t slot, uint64_t op, uint32_t account, int64_t amount, uint32_t prompt,
     uint8_t stream)
@@ -287,7 +326,9 @@ rec_random(const struct books *b, unsigned int *seed, uint32_t accounts, uint32_
 	else if (draw(seed, 20) == 0)
 		*rec = rec_revoke(draw(seed, 1000));
 	else
-		*rec = rec_reserve(slot, op, account, 60 + draw(seed, 60), 3, (uint8_t)slot);
+		*rec = draw(seed, 8) == 0
+		    ? rec_keyed(slot, op, account, 60 + draw(seed, 60), (uint8_t)draw(seed, 256), 1)
+		    : rec_reserve(slot, op, account, 60 + draw(seed, 60), 3, (uint8_t)slot);
 	books_check(b, &in, &v);
 	return v.store;
 }

@@ -31,6 +31,10 @@ struct rec rec_credit(enum journal_type, uint32_t slot, uint64_t op, uint32_t ac
 /* The stream's id is 16 times the byte `stream` but for the last 4 bytes, which are the op. */
 struct rec rec_reserve(uint32_t slot, uint64_t op, uint32_t account, int64_t amount,
     uint32_t prompt, uint8_t stream);
+/* With an Idempotency-Key, 16 times the byte `key`, and a body likewise. */
+struct rec rec_keyed(uint32_t slot, uint64_t op, uint32_t account, int64_t amount, uint8_t key,
+    uint8_t body);
+struct rec rec_ask(uint32_t account, uint8_t key, uint8_t body);
 struct rec rec_extend(uint32_t slot, uint64_t op, uint32_t account, int64_t amount, int64_t total,
     uint32_t completion, const char *text);
 struct rec rec_mark(uint32_t slot, uint64_t op, uint32_t account, uint32_t completion,

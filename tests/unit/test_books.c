@@ -3,11 +3,12 @@
  *         and what a correct process sends is never refused.
  * Method: enter each type of record into empty books and compare them; then the same with one
  *         thing wrong each, which must be refused and change nothing.
- * objs: daemon/books.o daemon/books_apply.o daemon/books_check.o tests/unit/records.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/buf.o daemon/log.o daemon/utf8.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o
+ * objs: daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_check.o tests/unit/records.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/buf.o daemon/log.o daemon/utf8.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o
  */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -271,6 +272,97 @@ later(struct rec rec, unsigned seconds)
 	return rec;
 }
 
+/* A key reserves once; the answer is the first one's, whatever became of it and of the account. */
+static void
+a_key_reserves_once(void **state)
+{
+	struct books_verdict v, first;
+	struct rec rec;
+
+	(void)state;
+	assert_int_equal(enter(rec_ask(0, 'k', 1)).status, RING_APPLIED);
+	rec = rec_keyed(SLOT, 1, 0, 700, 'k', 1);
+	first = enter(rec);
+	assert_int_equal(first.status, RING_APPLIED);
+	assert_int_equal(first.value, 1000 + 200 - 700);
+	v = turned_away(rec_keyed(SLOT + 1, 1, 0, 700, 'k', 1), RING_REPEATED);
+	assert_int_equal(v.value, first.value);
+	assert_int_equal(v.first, sequence);
+	v = turned_away(rec_ask(0, 'k', 1), RING_REPEATED);
+	assert_int_equal(v.first, sequence);
+	turned_away(rec_keyed(SLOT + 1, 2, 0, 1, 'k', 2), RING_CONFLICT);
+	turned_away(rec_ask(0, 'k', 2), RING_CONFLICT);
+	/* The memory's hold of the one turned away is given back without a trace. */
+	turned_away(rec_void(SLOT + 1, 3, 0), RING_APPLIED);
+	assert_int_equal(enter(rec_ask(1, 'k', 1)).status, RING_APPLIED); /* another account's */
+	stored(rec_void(SLOT, 2, 0));
+	stored(rec_set(0, 9, 0, JOURNAL_SET_CLOSED, 0, 0));
+	turned_away(rec_keyed(SLOT, 3, 0, 700, 'k', 1), RING_REPEATED);
+	turned_away(rec_keyed(SLOT, 4, 0, 700, 'n', 1), RING_CLOSED);
+	rec = rec_keyed(SLOT, 5, 0, 1, 'c', 1);
+	rec.r.payload_len -= 3; /* "{}" and a byte of the key */
+	turned_away(rec, RING_REFUSED);
+	rec = rec_ask(0, 'k', 1);
+	rec.r.payload_len--;
+	turned_away(rec, RING_REFUSED);
+}
+
+#define DAY 86400u
+
+#define START_US UINT64_C(1800000000000000)
+
+static struct rec
+at(struct rec rec, unsigned seconds)
+{
+	rec.r.time_us = START_US + seconds * UINT64_C(1000000);
+	return rec;
+}
+
+/* Refs and keys are known for a day, then as if never used; their memory is given back. */
+static void
+refs_are_known_for_a_day(void **state)
+{
+	const uint64_t start = START_US;
+	uint32_t from, all;
+
+	(void)state;
+	stored(at(rec_credit(JOURNAL_TOPUP, 0, 2, 0, 5, "daily"), 100));
+	stored(at(rec_keyed(SLOT, 1, 1, 0, 'k', 1), 100));
+	turned_away(at(rec_credit(JOURNAL_TOPUP, 0, 3, 0, 5, "daily"), DAY + 100), RING_REPEATED);
+	turned_away(at(rec_ask(1, 'k', 1), DAY + 100), RING_REPEATED);
+	assert_int_equal(enter(at(rec_ask(1, 'k', 1), DAY + 101)).status, RING_APPLIED);
+	stored(at(rec_credit(JOURNAL_TOPUP, 0, 3, 0, 5, "daily"), DAY + 101));
+	/* The new one is found, not its namesake. */
+	turned_away(at(rec_credit(JOURNAL_TOPUP, 0, 4, 0, 5, "daily"), 2 * DAY + 101),
+	    RING_REPEATED);
+	for (unsigned i = 0; i < 3000; i++) {
+		char ref[16];
+
+		snprintf(ref, sizeof ref, "r%u", i);
+		stored(at(rec_credit(JOURNAL_TOPUP, 0, 4 + i, 0, 1, ref), 2 * DAY + 200 + i));
+	}
+	books_changes_clear(b);
+	all = books_refs(b);
+	assert_int_equal(all, 1 + 3 + 3000);
+	assert_int_equal(books_refs_over(b, start, 10, &from), 1); /* setup's */
+	assert_int_equal(books_refs_over(b, start + 5 * DAY * UINT64_C(1000000), 10, &from), 10);
+	assert_int_equal(from, 0);
+	books_refs_forget(b, 10);
+	assert_int_equal(books_refs_over(b, start + 5 * DAY * UINT64_C(1000000), 10, &from), 10);
+	assert_int_equal(from, 10);
+	assert_int_equal(books_refs(b), all);
+	books_refs_forget(b, 2000);
+	assert_int_equal(books_refs(b), all - 2010);
+	/* Those that are left are found at their new places. */
+	turned_away(at(rec_credit(JOURNAL_TOPUP, 0, 4000, 0, 1, "r2999"), 2 * DAY + 9000),
+	    RING_REPEATED);
+	stored(at(rec_credit(JOURNAL_TOPUP, 0, 4001, 0, 1, "r0"), 4 * DAY));
+	books_refs_sort(b);
+	turned_away(at(rec_credit(JOURNAL_TOPUP, 0, 4002, 0, 1, "r0"), 4 * DAY), RING_REPEATED);
+	turned_away(at(rec_credit(JOURNAL_TOPUP, 0, 4003, 0, 1, "r2998"), 2 * DAY + 9000),
+	    RING_REPEATED);
+}
+
 /*
  * An adjustment below zero reaches shared memory only after its record is durable.  Whoever
  * reserved there before is no forger.  The slot's next operation says that it is applied; but a
@@ -485,6 +577,8 @@ main(void)
 	    TEST(repetitions_change_nothing),
 	    TEST(a_void_of_nothing_is_no_record),
 	    TEST(credits_are_judged),
+	    TEST(a_key_reserves_once),
+	    TEST(refs_are_known_for_a_day),
 	    TEST(an_adjustment_makes_no_forger_of_anybody),
 	    TEST(accounts_and_keys),
 	    TEST(closed_and_frozen_accounts),

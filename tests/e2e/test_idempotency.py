@@ -1,0 +1,204 @@
+"""Goal:   a send that is repeated with its Idempotency-Key changes nothing and gets the first answer:
+        from any worker, at the same moment, after its stream's end, after any death.
+Method: real daemons with two workers; every answer is compared whole, every account to the
+        micro-credit.
+"""
+import concurrent.futures
+import http.client
+import json
+import os
+import signal
+import unittest
+
+from tolld import Case, Tolld, end_of, micro, wait_for
+
+MODELS = {"short": "sim:tokens=12", "slow": "sim:tokens=400,rate=40"}
+
+
+def keyed(t, api_key, key, message="hello", **fields):
+    return t.request("POST", "/chat/send", dict(fields, model=fields.get("model", "short"),
+                                                message=message), api_key,
+                     {"Idempotency-Key": key})
+
+
+class Repeated(Case):
+    OPTIONS = dict(workers=2, models=MODELS)
+    accounts = 0
+
+    def account(self, balance="100", overdraft=None):
+        type(self).accounts += 1
+        self.name = f"account{self.accounts}"
+        return self.t.account(self.name, balance, overdraft)
+
+    def test_the_first_answer_again(self):
+        me = self.account()
+        status, headers, first = keyed(self.t, me, "one")
+        self.assertEqual(status, 200, first)
+        self.assertNotIn("idempotent-replayed", headers)
+        held = self.t.show(self.name)["held"]
+        for _ in range(20):  # both workers have their turn
+            status, headers, again = keyed(self.t, me, "one")
+            self.assertEqual((status, again), (200, first))
+            self.assertEqual(headers["idempotent-replayed"], "true")
+        wait_for(lambda: self.t.show(self.name)["held"] == held, 10, "one hold to be left")
+        self.assertEqual(sum(h["account"] == self.name for h in self.t.ctl("hold", "list")), 1)
+        end, done = end_of(list(self.t.open(first["stream_id"]).typed()))
+        self.assertEqual(end, "done")
+        status, _, again = keyed(self.t, me, "one")
+        self.assertEqual((status, again), (200, first))
+        self.assertEqual(end_of(list(self.t.open(again["stream_id"]).typed())), (end, done))
+        self.assertEqual(micro(self.t.show(self.name)["balance"]), 100000000 - micro(done["cost"]))
+
+    def test_another_body_or_account(self):
+        me = self.account()
+        _, _, first = keyed(self.t, me, "one")
+        status, _, body = keyed(self.t, me, "one", "good bye")
+        self.assertEqual((status, body["error"]["code"]), (409, "idempotency_conflict"))
+        self.assertEqual(body["error"]["param"], "Idempotency-Key")
+        other = self.account()
+        status, _, theirs = keyed(self.t, other, "one")
+        self.assertEqual(status, 200)
+        self.assertNotEqual(theirs["stream_id"], first["stream_id"])
+        status, _, second = keyed(self.t, me, "two")
+        self.assertEqual(status, 200)
+        self.assertNotEqual(second["stream_id"], first["stream_id"])
+
+    def test_all_at_once(self):
+        me = self.account()
+        with concurrent.futures.ThreadPoolExecutor(24) as pool:
+            for n in range(5):
+                answers = list(pool.map(lambda _: keyed(self.t, me, f"race {n}".replace(" ", "-")),
+                                        range(24)))
+                self.assertEqual({a[0] for a in answers}, {200})
+                self.assertEqual(len({json.dumps(a[2]) for a in answers}), 1)
+                self.assertEqual(sum("idempotent-replayed" not in a[1] for a in answers), 1)
+        wait_for(lambda: micro(self.t.show(self.name)["held"]) ==
+                 5 * micro(answers[0][2]["reserved"]), 10, "five holds to be left")
+
+    def test_credit_that_the_first_one_took(self):
+        me = self.account("0", "0")
+        status, _, body = keyed(self.t, me, "broke")
+        self.assertEqual((status, body["error"]["code"]), (402, "insufficient_credit"))
+        preview = self.t.request("POST", "/chat/preview",
+                                 {"model": "short", "message": "hello"}, me)[2]
+        self.assertIs(preview["allowed"], False)
+        # What was refused is not remembered.  Now it is enough for one, not for two.
+        self.t.ctl("topup", self.name, "0.0003")
+        status, _, first = keyed(self.t, me, "broke")
+        self.assertEqual(status, 200, first)
+        self.assertLess(micro(first["available"]), micro(first["reserved"]))
+        while True:
+            status, _, body = self.t.request("POST", "/chat/send",
+                                             {"model": "short", "message": "more"}, me)
+            if status != 200:
+                break
+        self.assertEqual(status, 402)
+        for _ in range(10):
+            status, headers, again = keyed(self.t, me, "broke")
+            self.assertEqual((status, again), (200, first))
+        status, _, body = keyed(self.t, me, "broke", "something else")
+        self.assertEqual(status, 409, body)
+        self.t.ctl("account", "close", self.name)
+        status, _, again = keyed(self.t, me, "broke")
+        self.assertEqual((status, again), (200, first))
+
+    def test_bad_keys(self):
+        me = self.account()
+        for bad in ("", "x" * 256, "a b", "tab\there", "\u00e9".encode().decode("latin-1"), "a\x7f"):
+            status, _, body = keyed(self.t, me, bad)
+            self.assertEqual(status, 400, (bad, body))
+            if isinstance(body, dict) and body["error"]["param"]:
+                self.assertEqual(body["error"]["param"], "Idempotency-Key")
+        c = http.client.HTTPConnection("127.0.0.1", self.t.port, timeout=30)
+        c.putrequest("POST", "/chat/send")
+        for name, value in (("Authorization", "Bearer " + me), ("Content-Length", "2"),
+                            ("Idempotency-Key", "a"), ("idempotency-key", "b")):
+            c.putheader(name, value)
+        c.endheaders(b"{}")
+        self.assertEqual(c.getresponse().status, 400)
+        c.close()
+        self.assertEqual(keyed(self.t, me, "x" * 255)[0], 200)
+        self.assertEqual(micro(self.t.show(self.name)["balance"]), 100000000)
+
+    def test_a_client_that_left_may_come_back(self):
+        me = self.account()
+        body = json.dumps({"model": "short", "message": "hello"})
+        for n in range(10):
+            c = http.client.HTTPConnection("127.0.0.1", self.t.port, timeout=30)
+            c.request("POST", "/chat/send", body, {"Authorization": "Bearer " + me,
+                                                   "Idempotency-Key": f"left-{n}"})
+            c.sock.close()
+            c.close()
+            status, _, sent = self.t.request("POST", "/chat/send", body, me,
+                                             {"Idempotency-Key": f"left-{n}"})
+            self.assertEqual(status, 200)
+            self.assertEqual(end_of(list(self.t.open(sent["stream_id"]).typed()))[0], "done")
+
+
+class Deaths(unittest.TestCase):
+    def setUp(self):
+        self.t = Tolld(workers=2, models=MODELS)
+        self.addCleanup(self.t.close)
+        self.t.start()
+        self.key = self.t.account("alice", "100")
+
+    def test_restarts(self):
+        _, _, first = keyed(self.t, self.key, "kept")
+        _, done = end_of(list(self.t.open(first["stream_id"]).typed()))
+        _, _, waiting = keyed(self.t, self.key, "waits")
+        for end in (lambda: self.t.stop(), self.t.kill_all,
+                    lambda: (self.t.kill_all(), os.unlink(f"{self.t.folder}/run/ledger.shm")),
+                    lambda: (self.t.stop(), os.unlink(f"{self.t.folder}/state/state.mdb"))):
+            end()
+            self.t.start()
+            status, _, again = keyed(self.t, self.key, "kept")
+            self.assertEqual((status, again), (200, first))
+            status, _, again = keyed(self.t, self.key, "waits")
+            self.assertEqual((status, again), (200, waiting))
+            self.assertEqual(keyed(self.t, self.key, "kept", "other")[0], 409)
+        self.assertEqual(micro(self.t.show("alice")["balance"]), 100000000 - micro(done["cost"]))
+        self.assertEqual(micro(self.t.show("alice")["held"]), 0)
+        self.t.audit()
+
+    def test_workers_that_die(self):
+        """Whatever worker dies while keys are used, each key has one stream."""
+        known = {}
+
+        def client(n):
+            for _ in range(200):
+                try:
+                    status, _, body = keyed(self.t, self.key, f"k{n}", model="slow")
+                except (OSError, http.client.HTTPException):
+                    continue
+                if status == 200:
+                    known.setdefault(n, set()).add(body["stream_id"])
+                    if len(known[n]) > 1:
+                        return
+                    if client.over:
+                        return
+                elif status not in (503,):
+                    raise AssertionError((status, body))
+
+        client.over = False
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            work = [pool.submit(client, n) for n in range(8)]
+            for n in range(6):
+                title = f"tolld: worker {1 + n % 2}"
+                pid = wait_for(lambda: self.t.children().get(title), 20, f"{title} to run")
+                os.kill(pid, signal.SIGKILL)
+                wait_for(lambda: self.t.children().get(title) not in (None, pid), 20,
+                         f"another {title}")
+            client.over = True
+            for w in work:
+                w.result()
+        self.assertEqual(sorted(known), list(range(8)))
+        self.assertEqual([len(v) for v in known.values()], [1] * 8)
+        for ids in known.values():
+            for stream in ids:
+                self.t.request("DELETE", f"/stream?id={stream}")
+        wait_for(lambda: micro(self.t.show("alice")["held"]) == 0, 20, "nothing to be held")
+        self.t.audit()
+
+
+if __name__ == "__main__":
+    unittest.main()
