@@ -14,7 +14,7 @@ RULES = {
 }
 # One library, one neighbour: who may talk to it.
 ONLY = {
-    "curl/": ("daemon/upstream.c",),
+    "curl/": ("daemon/upstream",),
     "confuse.h": ("daemon/config",),
     "lmdb.h": ("daemon/journal", "daemon/state", "daemon/audit"),
 }

@@ -1,0 +1,333 @@
+/*
+ * Calls: a request out, its answer in, on a connection of upstream_link.c.  Worker process.
+ *
+ * Callbacks to the owner may cancel the call that they are about; it is freed when they are done.
+ */
+#include <stddef.h>
+#include <stdlib.h>
+
+#include "daemon/upstream_private.h"
+
+#define READS_MAX 4 /* of one connection at a time, when more is there */
+
+static void
+call_free(struct call *c)
+{
+	if (c->link != NULL)
+		link_free(c->link);
+	buf_free(&c->request);
+	response_fini(&c->response);
+	c->u->calls--;
+	free(c);
+}
+
+/* Callbacks may cancel the call they are about; it is freed when they are done. */
+static void
+enter(struct call *c)
+{
+	c->busy = true;
+}
+
+static bool
+leave(struct call *c)
+{
+	c->busy = false;
+	if (!c->cancelled)
+		return true;
+	call_free(c);
+	return false;
+}
+
+static void
+end(struct call *c, enum call_result result, const char *why)
+{
+	struct link *l = c->link;
+
+	/* What the owner starts now may have this connection. */
+	if (l != NULL && result == CALL_COMPLETE && response_reusable(&c->response)) {
+		c->link = NULL;
+		link_rest(l);
+	}
+	c->cancelled = true;
+	c->ops->end(c->arg, result, why);
+	call_free(c);
+}
+
+/*
+ * The connection is gone.  One that had waited may have been closed while the request was on its
+ * way; if nothing came back on it, the provider has not begun, and a new one is tried.
+ */
+static void
+lost(struct call *c, const char *why)
+{
+	struct link *l;
+
+	if (c->reused && !c->heard) {
+		link_free(c->link);
+		c->link = NULL;
+		c->reused = false;
+		c->sent = 0;
+		l = link_new(c->u, c->provider);
+		if (l != NULL) {
+			l->call = c;
+			c->link = l;
+			return;
+		}
+	}
+	switch (response_eof(&c->response)) {
+	case RESPONSE_COMPLETE:
+		end(c, CALL_COMPLETE, "");
+		break;
+	case RESPONSE_MORE:
+		end(c, response_has_head(&c->response) ? CALL_TRUNCATED : CALL_CONNECT, why);
+		break;
+	default:
+		end(c, CALL_PROTOCOL, why);
+	}
+}
+
+static bool
+body_cb(void *arg, const char *bytes, size_t len)
+{
+	struct call *c = arg;
+
+	c->ops->data(c->arg, bytes, len);
+	return !c->cancelled;
+}
+
+static bool
+head_cb(void *arg, const struct response *r)
+{
+	struct call *c = arg;
+
+	c->ops->head(c->arg, r->status, r->media_type, r->retry_after);
+	return !c->cancelled;
+}
+
+/* Bytes of the answer.  False: the call is over. */
+static bool
+heard(struct call *c, char *bytes, size_t len)
+{
+	enum response_result r;
+
+	if (!c->heard) {
+		c->heard = true;
+		buf_free(&c->request);
+	}
+	enter(c);
+	r = response_feed(&c->response, bytes, len, head_cb, body_cb, c);
+	if (!leave(c))
+		return false;
+	if (r == RESPONSE_BAD) {
+		end(c, CALL_PROTOCOL, c->response.why);
+		return false;
+	}
+	if (r == RESPONSE_COMPLETE) {
+		enter(c);
+		c->ops->flush(c->arg);
+		if (leave(c))
+			end(c, CALL_COMPLETE, "");
+		return false;
+	}
+	return true;
+}
+
+static void
+link_readable(struct link *l)
+{
+	struct call *c = l->call;
+	struct upstream *u = l->u;
+	bool tls = u->target[l->provider].tls, over = false;
+	CURLcode code = CURLE_OK;
+	size_t n = 0;
+	int i;
+
+	if (l->state == LINK_IDLE) {
+		/* Closed by the peer, or it speaks without having been asked. */
+		link_discard(l);
+		return;
+	}
+	for (i = 0; i < READS_MAX && !c->paused; i++) {
+		code = link_read(l, u->read, sizeof u->read, &n);
+		over = code != CURLE_AGAIN && (code != CURLE_OK || n == 0);
+		if (code != CURLE_OK || n == 0)
+			break;
+		if (c->gathered)
+			gather_note(u->gather, n);
+		if (!heard(c, u->read, n))
+			return;
+		/* What fills less than the buffer was all.  TLS gives a record at a time. */
+		if (!tls && n < sizeof u->read && !l->closing)
+			break;
+	}
+	/* There is more, which epoll does not know of (TLS), or has told once (daemon/gather.h). */
+	if (code == CURLE_OK && n > 0 && (tls || i == READS_MAX))
+		event_active(&l->rd, EV_READ, 0);
+	if (c->heard) {
+		enter(c);
+		c->ops->flush(c->arg);
+		if (!leave(c))
+			return;
+	}
+	if (over)
+		lost(c, code == CURLE_OK ? "closed by the provider" : curl_easy_strerror(code));
+}
+
+static void
+read_cb(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd;
+	(void)what;
+	link_readable(arg);
+}
+
+static void
+gathered_cb(struct gathered *x, bool closing)
+{
+	struct link *l = (struct link *)((char *)x - offsetof(struct link, gathered));
+
+	if (closing)
+		l->closing = true;
+	link_readable(l);
+}
+
+static void
+write_cb(evutil_socket_t fd, short what, void *arg)
+{
+	struct link *l = arg;
+	struct call *c = l->call;
+	CURLcode code = CURLE_OK;
+	size_t n;
+
+	(void)fd;
+	(void)what;
+	while (c->sent < c->request.len) {
+		code = link_write(l, c->request.data + c->sent, c->request.len - c->sent, &n);
+		if (code != CURLE_OK)
+			break;
+		c->sent += n;
+	}
+	if (code == CURLE_AGAIN) {
+		event_add(&l->wr, NULL);
+	} else if (code != CURLE_OK && !c->heard && c->reused) {
+		lost(c, curl_easy_strerror(code));
+	}
+	/* Else: sent, or the provider has closed with its answer perhaps on the way: read_cb. */
+}
+
+/* From the event loop, so that what fails is told from there. */
+static void
+start_sending(struct link *l)
+{
+	l->state = LINK_BUSY;
+	event_add(&l->rd, NULL);
+	event_active(&l->wr, EV_WRITE, 0);
+}
+
+void
+call_connected(struct call *c)
+{
+	struct link *l = c->link;
+
+	l->gathered = (struct gathered){.fd = l->fd, .ready = gathered_cb};
+	event_assign(&l->rd, l->u->base, l->fd, EV_READ | EV_PERSIST, read_cb, l);
+	event_assign(&l->wr, l->u->base, l->fd, EV_WRITE, write_cb, l);
+	start_sending(l);
+}
+
+void
+call_failed(struct call *c, enum call_result result, const char *why)
+{
+	end(c, result, why);
+}
+
+/* Interface. */
+
+struct call *
+upstream_post(struct upstream *u, int provider, struct buf *body, const struct call_ops *ops,
+    void *arg)
+{
+	struct call *c = calloc(1, sizeof *c);
+	struct link *l = NULL;
+
+	if (c != NULL) {
+		buf_add(&c->request, u->target[provider].head.data, u->target[provider].head.len);
+		buf_printf(&c->request, "Content-Length: %zu\r\n\r\n", body->len);
+		buf_add(&c->request, body->data, body->len);
+		if (!c->request.failed && !body->failed)
+			l = link_reuse(u, provider);
+		c->reused = l != NULL;
+		if (l == NULL && !c->request.failed && !body->failed)
+			l = link_new(u, provider);
+	}
+	buf_free(body);
+	if (l == NULL) {
+		if (c != NULL)
+			buf_free(&c->request);
+		free(c);
+		return NULL;
+	}
+	c->u = u;
+	c->link = l;
+	c->provider = provider;
+	c->ops = ops;
+	c->arg = arg;
+	response_init(&c->response);
+	l->call = c;
+	u->calls++;
+	if (l->state == LINK_BUSY)
+		start_sending(l);
+	return c;
+}
+
+void
+call_pause(struct call *c)
+{
+	if (c->paused || c->cancelled)
+		return;
+	c->paused = true;
+	if (c->link->state == LINK_BUSY)
+		link_unwatch(c->link);
+}
+
+void
+call_resume(struct call *c)
+{
+	if (!c->paused || c->cancelled)
+		return;
+	c->paused = false;
+	if (c->link->state != LINK_BUSY)
+		return;
+	link_watch(c->link);
+	/* TLS may hold what epoll does not know of. */
+	if (c->u->target[c->link->provider].tls)
+		event_active(&c->link->rd, EV_READ, 0);
+}
+
+void
+call_gather(struct call *c)
+{
+	if (c->gathered || c->cancelled)
+		return;
+	c->gathered = true;
+	if (!c->paused && c->link->state == LINK_BUSY) {
+		event_del(&c->link->rd);
+		link_watch(c->link);
+	}
+}
+
+bool
+call_paused(const struct call *c)
+{
+	return c->paused;
+}
+
+void
+call_cancel(struct call *c)
+{
+	if (c->cancelled)
+		return;
+	c->cancelled = true;
+	if (!c->busy)
+		call_free(c);
+}

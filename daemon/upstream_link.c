@@ -1,0 +1,196 @@
+/*
+ * Connections to providers.  Worker process.
+ *
+ * A connection belongs to a libcurl handle (CONNECT_ONLY) that stays in the multi for as long as
+ * it lives.  After a whole answer it waits in its provider's list for the next call.
+ *
+ * What bites: CURLOPT_CAPATH must be NULL with Debian's build, or each verified connection costs
+ * 16 times the CPU; TLS may hold bytes that epoll does not know of.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+
+#include "daemon/upstream_private.h"
+#include "shm/clock.h"
+
+#define IDLE_MAX 256       /* connections kept for the next call, a provider */
+#define IDLE_US (50 * UINT64_C(1000000)) /* and so long; many servers close after 60 s */
+
+void
+link_watch(struct link *l)
+{
+	if (l->call == NULL || !l->call->gathered || gather_add(l->u->gather, &l->gathered) != 0)
+		event_add(&l->rd, NULL);
+}
+
+void
+link_unwatch(struct link *l)
+{
+	event_del(&l->rd);
+	gather_remove(l->u->gather, &l->gathered);
+}
+
+void
+link_free(struct link *l)
+{
+	if (l->state != LINK_CONNECTING) {
+		link_unwatch(l);
+		event_del(&l->wr);
+	}
+	/* With a connect-only handle its connection goes, too. */
+	curl_multi_remove_handle(l->u->multi, l->easy);
+	curl_easy_cleanup(l->easy);
+	free(l);
+}
+
+static void
+unlist(struct link *l)
+{
+	struct target *t = &l->u->target[l->provider];
+
+	for (struct link **p = &t->idle; *p != NULL; p = &(*p)->next) {
+		if (*p == l) {
+			*p = l->next;
+			t->idle_count--;
+			return;
+		}
+	}
+}
+
+void
+link_rest(struct link *l)
+{
+	struct upstream *u = l->u;
+	struct target *t = &u->target[l->provider];
+
+	if (t->idle_count >= IDLE_MAX) {
+		link_free(l);
+		return;
+	}
+	l->state = LINK_IDLE;
+	l->call = NULL;
+	l->idle_us = coarse_us();
+	l->next = t->idle;
+	t->idle = l;
+	t->idle_count++;
+	event_del(&l->wr);
+	gather_remove(u->gather, &l->gathered);
+	/* To hear of the peer's close. */
+	event_add(&l->rd, NULL);
+}
+
+/* The connection used last is the one most likely to be still there. */
+struct link *
+link_reuse(struct upstream *u, int provider)
+{
+	struct target *t = &u->target[provider];
+	uint64_t now = coarse_us();
+	struct link *l;
+
+	while ((l = t->idle) != NULL) {
+		t->idle = l->next;
+		t->idle_count--;
+		if (now - l->idle_us < IDLE_US) {
+			l->state = LINK_BUSY;
+			return l;
+		}
+		link_free(l);
+	}
+	return NULL;
+}
+
+struct link *
+link_new(struct upstream *u, int provider)
+{
+	struct link *l = calloc(1, sizeof *l);
+	CURL *e;
+
+	if (l == NULL || (l->easy = e = curl_easy_init()) == NULL) {
+		free(l);
+		return NULL;
+	}
+	l->u = u;
+	l->provider = provider;
+	l->state = LINK_CONNECTING;
+	curl_easy_setopt(e, CURLOPT_CONNECT_ONLY, 1L);
+	curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "http,https");
+	curl_easy_setopt(e, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+	curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L);
+	curl_easy_setopt(e, CURLOPT_NOPROXY, "*");
+	curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT_MS, (long)u->config->timeouts.connect * 1000);
+	curl_easy_setopt(e, CURLOPT_TCP_NODELAY, 1L);
+	curl_easy_setopt(e, CURLOPT_TCP_KEEPALIVE, 1L);
+	curl_easy_setopt(e, CURLOPT_CAPATH, NULL);
+	curl_easy_setopt(e, CURLOPT_PRIVATE, l);
+	curl_easy_setopt(e, CURLOPT_ERRORBUFFER, l->error);
+	/* Only arms a timer; the connecting starts from the event loop. */
+	if (curl_easy_setopt(e, CURLOPT_URL, u->target[provider].url) != CURLE_OK ||
+	    curl_multi_add_handle(u->multi, e) != CURLM_OK) {
+		curl_easy_cleanup(e);
+		free(l);
+		return NULL;
+	}
+	return l;
+}
+
+void
+link_discard(struct link *l)
+{
+	unlist(l);
+	link_free(l);
+}
+
+CURLcode
+link_read(struct link *l, char *to, size_t len, size_t *n)
+{
+	ssize_t got;
+
+	if (l->u->target[l->provider].tls)
+		return curl_easy_recv(l->easy, to, len, n);
+	do {
+		got = recv(l->fd, to, len, 0);
+	} while (got < 0 && errno == EINTR);
+	*n = got > 0 ? (size_t)got : 0;
+	return got >= 0			      ? CURLE_OK
+	    : errno == EAGAIN || errno == EWOULDBLOCK ? CURLE_AGAIN
+						      : CURLE_RECV_ERROR;
+}
+
+CURLcode
+link_write(struct link *l, const char *from, size_t len, size_t *n)
+{
+	ssize_t sent;
+
+	if (l->u->target[l->provider].tls)
+		return curl_easy_send(l->easy, from, len, n);
+	do {
+		sent = send(l->fd, from, len, MSG_NOSIGNAL);
+	} while (sent < 0 && errno == EINTR);
+	*n = sent > 0 ? (size_t)sent : 0;
+	return sent >= 0		      ? CURLE_OK
+	    : errno == EAGAIN || errno == EWOULDBLOCK ? CURLE_AGAIN
+						      : CURLE_SEND_ERROR;
+}
+
+static enum call_result
+result_of(CURLcode code)
+{
+	return code == CURLE_OPERATION_TIMEDOUT ? CALL_TIMEOUT : CALL_CONNECT;
+}
+
+void
+link_connected(struct link *l, CURLcode code)
+{
+	curl_socket_t fd = CURL_SOCKET_BAD;
+
+	if (code == CURLE_OK)
+		curl_easy_getinfo(l->easy, CURLINFO_ACTIVESOCKET, &fd);
+	if (code == CURLE_OK && fd != CURL_SOCKET_BAD) {
+		l->fd = fd;
+		call_connected(l->call);
+		return;
+	}
+	call_failed(l->call, result_of(code),
+	    l->error[0] != '\0' ? l->error : curl_easy_strerror(code));
+}

@@ -1,0 +1,102 @@
+#ifndef DAEMON_UPSTREAM_PRIVATE_H
+#define DAEMON_UPSTREAM_PRIVATE_H
+
+/*
+ * What the files of upstream.h share: upstream.c (libcurl on the event loop), upstream_target.c
+ * (whom to call), upstream_link.c (connections), upstream_call.c (calls).  Nobody else includes
+ * it.  Worker.
+ */
+#include <curl/curl.h>
+#include <event2/event_struct.h>
+
+#include "daemon/gather.h"
+#include "daemon/response.h"
+#include "daemon/upstream.h"
+
+#define READ_SIZE 65536
+
+enum link_state {
+	LINK_CONNECTING, /* libcurl watches its socket; ends with its word */
+	LINK_BUSY,       /* a call is on it */
+	LINK_IDLE,       /* in its provider's list; ends by a call, the peer's close, or its age */
+};
+
+struct link {
+	struct upstream *u;
+	CURL *easy;
+	int provider;
+	enum link_state state;
+	int fd;              /* libcurl's, once it is connected */
+	struct event rd, wr;
+	bool closing;        /* the end is there, perhaps behind bytes that were not read yet */
+	struct gathered gathered; /* instead of rd, once the call says so */
+	struct call *call;
+	struct link *next;   /* idle ones */
+	uint64_t idle_us;
+	char error[CURL_ERROR_SIZE];
+};
+
+struct target { /* a provider */
+	char *url;       /* for the connection */
+	struct buf head; /* of every request, up to and without Content-Length */
+	struct link *idle;
+	int idle_count;
+	bool tls;
+};
+
+struct upstream {
+	struct event_base *base;
+	const struct config *config;
+	CURLM *multi;
+	struct event *timer;
+	struct gather *gather;
+	struct target target[CONFIG_PROVIDERS_MAX];
+	size_t calls;
+	char read[READ_SIZE];
+};
+
+struct call {
+	struct upstream *u;
+	struct link *link;
+	int provider;
+	struct buf request; /* head and body; freed when the answer begins */
+	size_t sent;
+	struct response response;
+	const struct call_ops *ops;
+	void *arg;
+	bool paused, reused, heard;
+	bool gathered;
+	bool busy, cancelled; /* cancelled while one of its callbacks runs: freed after that */
+};
+
+/* upstream_target.c: what every request to a provider begins with; false if its URL is none. */
+bool target_init(struct target *, const struct config_provider *, const char *path);
+void target_fini(struct target *);
+
+/* upstream_link.c.  A new one is CONNECTING; its call hears of the end of that. */
+struct link *link_new(struct upstream *, int provider);
+/* One that waited, or NULL; then it is BUSY. */
+struct link *link_reuse(struct upstream *, int provider);
+/* The answer is whole and the connection can take another request. */
+void link_rest(struct link *);
+/* The peer said something to a connection that waits, or closed it. */
+void link_discard(struct link *);
+void link_free(struct link *);
+/* Be told of what there is to read, with others' if the call says so; or no more. */
+void link_watch(struct link *);
+void link_unwatch(struct link *);
+/*
+ * Read or write what is there to be read or taken.  Plain connections go straight to the socket:
+ * libcurl looks for a handle's connection among all of them, at every call, and with a thousand
+ * open that is 6 us.  With TLS there is no way around it.  CURLE_AGAIN: nothing now; *n 0: closed.
+ */
+CURLcode link_read(struct link *, char *, size_t, size_t *n);
+CURLcode link_write(struct link *, const char *, size_t, size_t *n);
+/* libcurl has connected it, or failed to. */
+void link_connected(struct link *, CURLcode);
+
+/* upstream_call.c: the link's call can send, or will never. */
+void call_connected(struct call *);
+void call_failed(struct call *, enum call_result, const char *why);
+
+#endif
