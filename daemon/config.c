@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "daemon/config_file.h"
+#include "daemon/secret.h"
 
 struct config *
 config_load(const char *path, FILE *errors)
@@ -28,15 +29,6 @@ config_load(const char *path, FILE *errors)
 	return c;
 }
 
-/* Secrets don't stay behind in freed memory. */
-static void
-free_secret(char *secret)
-{
-	if (secret)
-		explicit_bzero(secret, strlen(secret));
-	free(secret);
-}
-
 void
 config_free(struct config *c)
 {
@@ -48,8 +40,11 @@ config_free(struct config *c)
 		free(c->origins[i]);
 	for (int i = 0; i < c->provider_count; i++) {
 		free(c->provider[i].name);
-		free(c->provider[i].base_url);
-		free_secret(c->provider[i].api_key);
+		for (int j = 0; j < c->provider[i].base_urls; j++)
+			free(c->provider[i].base_url[j]);
+		for (int j = 0; j < c->provider[i].api_keys; j++)
+			secret_free(c->provider[i].api_key[j]);
+		free(c->provider[i].ca_file);
 	}
 	for (int i = 0; i < c->model_count; i++) {
 		free(c->model[i].name);

@@ -18,15 +18,22 @@
 #define CONFIG_PROVIDERS_MAX 64
 #define CONFIG_ORIGINS_MAX 64
 #define CONFIG_FALLBACKS_MAX 8
+#define CONFIG_URLS_MAX 8 /* of a provider */
+#define CONFIG_KEYS_MAX 8
 
 enum config_dialect { DIALECT_OPENAI, DIALECT_OLLAMA, DIALECT_ANTHROPIC, DIALECT_AUTO };
 
 struct config_provider {
 	char *name;
 	enum config_dialect dialect;
-	char *base_url; /* without a trailing slash */
-	char *api_key;  /* "" for none; never logged */
+	char *base_url[CONFIG_URLS_MAX]; /* without a trailing slash; at least one */
+	int base_urls;
+	char *api_key[CONFIG_KEYS_MAX]; /* at least one, "" for none; secret.h; never logged */
+	int api_keys;
+	char *ca_file; /* whom to trust for https; NULL: whom the system trusts */
 	int retries;
+	uint32_t breaker_failures; /* 0: it never opens */
+	uint32_t breaker_seconds;
 };
 
 struct config_model {

@@ -6,11 +6,13 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 #include "daemon/config.h"
 #include "daemon/config_file.h"
 #include "daemon/config_value.h"
+#include "daemon/secret.h"
 #include "shm/region.h"
 
 #define DAY 86400
@@ -74,10 +76,13 @@ static const struct config_key timeouts_keys[] = {
 
 static const struct config_key provider_keys[] = {
 	{ "dialect", value_dialect, P(dialect), 0, 0, false },
-	{ "base_url", value_url, P(base_url), 0, 0, false },
-	{ "api_key", value_api_key, P(api_key), 0, 0, false },
-	{ "api_key_file", value_api_key_file, P(api_key), 0, 0, false },
+	{ "base_url", value_base_url, 0, 0, 0, true },
+	{ "api_key", value_api_key, 0, 0, 0, true },
+	{ "api_key_file", value_api_key_file, 0, 0, 0, true },
+	{ "ca_file", value_ca_file, P(ca_file), 0, 0, false },
 	{ "retries", value_int, P(retries), 0, 10, false },
+	{ "breaker_failures", value_uint, P(breaker_failures), 0, 1000, false },
+	{ "breaker_seconds", value_uint, P(breaker_seconds), 1, 3600, false },
 	{ 0 },
 };
 
@@ -214,6 +219,21 @@ find_provider(const struct config *c, const char *name)
 	return -1;
 }
 
+/* A key that leaves the machine should not leave it in the clear. */
+static void
+warn_plain(struct config_file *f, const struct config_provider *p, int line)
+{
+	static const char *const here[] = { "http://127.", "http://localhost", "http://[::1]" };
+	for (int i = 0; i < p->base_urls && *p->api_key[0]; i++) {
+		bool local = strncasecmp(p->base_url[i], "http://", 7) != 0;
+		for (size_t j = 0; j < sizeof(here) / sizeof(*here); j++)
+			local = local || strncasecmp(p->base_url[i], here[j], strlen(here[j])) == 0;
+		if (!local)
+			config_warning(f, line, "base_url", "the key of provider \"%s\" goes out "
+			    "unencrypted", p->name);
+	}
+}
+
 static void
 check_provider(struct config_file *f, struct config *c, size_t section)
 {
@@ -229,11 +249,14 @@ check_provider(struct config_file *f, struct config *c, size_t section)
 	p->name = config_strdup(s->title);
 	p->dialect = DIALECT_OPENAI;
 	p->retries = 2;
+	p->breaker_failures = 8;
+	p->breaker_seconds = 10;
 	apply_section(f, section, provider_keys, p);
-	if (!p->base_url && !find(f, section, "base_url") && !f->broken)
+	if (p->base_urls == 0 && !find(f, section, "base_url") && !f->broken)
 		config_fault(f, s->line, "base_url", "is missing in provider \"%s\"", p->name);
-	if (!p->api_key)
-		p->api_key = config_strdup("");
+	if (p->api_keys == 0)
+		p->api_key[p->api_keys++] = secret_strdup("");
+	warn_plain(f, p, line_of(f, section, "base_url"));
 }
 
 /* The names in a model's list of providers. */

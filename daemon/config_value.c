@@ -5,6 +5,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <openssl/bio.h>
+#include <openssl/err.h>
+#include <openssl/pem.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -12,6 +15,7 @@
 
 #include "daemon/address.h"
 #include "daemon/config.h"
+#include "daemon/secret.h"
 
 #define SECRET_MAX 8192
 
@@ -211,8 +215,13 @@ check_origin(const char *url, const char **rest)
 	return NULL;
 }
 
-SETTER(value_url)
+SETTER(value_base_url)
 {
+	struct config_provider *p = field;
+	if (strcmp(value, CONFIG_EMPTY) == 0) {
+		config_fault(f, e->line, k->name, "needs at least one URL");
+		return;
+	}
 	const char *rest, *why = check_origin(value, &rest);
 	size_t len = strlen(value);
 	if (!why && strchr(value, '#'))
@@ -226,7 +235,15 @@ SETTER(value_url)
 	}
 	while (len > 0 && value[len - 1] == '/')
 		len--;
-	replace(field, value, len);
+	for (int i = 0; i < p->base_urls; i++)
+		if (strlen(p->base_url[i]) == len && memcmp(p->base_url[i], value, len) == 0) {
+			config_fault(f, e->line, k->name, "a URL is there twice");
+			return;
+		}
+	if (p->base_urls == CONFIG_URLS_MAX)
+		config_fault(f, e->line, k->name, "more than %d of them", CONFIG_URLS_MAX);
+	else
+		replace(&p->base_url[p->base_urls++], value, len);
 }
 
 SETTER(value_origin)
@@ -252,29 +269,42 @@ SETTER(value_origin)
 }
 
 static void
-set_secret(struct config_file *f, const struct config_key *k, char **field,
+add_secret(struct config_file *f, const struct config_key *k, struct config_provider *p,
     const struct config_entry *e, const char *value)
 {
-	for (const char *p = value; *p; p++)
-		if (*p <= ' ' || *p > '~') {
+	if (p->api_keys > 0 && e->first) {
+		config_fault(f, e->line, k->name, "only one of api_key and api_key_file");
+		return;
+	}
+	if (p->api_keys == CONFIG_KEYS_MAX) {
+		config_fault(f, e->line, k->name, "more than %d of them", CONFIG_KEYS_MAX);
+		return;
+	}
+	for (const char *c = value; *c; c++)
+		if (*c <= ' ' || *c > '~') {
 			config_fault(f, e->line, k->name,
 			    "has a character that a header cannot have");
 			return;
 		}
-	if (*field)
-		config_fault(f, e->line, k->name, "only one of api_key and api_key_file");
-	else
-		*field = config_strdup(value);
+	for (int i = 0; i < p->api_keys; i++)
+		if (!*value || !*p->api_key[i] || strcmp(p->api_key[i], value) == 0) {
+			config_fault(f, e->line, k->name, "a key is empty, or there twice");
+			return;
+		}
+	p->api_key[p->api_keys++] = secret_strdup(value);
 }
 
 SETTER(value_api_key)
 {
-	set_secret(f, k, field, e, value);
+	if (strcmp(value, CONFIG_EMPTY) != 0)
+		add_secret(f, k, field, e, value);
 }
 
 SETTER(value_api_key_file)
 {
 	char text[SECRET_MAX + 1];
+	if (strcmp(value, CONFIG_EMPTY) == 0)
+		return;
 	int fd = open(value, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text));
 	if (n < 0)
@@ -295,8 +325,24 @@ SETTER(value_api_key_file)
 	else if (strlen(text) != (size_t)n)
 		config_fault(f, e->line, k->name, "%s holds a NUL", value);
 	else
-		set_secret(f, k, field, e, text);
+		add_secret(f, k, field, e, text);
 	explicit_bzero(text, sizeof(text));
+}
+
+/* The worker reads it again, as the user that it runs as: said here, not at the first call. */
+SETTER(value_ca_file)
+{
+	BIO *in = BIO_new_file(value, "r");
+	X509 *first = in ? PEM_read_bio_X509(in, NULL, NULL, NULL) : NULL;
+	if (!in)
+		config_fault(f, e->line, k->name, "cannot read %s", value);
+	else if (!first)
+		config_fault(f, e->line, k->name, "%s holds no PEM certificate", value);
+	else
+		replace(field, value, strlen(value));
+	X509_free(first);
+	BIO_free(in);
+	ERR_clear_error();
 }
 
 SETTER(value_nothing)

@@ -18,10 +18,11 @@ config_set_fn value_dialect; /* enum config_dialect */
 config_set_fn value_tokenizer; /* enum tokenizer */
 config_set_fn value_listen; /* struct config: one more address */
 config_set_fn value_admin_listen; /* an address or "" */
-config_set_fn value_url; /* http or https, no trailing slash */
+config_set_fn value_base_url; /* struct config_provider: one more; http or https */
 config_set_fn value_origin; /* struct config: one more origin */
-config_set_fn value_api_key;
-config_set_fn value_api_key_file; /* its contents */
+config_set_fn value_api_key; /* struct config_provider: one more */
+config_set_fn value_api_key_file; /* struct config_provider: its contents */
+config_set_fn value_ca_file; /* char *: a file of certificates, that can be read */
 config_set_fn value_nothing; /* looked up later, when all names are known */
 
 #endif

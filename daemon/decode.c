@@ -7,6 +7,7 @@
  */
 #include "daemon/decode.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "daemon/log.h"
@@ -24,6 +25,35 @@ defect(struct stream *st, enum defect_kind kind)
 {
 	metrics_defect((unsigned)st->provider, kind);
 	st->defects++;
+}
+
+static void
+failed(struct stream *st, enum upstream_kind kind, struct span message, const char *text)
+{
+	struct failure f = {
+	    .kind = kind,
+	    .status = st->status,
+	    .retry_after = st->retry_after,
+	    .message = message,
+	    .text = text,
+	};
+
+	attempt_failed(st, &f);
+}
+
+/* It ended too early: before its first token it may be asked again. */
+static void
+broken_off(struct stream *st, const char *text)
+{
+	struct failure f = {
+	    .kind = UPSTREAM_TRUNCATED,
+	    .status = st->status,
+	    .text = text,
+	    .code = st->first_us != 0 ? "upstream_truncated" : NULL,
+	};
+
+	defect(st, DEFECT_TRUNCATED);
+	attempt_failed(st, &f);
 }
 
 static void
@@ -83,6 +113,7 @@ arrived(struct stream *st, bool shown, struct span text)
 	if (st->first_us == 0) {
 		st->first_us = monotonic_us();
 		st->saw_first = true;
+		attempt_worked(st);
 		stream_move(st, STREAM_RUNNING);
 	}
 	st->progress_us = st->w->event_us;
@@ -207,13 +238,7 @@ on_event(void *arg, const struct sse_event *ev)
 		st->done_seen = true;
 		return true;
 	case DELTA_ERROR:
-		metrics_upstream_error((unsigned)st->provider, UPSTREAM_MIDSTREAM);
-		settle_provider_message(st, d.message);
-		if (d.message.len > 0)
-			stream_close(st, OUTCOME_UPSTREAM, "upstream_error", NULL);
-		else
-			stream_close(st, OUTCOME_UPSTREAM, "upstream_error",
-			    "the provider reported an error");
+		failed(st, UPSTREAM_REPORTED, d.message, "the provider reported an error");
 		return false;
 	default:
 		break;
@@ -250,7 +275,6 @@ decode_data(void *arg, const char *bytes, size_t len)
 
 	st->bytes += len;
 	st->w->event_us = coarse_us();
-	buf_free(&st->request); /* no retry can need it any more */
 	if (!st->event_stream) {
 		if (st->raw_error.len < ERROR_BODY_MAX)
 			buf_add(&st->raw_error, bytes,
@@ -264,7 +288,7 @@ decode_data(void *arg, const char *bytes, size_t len)
 	switch (result) {
 	case SSE_OVERSIZE:
 		defect(st, DEFECT_OVERSIZE);
-		stream_close(st, OUTCOME_UPSTREAM, "upstream_error",
+		failed(st, UPSTREAM_PROTOCOL, (struct span){0},
 		    "the provider sent a line over 1 MiB");
 		break;
 	case SSE_NOMEM:
@@ -301,54 +325,51 @@ decode_flush(void *arg)
 static void
 end_refused(struct stream *st)
 {
-	const char *code;
+	char text[64];
 	struct span message = openai_error_message(st->raw_error.data == NULL ? "" :
 	    st->raw_error.data, st->raw_error.len, &st->w->decoded);
 
-	metrics_upstream_error((unsigned)st->provider,
-	    st->status == 200 ? UPSTREAM_PROTOCOL : UPSTREAM_STATUS);
-	code = st->status == 429 ? "overloaded" : "upstream_error";
-	/* It is our key that was refused: for the operator to know, and such messages quote keys. */
-	if (st->status == 401 || st->status == 403) {
-		log_event(LOG_WARN, "provider refuses the key", "provider",
-		    st->w->config->provider[st->provider].name, NULL);
-		message.len = 0;
+	if (st->status == 200) {
+		failed(st, UPSTREAM_PROTOCOL, message, "the provider sent no event stream");
+		return;
 	}
-	settle_provider_message(st, message);
-	if (message.len > 0)
-		stream_close(st, OUTCOME_UPSTREAM, code, NULL);
-	else if (st->status == 200)
-		stream_close(st, OUTCOME_UPSTREAM, code, "the provider sent no event stream");
-	else
-		stream_close(st, OUTCOME_UPSTREAM, code, "the provider answered with status %d",
-		    st->status);
+	/* It is our key that was refused: for the operator to know, and such messages quote keys. */
+	if (retry_kind_of_status(st->status) == UPSTREAM_AUTH)
+		message.len = 0;
+	snprintf(text, sizeof text, "the provider answered with status %d", st->status);
+	failed(st, retry_kind_of_status(st->status), message, text);
 }
 
 static void
 end_failed(struct stream *st, enum call_result result, const char *why)
 {
-	bool begun = st->first_us != 0;
-
 	switch (result) {
 	case CALL_TIMEOUT:
-		metrics_upstream_error((unsigned)st->provider, UPSTREAM_TIMEOUT);
-		stream_close(st, OUTCOME_UPSTREAM, "upstream_timeout",
+		failed(st, UPSTREAM_CONNECT_TIMEOUT, (struct span){0},
 		    "no connection to the provider in time");
 		break;
 	case CALL_TRUNCATED:
-		metrics_upstream_error((unsigned)st->provider, UPSTREAM_MIDSTREAM);
-		if (begun)
-			defect(st, DEFECT_TRUNCATED);
-		stream_close(st, OUTCOME_UPSTREAM, begun ? "upstream_truncated" : "upstream_error",
-		    "the provider's answer broke off");
+		/* What a status says is whole without the rest of its body. */
+		if (st->status != 200) {
+			end_refused(st);
+			break;
+		}
+		broken_off(st, "the provider's answer broke off");
+		break;
+	case CALL_TLS:
+		log_event(LOG_WARN, "no TLS with the provider", "provider",
+		    st->w->config->provider[st->provider].name, "why", why, NULL);
+		failed(st, UPSTREAM_TLS, (struct span){0},
+		    "no trusted connection to the provider came about");
+		break;
+	case CALL_PROTOCOL:
+		log_event(LOG_WARN, "provider does not speak HTTP", "provider",
+		    st->w->config->provider[st->provider].name, "why", why, NULL);
+		failed(st, UPSTREAM_PROTOCOL, (struct span){0},
+		    "the provider's answer is not HTTP");
 		break;
 	default:
-		metrics_upstream_error((unsigned)st->provider,
-		    result == CALL_PROTOCOL ? UPSTREAM_PROTOCOL : UPSTREAM_CONNECT);
-		log_event(LOG_WARN, "provider call failed", "provider",
-		    st->w->config->provider[st->provider].name, "why", why, NULL);
-		stream_close(st, OUTCOME_UPSTREAM, "upstream_error",
-		    "the provider could not be reached");
+		failed(st, UPSTREAM_CONNECT, (struct span){0}, "the provider could not be reached");
 	}
 }
 
@@ -359,17 +380,14 @@ end_complete(struct stream *st)
 	if (!st->event_stream) {
 		end_refused(st);
 	} else if (st->finish == OUTCOME_NONE && !st->done_seen) {
-		defect(st, DEFECT_TRUNCATED);
-		metrics_upstream_error((unsigned)st->provider, UPSTREAM_MIDSTREAM);
-		stream_close(st, OUTCOME_UPSTREAM,
-		    st->first_us != 0 ? "upstream_truncated" : "upstream_error",
-		    "the provider's answer ended without its end mark");
+		broken_off(st, "the provider's answer ended without its end mark");
 	} else {
 		uint8_t outcome = st->finish == OUTCOME_NONE ? OUTCOME_STOP : st->finish;
 
 		if (outcome == OUTCOME_LENGTH && st->credit_bound)
 			outcome = OUTCOME_CREDIT;
 		st->complete = true;
+		attempt_worked(st); /* without a token, too */
 		stream_close(st, outcome, NULL, NULL);
 	}
 }

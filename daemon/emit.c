@@ -70,6 +70,13 @@ member_text(struct buf *b, const char *before, const char *text)
 }
 
 static void
+member_if(struct buf *b, const char *before, const char *text)
+{
+	if (text != NULL)
+		member_text(b, before, text);
+}
+
+static void
 member_u64(struct buf *b, const char *before, uint64_t n)
 {
 	buf_str(b, before);
@@ -159,6 +166,7 @@ emit_begin(struct buf *b, enum emit_format format, const struct emit_stream *s, 
 		member_text(b, ",\"model\":", s->model);
 		member_u64(b, ",\"prompt_tokens\":", s->prompt_tokens);
 		member_money(b, ",\"reserved\":", s->reserved);
+		member_if(b, ",\"provider\":", s->provider);
 		LIT(b, "}}\n\n");
 	} else if (format == EMIT_OPENAI) {
 		chunk_head(b, s);
@@ -283,6 +291,7 @@ emit_done(struct buf *b, enum emit_format format, const struct emit_stream *s,
 		usage_members(b, e);
 		member_money(b, "},\"cost\":", e->cost);
 		member_money(b, ",\"balance\":", e->balance);
+		member_if(b, ",\"provider\":", e->provider);
 		LIT(b, ",\"full_text\":");
 		buf_json(b, e->full_text.p, e->full_text.len);
 		LIT(b, "}}\n\n");
@@ -306,14 +315,21 @@ emit_done(struct buf *b, enum emit_format format, const struct emit_stream *s,
 
 static void
 error_object(struct buf *b, const char *type, const char *code, const char *param,
-    struct span message)
+    const char *kind, struct span message)
 {
 	LIT(b, "{\"message\":");
 	buf_json(b, message.p, message.len);
 	member_text(b, ",\"type\":", type);
 	member_text(b, ",\"code\":", code);
 	member_text(b, ",\"param\":", param);
+	member_if(b, ",\"kind\":", kind);
 	LIT(b, "}");
+}
+
+static void
+end_error(struct buf *b, const struct emit_end *e)
+{
+	error_object(b, e->error_type, e->error_code, NULL, e->error_kind, e->error_message);
 }
 
 void
@@ -324,27 +340,36 @@ emit_error(struct buf *b, enum emit_format format, const struct emit_stream *s,
 	case EMIT_TYPED:
 		id_line(b, offset, "-e");
 		LIT(b, "data: {\"type\":\"error\",\"data\":{\"error\":");
-		error_object(b, e->error_type, e->error_code, NULL, e->error_message);
+		end_error(b, e);
 		member_money(b, ",\"cost\":", e->cost);
 		member_money(b, ",\"balance\":", e->balance);
+		member_if(b, ",\"provider\":", e->provider);
 		LIT(b, "}}\n\n");
 		break;
 	case EMIT_OPENAI:
 		usage_chunk(b, s, e);
 		chunk_head(b, s);
 		LIT(b, ",\"error\":");
-		error_object(b, e->error_type, e->error_code, NULL, e->error_message);
+		end_error(b, e);
 		LIT(b, ",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"error\"}]");
 		chunk_tail(b, s);
 		break;
 	case EMIT_CONTENT:
 		LIT(b, "data: ");
-		emit_error_body(b, e->error_type, e->error_code, NULL, e->error_message);
+		emit_error_end(b, e);
 		LIT(b, "\n\n");
 		break;
 	case EMIT_TEXT:
 		break;
 	}
+}
+
+void
+emit_error_end(struct buf *b, const struct emit_end *e)
+{
+	LIT(b, "{\"error\":");
+	end_error(b, e);
+	LIT(b, "}");
 }
 
 void
@@ -379,6 +404,6 @@ emit_error_body(struct buf *b, const char *type, const char *code, const char *p
     struct span message)
 {
 	LIT(b, "{\"error\":");
-	error_object(b, type, code, param, message);
+	error_object(b, type, code, param, NULL, message);
 	LIT(b, "}");
 }

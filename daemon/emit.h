@@ -24,6 +24,7 @@ struct emit_stream {
 	int64_t reserved;
 	int64_t created; /* seconds since the epoch */
 	bool include_usage;
+	const char *provider; /* who answers; NULL: not known yet */
 	/* What emit_template() wrote for this stream; optional, makes the openai dialect faster. */
 	struct span openai_head;
 };
@@ -33,8 +34,10 @@ struct emit_end {
 	uint32_t prompt_tokens, cached_tokens, completion_tokens;
 	int64_t cost, balance;
 	struct span full_text;
+	const char *provider; /* who was asked last; NULL: nobody, or it is not known any more */
 	/* Errors only: */
 	const char *error_code, *error_type;
+	const char *error_kind; /* how the provider failed; NULL: it is not that */
 	struct span error_message;
 };
 
@@ -61,6 +64,8 @@ void emit_done(struct buf *, enum emit_format, const struct emit_stream *, const
  * aborts the connection. */
 void emit_error(struct buf *, enum emit_format, const struct emit_stream *,
     const struct emit_end *, uint64_t offset);
+/* The same as a whole JSON body, where nothing was sent yet. */
+void emit_error_end(struct buf *, const struct emit_end *);
 void emit_keepalive(struct buf *, enum emit_format);
 
 /* Last-Event-ID: the text offset in it, and whether it is the last event's (the end was seen).

@@ -8,6 +8,7 @@
 
 #include "daemon/config.h"
 #include "daemon/master.h"
+#include "daemon/secret.h"
 #include "daemon/title.h"
 
 #define DEFAULT_CONFIG "/etc/tolld/tolld.conf"
@@ -71,6 +72,7 @@ main(int argc, char **argv)
 	}
 	if (check_only)
 		return check(path);
+	secret_no_core();
 	config = config_load(path, stderr);
 	if (!config)
 		return 1;

@@ -117,12 +117,16 @@ NAMES(refused_text, JOURNAL_TYPES + 1, [REFUSED_UNKNOWN] = "unknown",
     [JOURNAL_KEY_REVOKE] = "key_revoke", [JOURNAL_PRICE] = "price", [JOURNAL_SYNC] = "sync",
     [JOURNAL_ACCOUNT_SET] = "account_set", [JOURNAL_FREEZE] = "freeze", [JOURNAL_CHECKPOINT] = "checkpoint",
     [JOURNAL_COMPACT] = "compact", [JOURNAL_ASK] = "ask", [REFUSED_RING] = "ring")
-NAMES(error_text, UPSTREAM_KINDS, [UPSTREAM_CONNECT] = "connect", [UPSTREAM_TIMEOUT] = "timeout",
-    [UPSTREAM_STATUS] = "status", [UPSTREAM_PROTOCOL] = "protocol",
-    [UPSTREAM_MIDSTREAM] = "midstream")
 NAMES(defect_text, DEFECT_KINDS, [DEFECT_UTF8] = "utf8", [DEFECT_JSON] = "json",
     [DEFECT_TRUNCATED] = "truncated", [DEFECT_OVERSIZE] = "oversize", [DEFECT_USAGE] = "usage")
 NAMES(version_text, 1, TOLLD_VERSION)
+
+static const char *
+error_text(const struct config *c, uint32_t i)
+{
+	(void)c;
+	return retry_kind_text((enum upstream_kind)i);
+}
 
 static const char *
 worker_text(const struct config *c, uint32_t i)
@@ -194,7 +198,9 @@ enum {
 	W_OVERHEAD = W_FIRST_TOKEN + MODELS * (FIRST_TOKEN_BUCKETS + 2),
 	W_DURATION = W_OVERHEAD + OVERHEAD_BUCKETS + 2,
 	W_ERRORS = W_DURATION + DURATION_BUCKETS + 2,
-	W_CHUNKS = W_ERRORS + PROVIDERS * UPSTREAM_KINDS,
+	W_RETRIES = W_ERRORS + PROVIDERS * UPSTREAM_KINDS,
+	W_OPENED = W_RETRIES + PROVIDERS,
+	W_CHUNKS = W_OPENED + PROVIDERS,
 	W_BYTES = W_CHUNKS + PROVIDERS,
 	W_DEFECTS = W_BYTES + PROVIDERS,
 	W_DRIFT = W_DEFECTS + PROVIDERS * DEFECT_KINDS,
@@ -240,6 +246,12 @@ const struct metrics_family metrics_families[M_FAMILIES] = {
         UNIT_SECONDS, .buckets = &b_duration, .base = W_DURATION},
     [M_UPSTREAM_ERRORS] = {"tolld_upstream_errors_total", "Failed calls to providers, by kind.",
         COUNTER, UNIT_ONE, {&l_provider, &l_error}, .base = W_ERRORS},
+    [M_UPSTREAM_RETRIES] = {"tolld_upstream_retries_total",
+        "Calls made because an earlier one of the stream had failed.", COUNTER, UNIT_ONE,
+        {&l_provider}, .base = W_RETRIES},
+    [M_BREAKER_OPENED] = {"tolld_upstream_breaker_opened_total",
+        "Times that a worker's circuit breaker opened.", COUNTER, UNIT_ONE, {&l_provider},
+        .base = W_OPENED},
     [M_UPSTREAM_CHUNKS] = {"tolld_upstream_chunks_total", "Events received from providers.",
         COUNTER, UNIT_ONE, {&l_provider}, .base = W_CHUNKS},
     [M_UPSTREAM_BYTES] = {"tolld_upstream_bytes_total", "Bytes received from providers.", COUNTER,
@@ -426,6 +438,18 @@ void
 metrics_upstream_error(unsigned provider, enum upstream_kind kind)
 {
 	add(series(M_UPSTREAM_ERRORS, provider_index(provider), kind), 1);
+}
+
+void
+metrics_retry(unsigned provider)
+{
+	add(series(M_UPSTREAM_RETRIES, provider_index(provider), 0), 1);
+}
+
+void
+metrics_breaker_opened(unsigned provider)
+{
+	add(series(M_BREAKER_OPENED, provider_index(provider), 0), 1);
 }
 
 void

@@ -12,6 +12,7 @@
 
 #include "daemon/buf.h"
 #include "daemon/config.h"
+#include "daemon/retry.h"
 #include "shm/journal_record.h"
 #include "shm/region.h"
 
@@ -53,14 +54,6 @@ enum connection_kind { CONNECTION_DESCRIPTORS, CONNECTION_MEMORY, CONNECTION_KIN
 /* metrics_refused: of no type that there is, and the ring itself; else enum journal_type. */
 #define REFUSED_UNKNOWN 0
 #define REFUSED_RING JOURNAL_TYPES
-enum upstream_kind {
-	UPSTREAM_CONNECT,
-	UPSTREAM_TIMEOUT,
-	UPSTREAM_STATUS,
-	UPSTREAM_PROTOCOL,
-	UPSTREAM_MIDSTREAM,
-	UPSTREAM_KINDS
-};
 enum defect_kind { DEFECT_UTF8, DEFECT_JSON, DEFECT_TRUNCATED, DEFECT_OVERSIZE, DEFECT_USAGE,
 	DEFECT_KINDS };
 
@@ -77,6 +70,9 @@ void metrics_first_token(unsigned model, uint64_t us);
 void metrics_overhead(uint64_t us);
 void metrics_upstream(unsigned provider, uint64_t chunks, uint64_t bytes);
 void metrics_upstream_error(unsigned provider, enum upstream_kind);
+/* A call after the first one of a stream, by the provider that it went to. */
+void metrics_retry(unsigned provider);
+void metrics_breaker_opened(unsigned provider);
 void metrics_defect(unsigned provider, enum defect_kind);
 void metrics_table_full(enum table_kind);         /* keeper */
 void metrics_connection_refused(enum connection_kind);

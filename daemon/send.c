@@ -3,6 +3,7 @@
  * the reserve's record, and answers when that is on disk.  Charges nothing, streams nothing.
  * Worker process.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -187,13 +188,33 @@ gone(void *arg, struct conn *c)
 		stream_cancel(st, OUTCOME_CANCELLED);
 }
 
-static struct stream *
-make_stream(struct worker *w, struct chat_request *r, uint8_t message_id[static 16])
+/* "00-<32 hex>-<16 hex>-<2 hex>": what is not exactly that is not passed on. */
+static void
+trace_context(struct stream *st, struct span v)
 {
+	static const char form[] = "xx-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx-xxxxxxxxxxxxxxxx-xx";
+
+	if (v.len != sizeof form - 1)
+		return;
+	for (size_t i = 0; i < v.len; i++)
+		if (form[i] == 'x' ? strchr("0123456789abcdef", v.p[i]) == NULL || v.p[i] == '\0'
+				   : v.p[i] != form[i])
+			return;
+	memcpy(st->traceparent, v.p, v.len);
+	st->traceparent[v.len] = '\0';
+}
+
+static struct stream *
+make_stream(struct conn *c, struct chat_request *r, const struct http_request *h,
+    uint8_t message_id[static 16])
+{
+	struct worker *w = conn_arg(c);
 	struct stream *st = stream_new(w->streams);
 
 	if (st == NULL)
 		return NULL;
+	snprintf(st->request_id, sizeof st->request_id, "%s", conn_request_id(c));
+	trace_context(st, http_header(h, "traceparent"));
 	if (!r->has_session)
 		id_random(r->session_id, sizeof r->session_id);
 	id_random(message_id, 16);
@@ -315,7 +336,7 @@ send_handler(struct conn *c, const struct http_request *h, struct span body)
 	}
 	price_id = quote_price(w->region, r.model, &price);
 	quote_make(w->config, w->region, &r, &price, &q);
-	st = make_stream(w, &r, message_id);
+	st = make_stream(c, &r, h, message_id);
 	if (st == NULL) {
 		refuse_overloaded(c, RESERVE_MEMORY, "out of memory");
 		return;

@@ -181,6 +181,7 @@ log_line(const struct stream *st)
 {
 	const struct settlement *x = &st->settlement;
 	char cost[MONEY_TEXT_MAX], tokens[32], ms[24], first[24], chunks[24], id[80];
+	char counted[16], reported[24], attempts[16];
 
 	money_format(cost, x->charge);
 	snprintf(tokens, sizeof tokens, "%" PRIu32 "+%" PRIu32, x->prompt + x->cached,
@@ -190,11 +191,17 @@ log_line(const struct stream *st)
 	    st->first_us == 0 ? 0 : (st->first_us - st->opened_us) / 1000);
 	snprintf(chunks, sizeof chunks, "%" PRIu64, st->chunks);
 	snprintf(id, sizeof id, "%.*s", (int)st->account->id_len, st->account->id);
+	snprintf(counted, sizeof counted, "%" PRIu32,
+	    st->opened_us != 0 ? meter_tokens(&st->meter) : 0);
+	snprintf(reported, sizeof reported, "%" PRId64, (int64_t)st->usage.completion);
+	snprintf(attempts, sizeof attempts, "%u", st->attempt.count);
 	/* The stream's id opens it for whoever has it: only its message is named. */
-	log_event(LOG_INFO, "stream ended", "message", st->message_text, "account", id, "model",
-	    st->w->config->model[st->model].name, "outcome", outcome_text(st->outcome), "error",
+	log_event(LOG_INFO, "stream ended", "request", st->request_id, "message",
+	    st->message_text, "account", id, "model", st->w->config->model[st->model].name,
+	    "provider", attempt_provider(st), "attempts", attempts, "outcome", outcome_text(st->outcome), "error",
 	    st->error_code == NULL ? "" : st->error_code, "tokens", tokens, "cost", cost, "ms", ms,
-	    "first_token_ms", first, "chunks", chunks, NULL);
+	    "first_token_ms", first, "chunks", chunks, "counted", counted, "reported",
+	    st->usage.present ? reported : NULL, NULL);
 }
 
 static void
@@ -208,8 +215,6 @@ count(const struct stream *st)
 	metrics_tokens(model, TOKENS_CACHED, x->cached);
 	metrics_tokens(model, TOKENS_COMPLETION, x->completion);
 	metrics_charged(model, x->charge, x->uncollected);
-	if (st->opened_us != 0)
-		metrics_upstream((unsigned)st->provider, st->chunks, st->bytes);
 	if (st->complete && x->completion > 0)
 		quote_learn(st->w->region, st->model, x->completion);
 }
@@ -238,38 +243,6 @@ settled_cb(void *arg, uint64_t position)
 	stream_touch(st);
 	FAULT("settle.told");
 	streams_flush(st->w->streams);
-}
-
-static bool
-is_continuation(char c)
-{
-	return ((unsigned char)c & 0xc0) == 0x80;
-}
-
-void
-settle_provider_message(struct stream *st, struct span message)
-{
-	const char *key = st->w->config->provider[st->provider].api_key;
-	size_t key_len = strlen(key), i = 0, n = 0;
-
-	/* Masked while it is copied: what the end of the room cuts might be a part of the key. */
-	while (i < message.len && n < sizeof st->error_message - 1) {
-		if (key_len > 0 && message.len - i >= key_len &&
-		    memcmp(message.p + i, key, key_len) == 0) {
-			st->error_message[n++] = '*';
-			i += key_len;
-		} else {
-			st->error_message[n++] = message.p[i++];
-		}
-	}
-	/* Never half a character. */
-	if (i < message.len && is_continuation(message.p[i])) {
-		while (n > 0 && is_continuation(st->error_message[n - 1]))
-			n--;
-		if (n > 0)
-			n--;
-	}
-	st->error_message[n] = '\0';
 }
 
 void

@@ -11,8 +11,6 @@ void settle_begin(struct stream *);
 /* The ring was full: settle_retry will take it up when there is room. */
 void settle_later(struct stream *);
 void settle_retry(struct worker *);
-/* Keep what the provider said for the client, without our key for it. */
-void settle_provider_message(struct stream *, struct span message);
 /* Fill an ENDED stream from what state.mdb knows. */
 void settle_from_row(struct stream *, const struct stream_row *);
 

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "daemon/log.h"
+#include "daemon/secret.h"
 #include "daemon/sockets.h"
 #include "daemon/title.h"
 
@@ -98,6 +99,16 @@ drop_privileges(const struct owner *owner)
 		fatalx("could become root again");
 }
 
+/* Nobody reads the environment any more; a key that came by it is in the config. */
+static void
+protect_secrets(const struct config *c)
+{
+	secret_no_core();
+	for (int i = 0; i < c->provider_count; i++)
+		for (int j = 0; j < c->provider[i].api_keys; j++)
+			secret_forget_environment(c->provider[i].api_key[j]);
+}
+
 static void child(struct heritage *, uint32_t proc, const struct owner *, pid_t master)
     __attribute__((noreturn));
 
@@ -108,6 +119,7 @@ child(struct heritage *h, uint32_t proc, const struct owner *owner, pid_t master
 	set_signals();
 	sockets_keep(h, proc);
 	drop_privileges(owner);
+	protect_secrets(h->config);
 	/* After the change of user, which clears it.  A master that died before cannot send it. */
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
 		fatal("prctl");

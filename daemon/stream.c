@@ -141,7 +141,7 @@ forget(struct streams *s, struct stream *st)
 		s->all = st->next;
 	if (st->next != NULL)
 		st->next->prev = st->prev;
-	buf_free(&st->request);
+	attempt_fini(st);
 	buf_free(&st->text);
 	buf_free(&st->pieces);
 	buf_free(&st->pending);
@@ -291,6 +291,7 @@ stream_describe(const struct stream *st, struct emit_stream *es)
 	    .reserved = st->reserved,
 	    .created = (int64_t)st->created_s,
 	    .include_usage = st->include_usage,
+	    .provider = st->first_us != 0 ? attempt_provider(st) : NULL,
 	};
 }
 
@@ -316,6 +317,8 @@ stream_end(const struct stream *st, struct emit_end *end)
 	    .full_text = {st->text.data, st->text.len},
 	    .error_code = st->error_code,
 	    .error_type = "server_error",
+	    .error_kind = st->error_kind,
+	    .provider = attempt_provider(st),
 	    .error_message = {st->error_message, strlen(st->error_message)},
 	};
 	if (end->full_text.p == NULL)
@@ -366,11 +369,7 @@ stream_close(struct stream *st, uint8_t outcome, const char *error_code, const c
 		vsnprintf(st->error_message, sizeof st->error_message, fmt, ap);
 		va_end(ap);
 	}
-	if (st->call != NULL) {
-		call_cancel(st->call);
-		st->call = NULL;
-	}
-	buf_free(&st->request);
+	attempt_fini(st);
 	buf_free(&st->pending);
 	buf_free(&st->pending_hidden);
 	sse_free(&st->sse);
@@ -397,8 +396,6 @@ stream_void(struct stream *st)
 	stream_cancel(st, OUTCOME_CANCELLED);
 }
 
-static const struct call_ops call_ops = {decode_head, decode_data, decode_flush, decode_end};
-
 void
 stream_run(struct stream *st)
 {
@@ -419,12 +416,23 @@ stream_run(struct stream *st)
 	}
 	meter_init(&st->meter, st->w->ledger, st->w->durable, st->hold, m->tokenizer,
 	    st->w->config->ledger.slice_tokens, decode_resume, st);
-	sse_init(&st->sse, SSE_LINE_MAX);
 	chat_request_limit(&st->request, st->max_completion_tokens, st->sent_limit);
-	st->provider = m->providers[0];
-	st->call = upstream_post(st->w->upstream, st->provider, &st->request, &call_ops, st);
-	if (st->call == NULL)
-		stream_close(st, OUTCOME_UPSTREAM, "overloaded", "no room for a call");
+	attempt_start(st);
+}
+
+static void
+timed_out(struct stream *st, enum upstream_kind kind)
+{
+	char text[64];
+	struct failure f = {.kind = kind, .status = st->status, .text = text};
+
+	if (kind == UPSTREAM_STREAM_TIMEOUT)
+		snprintf(text, sizeof text, "the answer took longer than %u s",
+		    st->w->config->timeouts.stream);
+	else
+		snprintf(text, sizeof text, "the provider was silent for %u s",
+		    st->w->config->timeouts.idle);
+	attempt_failed(st, &f);
 }
 
 static void
@@ -441,21 +449,12 @@ tick_call(struct stream *st, uint64_t now)
 		decode_end(st, CALL_COMPLETE, "");
 		return;
 	}
-	if (now - st->call_us > (uint64_t)cfg->timeouts.stream * 1000000) {
-		metrics_upstream_error((unsigned)st->provider, UPSTREAM_TIMEOUT);
-		stream_close(st, OUTCOME_UPSTREAM, "upstream_timeout",
-		    "the answer took longer than %u s", cfg->timeouts.stream);
-	} else if (st->state == STREAM_CALLING &&
-	    now - st->progress_us > (uint64_t)cfg->timeouts.first_token * 1000000) {
-		metrics_upstream_error((unsigned)st->provider, UPSTREAM_TIMEOUT);
-		stream_close(st, OUTCOME_UPSTREAM, "upstream_timeout",
-		    "no token within %u s", cfg->timeouts.first_token);
-	} else if (st->state == STREAM_RUNNING &&
-	    now - st->progress_us > (uint64_t)cfg->timeouts.idle * 1000000) {
-		metrics_upstream_error((unsigned)st->provider, UPSTREAM_TIMEOUT);
-		stream_close(st, OUTCOME_UPSTREAM, "upstream_timeout",
-		    "the provider was silent for %u s", cfg->timeouts.idle);
-	}
+	if (st->state == STREAM_CALLING)
+		attempt_tick(st, now);
+	else if (now - st->call_us > (uint64_t)cfg->timeouts.stream * 1000000)
+		timed_out(st, UPSTREAM_STREAM_TIMEOUT);
+	else if (now - st->progress_us > (uint64_t)cfg->timeouts.idle * 1000000)
+		timed_out(st, UPSTREAM_IDLE_TIMEOUT);
 }
 
 static void

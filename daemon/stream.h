@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "daemon/attempt.h"
 #include "daemon/buf.h"
 #include "daemon/chat_request.h"
 #include "daemon/emit.h"
@@ -69,8 +70,11 @@ struct stream {
 	int64_t reserved;
 	uint32_t prompt_tokens, max_tokens;
 
-	struct buf request;              /* the provider's request, until it is sent */
-	struct call *call;
+	char request_id[65];             /* of the request that reserved; goes to the provider */
+	char traceparent[56];            /* its W3C trace context; "" if it had none */
+	struct buf request;              /* the provider's request, until its first token */
+	struct attempt attempt;
+	struct call *call;               /* NULL between attempts, too */
 	int status;                      /* the provider's */
 	bool event_stream;
 	uint32_t sent_limit;             /* the max_tokens that the provider got */
@@ -96,6 +100,8 @@ struct stream {
 	/* The end. */
 	uint8_t outcome;
 	const char *error_code;          /* NULL: ended well */
+	const char *error_kind;          /* what failed at the provider; NULL: something else */
+	int error_status;                /* for who has no status yet; 0: by the code */
 	char error_message[256];
 	struct settlement settlement;
 	uint64_t settle_position;

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/secret.h"
 #include "daemon/upstream_private.h"
 
 struct sock { /* one that libcurl watches */
@@ -115,6 +116,23 @@ timer_function(CURLM *multi, long ms, void *arg)
 
 /* Interface. */
 
+/* Each URL with each key. */
+static bool
+make_targets(struct upstream *u, int provider, const struct config_provider *p)
+{
+	int n = p->base_urls * p->api_keys;
+	struct target *t = calloc((size_t)n, sizeof *t);
+	bool good = t != NULL;
+
+	u->provider[provider].target = t;
+	for (int i = 0; i < n && good; i++) {
+		u->provider[provider].targets = i + 1;
+		good = target_init(&t[i], p, i % p->base_urls, i / p->base_urls,
+		    "/chat/completions");
+	}
+	return good;
+}
+
 struct upstream *
 upstream_new(struct event_base *base, const struct config *config)
 {
@@ -129,8 +147,9 @@ upstream_new(struct event_base *base, const struct config *config)
 	u->multi = curl_multi_init();
 	u->timer = evtimer_new(base, timer_cb, u);
 	u->gather = gather_new(base, config->flush_ms_max);
+	u->out = secret_new(WRITE_SIZE);
 	for (int i = 0; i < config->provider_count && good; i++)
-		good = target_init(&u->target[i], &config->provider[i], "/chat/completions");
+		good = make_targets(u, i, &config->provider[i]);
 	if (u->multi == NULL || u->timer == NULL || u->gather == NULL || !good) {
 		upstream_free(u);
 		return NULL;
@@ -150,15 +169,11 @@ upstream_free(struct upstream *u)
 	if (u == NULL)
 		return;
 	for (int i = 0; i < CONFIG_PROVIDERS_MAX; i++) {
-		struct target *t = &u->target[i];
-		struct link *l;
-
-		while ((l = t->idle) != NULL) {
-			t->idle = l->next;
-			link_free(l);
-		}
-		target_fini(t);
+		for (int j = 0; j < u->provider[i].targets; j++)
+			target_fini(&u->provider[i].target[j]);
+		free(u->provider[i].target);
 	}
+	secret_free(u->out);
 	if (u->multi != NULL)
 		curl_multi_cleanup(u->multi);
 	if (u->timer != NULL)

@@ -5,16 +5,20 @@
  * Calls to providers, over libcurl's connections on the worker's event loop.  Knows HTTP and
  * nothing of what the bodies mean.  Worker.
  *
- * Callbacks come from the event loop, never from inside an upstream_ or call_ function.  After
- * end() the call is freed.
+ * A target is one of a provider's base URLs with one of its keys; upstream_pick says which to
+ * call.  Callbacks come from the event loop, never from inside an upstream_ or call_ function.
+ * After end() the call is freed.
  */
 #include <event2/event.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#include "daemon/breaker.h"
 #include "daemon/buf.h"
 #include "daemon/config.h"
+
+#define UPSTREAM_TARGETS_MAX (CONFIG_URLS_MAX * CONFIG_KEYS_MAX) /* of a provider */
 
 struct upstream;
 struct call;
@@ -22,7 +26,8 @@ struct call;
 enum call_result {
 	CALL_COMPLETE,  /* the whole body came, by the rules of HTTP */
 	CALL_TRUNCATED, /* the connection ended in mid-body */
-	CALL_CONNECT,   /* no connection: refused, no route, no such host, TLS failed */
+	CALL_CONNECT,   /* no connection: refused, no route, no such host; or closed unanswered */
+	CALL_TLS,       /* its certificate is not to be trusted, or no TLS came about */
 	CALL_TIMEOUT,   /* the connection took too long */
 	CALL_PROTOCOL,  /* what came is not HTTP */
 };
@@ -44,11 +49,21 @@ void upstream_free(struct upstream *);
 size_t upstream_calls(const struct upstream *);
 
 /*
- * POST `body` (taken over) to base_url + /chat/completions of a provider.  NULL when there is no
- * memory left; then the body is freed.
+ * The number (from 0) of a provider's target to call now: one that its breaker allows and that is
+ * not in `tried` (a bit each), if there is one; the one with the fewest calls under way, in turn
+ * where they are equal.  -1 if no breaker allows a call; *until_us is when one may again.
  */
-struct call *upstream_post(struct upstream *, int provider, struct buf *body,
-    const struct call_ops *, void *arg) __attribute__((warn_unused_result));
+int upstream_pick(struct upstream *, int provider, uint64_t tried, uint64_t *until_us);
+/* The breaker of a target; whoever calls tells it how that went. */
+struct breaker *upstream_breaker(struct upstream *, int provider, int target);
+
+/*
+ * POST `body` to base_url + /chat/completions of a provider.  The body stays the caller's and
+ * must not change before head() or end(), or the call is cancelled.  `headers`: more lines for
+ * the head, each with its CR LF; copied.  NULL when there is no memory left.
+ */
+struct call *upstream_post(struct upstream *, int provider, int target, const struct buf *body,
+    struct span headers, const struct call_ops *, void *arg) __attribute__((warn_unused_result));
 /* Stop reading; what is read already (some 32 KB at most) still comes. */
 void call_pause(struct call *);
 void call_resume(struct call *);

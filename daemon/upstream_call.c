@@ -1,10 +1,9 @@
 /*
  * Calls: a request out, its answer in, on a connection of upstream_link.c.  Worker process.
- *
- * Callbacks to the owner may cancel the call that they are about; it is freed when they are done.
  */
 #include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "daemon/upstream_private.h"
 
@@ -15,8 +14,9 @@ call_free(struct call *c)
 {
 	if (c->link != NULL)
 		link_free(c->link);
-	buf_free(&c->request);
+	buf_free(&c->head);
 	response_fini(&c->response);
+	c->target->calls--;
 	c->u->calls--;
 	free(c);
 }
@@ -44,7 +44,8 @@ end(struct call *c, enum call_result result, const char *why)
 	struct link *l = c->link;
 
 	/* What the owner starts now may have this connection. */
-	if (l != NULL && result == CALL_COMPLETE && response_reusable(&c->response)) {
+	if (l != NULL && result == CALL_COMPLETE && response_reusable(&c->response) &&
+	    !c->cut_short) {
 		c->link = NULL;
 		link_rest(l);
 	}
@@ -67,7 +68,7 @@ lost(struct call *c, const char *why)
 		c->link = NULL;
 		c->reused = false;
 		c->sent = 0;
-		l = link_new(c->u, c->provider);
+		l = link_new(c->u, c->target);
 		if (l != NULL) {
 			l->call = c;
 			c->link = l;
@@ -104,6 +105,35 @@ head_cb(void *arg, const struct response *r)
 	return !c->cancelled;
 }
 
+static size_t
+request_len(const struct call *c)
+{
+	return c->target->head_len + c->head.len + c->body->len;
+}
+
+/* Put what is to be sent next into u->out; how much.  The target's head holds its key, and goes
+ * from one piece of protected memory to another only. */
+static size_t
+gather(const struct call *c)
+{
+	struct span part[3] = {{c->target->head, c->target->head_len}, {c->head.data, c->head.len},
+	    {c->body->data, c->body->len}};
+	size_t skip = c->sent, n = 0;
+
+	for (int i = 0; i < 3; i++) {
+		size_t from = skip < part[i].len ? skip : part[i].len;
+		size_t len = part[i].len - from;
+
+		skip -= from;
+		if (len > WRITE_SIZE - n)
+			len = WRITE_SIZE - n;
+		if (len > 0)
+			memcpy(c->u->out + n, part[i].p + from, len);
+		n += len;
+	}
+	return n;
+}
+
 /* Bytes of the answer.  False: the call is over. */
 static bool
 heard(struct call *c, char *bytes, size_t len)
@@ -112,7 +142,9 @@ heard(struct call *c, char *bytes, size_t len)
 
 	if (!c->heard) {
 		c->heard = true;
-		buf_free(&c->request);
+		c->cut_short = c->sent < request_len(c);
+		buf_free(&c->head);
+		c->body = NULL;
 	}
 	enter(c);
 	r = response_feed(&c->response, bytes, len, head_cb, body_cb, c);
@@ -137,7 +169,7 @@ link_readable(struct link *l)
 {
 	struct call *c = l->call;
 	struct upstream *u = l->u;
-	bool tls = u->target[l->provider].tls, over = false;
+	bool tls = l->target->tls, over = false;
 	CURLcode code = CURLE_OK;
 	size_t n = 0;
 	int i;
@@ -201,8 +233,9 @@ write_cb(evutil_socket_t fd, short what, void *arg)
 
 	(void)fd;
 	(void)what;
-	while (c->sent < c->request.len) {
-		code = link_write(l, c->request.data + c->sent, c->request.len - c->sent, &n);
+	while (!c->heard && c->sent < request_len(c)) {
+		/* After CURLE_AGAIN the same bytes from the same place: OpenSSL insists. */
+		code = link_write(l, c->u->out, gather(c), &n);
 		if (code != CURLE_OK)
 			break;
 		c->sent += n;
@@ -244,37 +277,39 @@ call_failed(struct call *c, enum call_result result, const char *why)
 /* Interface. */
 
 struct call *
-upstream_post(struct upstream *u, int provider, struct buf *body, const struct call_ops *ops,
-    void *arg)
+upstream_post(struct upstream *u, int provider, int target, const struct buf *body,
+    struct span headers, const struct call_ops *ops, void *arg)
 {
+	struct target *t = &u->provider[provider].target[target];
 	struct call *c = calloc(1, sizeof *c);
 	struct link *l = NULL;
 
 	if (c != NULL) {
-		buf_add(&c->request, u->target[provider].head.data, u->target[provider].head.len);
-		buf_printf(&c->request, "Content-Length: %zu\r\n\r\n", body->len);
-		buf_add(&c->request, body->data, body->len);
-		if (!c->request.failed && !body->failed)
-			l = link_reuse(u, provider);
+		buf_printf(&c->head, "Content-Length: %zu\r\n", body->len);
+		buf_span(&c->head, headers);
+		buf_add(&c->head, "\r\n", 2);
+		if (!c->head.failed && !body->failed)
+			l = link_reuse(t);
 		c->reused = l != NULL;
-		if (l == NULL && !c->request.failed && !body->failed)
-			l = link_new(u, provider);
+		if (l == NULL && !c->head.failed && !body->failed)
+			l = link_new(u, t);
 	}
-	buf_free(body);
 	if (l == NULL) {
 		if (c != NULL)
-			buf_free(&c->request);
+			buf_free(&c->head);
 		free(c);
 		return NULL;
 	}
 	c->u = u;
 	c->link = l;
-	c->provider = provider;
+	c->target = t;
+	c->body = body;
 	c->ops = ops;
 	c->arg = arg;
 	response_init(&c->response);
 	l->call = c;
 	u->calls++;
+	t->calls++;
 	if (l->state == LINK_BUSY)
 		start_sending(l);
 	return c;
@@ -300,7 +335,7 @@ call_resume(struct call *c)
 		return;
 	link_watch(c->link);
 	/* TLS may hold what epoll does not know of. */
-	if (c->u->target[c->link->provider].tls)
+	if (c->target->tls)
 		event_active(&c->link->rd, EV_READ, 0);
 }
 

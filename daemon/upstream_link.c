@@ -47,7 +47,7 @@ link_free(struct link *l)
 static void
 unlist(struct link *l)
 {
-	struct target *t = &l->u->target[l->provider];
+	struct target *t = l->target;
 
 	for (struct link **p = &t->idle; *p != NULL; p = &(*p)->next) {
 		if (*p == l) {
@@ -61,8 +61,7 @@ unlist(struct link *l)
 void
 link_rest(struct link *l)
 {
-	struct upstream *u = l->u;
-	struct target *t = &u->target[l->provider];
+	struct target *t = l->target;
 
 	if (t->idle_count >= IDLE_MAX) {
 		link_free(l);
@@ -75,16 +74,15 @@ link_rest(struct link *l)
 	t->idle = l;
 	t->idle_count++;
 	event_del(&l->wr);
-	gather_remove(u->gather, &l->gathered);
+	gather_remove(l->u->gather, &l->gathered);
 	/* To hear of the peer's close. */
 	event_add(&l->rd, NULL);
 }
 
 /* The connection used last is the one most likely to be still there. */
 struct link *
-link_reuse(struct upstream *u, int provider)
+link_reuse(struct target *t)
 {
-	struct target *t = &u->target[provider];
 	uint64_t now = coarse_us();
 	struct link *l;
 
@@ -101,8 +99,9 @@ link_reuse(struct upstream *u, int provider)
 }
 
 struct link *
-link_new(struct upstream *u, int provider)
+link_new(struct upstream *u, struct target *t)
 {
+	const struct config_provider *p = t->provider;
 	struct link *l = calloc(1, sizeof *l);
 	CURL *e;
 
@@ -111,7 +110,7 @@ link_new(struct upstream *u, int provider)
 		return NULL;
 	}
 	l->u = u;
-	l->provider = provider;
+	l->target = t;
 	l->state = LINK_CONNECTING;
 	curl_easy_setopt(e, CURLOPT_CONNECT_ONLY, 1L);
 	curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "http,https");
@@ -121,11 +120,20 @@ link_new(struct upstream *u, int provider)
 	curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT_MS, (long)u->config->timeouts.connect * 1000);
 	curl_easy_setopt(e, CURLOPT_TCP_NODELAY, 1L);
 	curl_easy_setopt(e, CURLOPT_TCP_KEEPALIVE, 1L);
+	/* All of this is libcurl's default, or should be. */
+	curl_easy_setopt(e, CURLOPT_SSL_VERIFYPEER, 1L);
+	curl_easy_setopt(e, CURLOPT_SSL_VERIFYHOST, 2L);
+	curl_easy_setopt(e, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
 	curl_easy_setopt(e, CURLOPT_CAPATH, NULL);
+	if (p->ca_file != NULL && curl_easy_setopt(e, CURLOPT_CAINFO, p->ca_file) != CURLE_OK) {
+		curl_easy_cleanup(e);
+		free(l);
+		return NULL;
+	}
 	curl_easy_setopt(e, CURLOPT_PRIVATE, l);
 	curl_easy_setopt(e, CURLOPT_ERRORBUFFER, l->error);
 	/* Only arms a timer; the connecting starts from the event loop. */
-	if (curl_easy_setopt(e, CURLOPT_URL, u->target[provider].url) != CURLE_OK ||
+	if (curl_easy_setopt(e, CURLOPT_URL, t->url) != CURLE_OK ||
 	    curl_multi_add_handle(u->multi, e) != CURLM_OK) {
 		curl_easy_cleanup(e);
 		free(l);
@@ -146,7 +154,7 @@ link_read(struct link *l, char *to, size_t len, size_t *n)
 {
 	ssize_t got;
 
-	if (l->u->target[l->provider].tls)
+	if (l->target->tls)
 		return curl_easy_recv(l->easy, to, len, n);
 	do {
 		got = recv(l->fd, to, len, 0);
@@ -162,7 +170,7 @@ link_write(struct link *l, const char *from, size_t len, size_t *n)
 {
 	ssize_t sent;
 
-	if (l->u->target[l->provider].tls)
+	if (l->target->tls)
 		return curl_easy_send(l->easy, from, len, n);
 	do {
 		sent = send(l->fd, from, len, MSG_NOSIGNAL);
@@ -176,7 +184,20 @@ link_write(struct link *l, const char *from, size_t len, size_t *n)
 static enum call_result
 result_of(CURLcode code)
 {
-	return code == CURLE_OPERATION_TIMEDOUT ? CALL_TIMEOUT : CALL_CONNECT;
+	switch (code) {
+	case CURLE_OPERATION_TIMEDOUT:
+		return CALL_TIMEOUT;
+	case CURLE_SSL_CONNECT_ERROR:
+	case CURLE_PEER_FAILED_VERIFICATION:
+	case CURLE_SSL_CIPHER:
+	case CURLE_SSL_CERTPROBLEM:
+	case CURLE_SSL_CACERT_BADFILE:
+	case CURLE_SSL_ISSUER_ERROR:
+	case CURLE_SSL_INVALIDCERTSTATUS:
+		return CALL_TLS;
+	default:
+		return CALL_CONNECT;
+	}
 }
 
 void

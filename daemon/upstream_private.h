@@ -14,6 +14,7 @@
 #include "daemon/upstream.h"
 
 #define READ_SIZE 65536
+#define WRITE_SIZE 16384 /* what fits a TLS record */
 
 enum link_state {
 	LINK_CONNECTING, /* libcurl watches its socket; ends with its word */
@@ -24,7 +25,7 @@ enum link_state {
 struct link {
 	struct upstream *u;
 	CURL *easy;
-	int provider;
+	struct target *target;
 	enum link_state state;
 	int fd;              /* libcurl's, once it is connected */
 	struct event rd, wr;
@@ -36,12 +37,16 @@ struct link {
 	char error[CURL_ERROR_SIZE];
 };
 
-struct target { /* a provider */
-	char *url;       /* for the connection */
-	struct buf head; /* of every request, up to and without Content-Length */
+struct target { /* a base URL of a provider with one of its keys */
+	const struct config_provider *provider;
+	const char *url; /* for the connection */
+	char *head;      /* of every request, up to and without Content-Length; secret.h */
+	size_t head_len;
 	struct link *idle;
 	int idle_count;
 	bool tls;
+	size_t calls; /* under way */
+	struct breaker breaker;
 };
 
 struct upstream {
@@ -50,33 +55,41 @@ struct upstream {
 	CURLM *multi;
 	struct event *timer;
 	struct gather *gather;
-	struct target target[CONFIG_PROVIDERS_MAX];
+	struct {
+		struct target *target;
+		int targets;
+		int turn; /* where the next search begins */
+	} provider[CONFIG_PROVIDERS_MAX];
 	size_t calls;
+	char *out; /* WRITE_SIZE bytes of requests on their way out: with keys, so secret.h */
 	char read[READ_SIZE];
 };
 
 struct call {
 	struct upstream *u;
 	struct link *link;
-	int provider;
-	struct buf request; /* head and body; freed when the answer begins */
+	struct target *target;
+	struct buf head; /* what follows the target's; freed when the answer begins */
+	const struct buf *body; /* the owner's; NULL when the answer begins */
 	size_t sent;
 	struct response response;
 	const struct call_ops *ops;
 	void *arg;
 	bool paused, reused, heard;
 	bool gathered;
+	bool cut_short; /* the answer came before the request was out */
 	bool busy, cancelled; /* cancelled while one of its callbacks runs: freed after that */
 };
 
-/* upstream_target.c: what every request to a provider begins with; false if its URL is none. */
-bool target_init(struct target *, const struct config_provider *, const char *path);
+/* upstream_target.c: what every request to it begins with; false if its URL is none. */
+bool target_init(struct target *, const struct config_provider *, int url, int key,
+    const char *path);
 void target_fini(struct target *);
 
 /* upstream_link.c.  A new one is CONNECTING; its call hears of the end of that. */
-struct link *link_new(struct upstream *, int provider);
+struct link *link_new(struct upstream *, struct target *);
 /* One that waited, or NULL; then it is BUSY. */
-struct link *link_reuse(struct upstream *, int provider);
+struct link *link_reuse(struct target *);
 /* The answer is whole and the connection can take another request. */
 void link_rest(struct link *);
 /* The peer said something to a connection that waits, or closed it. */

@@ -1,19 +1,40 @@
 /*
- * Whom to call: what stands in a provider's URL, and the head that every request to it begins
- * with.  Worker process.
+ * Whom to call: what stands in a provider's URLs, the head that every request to one begins with,
+ * and which of them is next.  Worker process.
  */
-#include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 
+#include "daemon/secret.h"
 #include "daemon/upstream_private.h"
+#include "shm/clock.h"
+
+/* Made in protected memory at once: the key is in no buffer that grows. */
+static bool
+make_head(struct target *t, const char *where, const char *key)
+{
+	static const char fields[] = "\r\nUser-Agent: tolld/" TOLLD_VERSION
+				     "\r\nContent-Type: application/json"
+				     "\r\nAccept: text/event-stream, application/json\r\n";
+	size_t size = strlen(where) + sizeof fields + strlen(key) + 64;
+	int n;
+
+	t->head = secret_new(size);
+	n = snprintf(t->head, size, "%s%s%s%s%s", where, fields,
+	    *key != '\0' ? "Authorization: Bearer " : "", key, *key != '\0' ? "\r\n" : "");
+	t->head_len = (size_t)n;
+	return n > 0 && (size_t)n < size;
+}
 
 bool
-target_init(struct target *t, const struct config_provider *p, const char *path)
+target_init(struct target *t, const struct config_provider *p, int which, int key,
+    const char *path)
 {
 	CURLU *url = curl_url();
 	char *scheme = NULL, *host = NULL, *port = NULL, *base = NULL;
+	struct buf where = {0};
 	bool good = url != NULL &&
-	    curl_url_set(url, CURLUPART_URL, p->base_url, 0) == CURLUE_OK &&
+	    curl_url_set(url, CURLUPART_URL, p->base_url[which], 0) == CURLUE_OK &&
 	    curl_url_get(url, CURLUPART_SCHEME, &scheme, 0) == CURLUE_OK &&
 	    curl_url_get(url, CURLUPART_HOST, &host, 0) == CURLUE_OK &&
 	    curl_url_get(url, CURLUPART_PATH, &base, 0) == CURLUE_OK;
@@ -25,28 +46,71 @@ target_init(struct target *t, const struct config_provider *p, const char *path)
 			port = NULL;
 		while (n > 0 && base[n - 1] == '/')
 			n--;
+		t->provider = p;
+		t->url = p->base_url[which];
 		t->tls = strcmp(scheme, "https") == 0;
-		buf_printf(&t->head, "POST %.*s%s HTTP/1.1\r\nHost: %s", (int)n, base, path, host);
+		buf_printf(&where, "POST %.*s%s HTTP/1.1\r\nHost: %s", (int)n, base, path, host);
 		if (port != NULL)
-			buf_printf(&t->head, ":%s", port);
-		buf_str(&t->head, "\r\nUser-Agent: tolld/" TOLLD_VERSION
-				  "\r\nContent-Type: application/json"
-				  "\r\nAccept: text/event-stream, application/json\r\n");
-		if (p->api_key[0] != '\0')
-			buf_printf(&t->head, "Authorization: Bearer %s\r\n", p->api_key);
-		t->url = strdup(p->base_url);
+			buf_printf(&where, ":%s", port);
+		buf_add(&where, "", 1);
+		good = !where.failed && make_head(t, where.data, p->api_key[key]);
 	}
+	buf_free(&where);
 	curl_free(scheme);
 	curl_free(host);
 	curl_free(port);
 	curl_free(base);
 	curl_url_cleanup(url);
-	return good && t->url != NULL && !t->head.failed;
+	return good;
 }
 
 void
 target_fini(struct target *t)
 {
-	buf_free(&t->head);
-	free(t->url);
+	struct link *l;
+
+	while ((l = t->idle) != NULL) {
+		t->idle = l->next;
+		link_free(l);
+	}
+	secret_free(t->head);
+}
+
+struct breaker *
+upstream_breaker(struct upstream *u, int provider, int target)
+{
+	return &u->provider[provider].target[target].breaker;
+}
+
+int
+upstream_pick(struct upstream *u, int provider, uint64_t tried, uint64_t *until_us)
+{
+	uint64_t now = coarse_us();
+	int n = u->provider[provider].targets, best = -1;
+	bool best_fresh = false;
+
+	*until_us = UINT64_MAX;
+	for (int k = 0; k < n; k++) {
+		int i = (u->provider[provider].turn + k) % n;
+		const struct target *t = &u->provider[provider].target[i];
+		bool fresh = (tried >> i & 1) == 0;
+		uint64_t until = breaker_until(&t->breaker, now);
+
+		if (!breaker_allows(&t->breaker, now)) {
+			*until_us = until < *until_us ? until : *until_us;
+			continue;
+		}
+		if (best >= 0 &&
+		    (fresh < best_fresh ||
+			(fresh == best_fresh &&
+			    t->calls >= u->provider[provider].target[best].calls)))
+			continue;
+		best = i;
+		best_fresh = fresh;
+	}
+	if (best >= 0) {
+		*until_us = now;
+		u->provider[provider].turn = (best + 1) % n;
+	}
+	return best;
 }

@@ -23,6 +23,7 @@ struct watcher {
 	size_t skip;     /* bytes of the next piece that it has already (it came back inside one) */
 	uint64_t heard_us; /* when it was last sent something */
 	bool begun;
+	bool held;       /* its reply waits for the first token or a failure: the status says it */
 };
 
 static void gone(void *, struct conn *);
@@ -93,6 +94,47 @@ piece_len(const struct buf *pieces, size_t piece, size_t *used)
 	return n;
 }
 
+/* Is it known whether a token comes, or none? */
+static bool
+has_begun(const struct stream *st)
+{
+	return st->first_us != 0 || st->text.len > 0 || stream_is_over(st);
+}
+
+static void
+begin_reply(struct watcher *x)
+{
+	const char *provider = attempt_provider(x->stream);
+
+	conn_header(x->conn, "Cache-Control", "no-cache, no-transform");
+	conn_header(x->conn, "X-Accel-Buffering", "no");
+	if (provider != NULL && x->stream->first_us != 0)
+		conn_header(x->conn, "x-tolld-provider", "%s", provider);
+	conn_stream_start(x->conn, 200, content_type(x->format), &ops, x);
+	x->held = false;
+}
+
+/* The failure of a stream that has produced nothing, as a reply of its own. */
+static void
+refuse(struct watcher *x)
+{
+	const struct stream *st = x->stream;
+	struct conn *c = x->conn;
+	const char *provider = attempt_provider(st);
+	struct buf b = {0};
+	struct emit_end end;
+
+	stream_end(st, &end);
+	if (st->retry_after > 0)
+		conn_header(c, "Retry-After", "%lld", (long long)st->retry_after);
+	if (provider != NULL)
+		conn_header(c, "x-tolld-provider", "%s", provider);
+	emit_error_end(&b, &end);
+	conn_reply_buf(c, st->error_status != 0 ? st->error_status : 503, "application/json", &b);
+	buf_free(&b);
+	unlink_watcher(x);
+}
+
 int
 watch_start(struct stream *st, struct conn *c, enum emit_format format, uint64_t offset)
 {
@@ -121,9 +163,12 @@ watch_start(struct stream *st, struct conn *c, enum emit_format format, uint64_t
 		begin += n;
 		x->piece += used;
 	}
-	conn_header(c, "Cache-Control", "no-cache, no-transform");
-	conn_header(c, "X-Accel-Buffering", "no");
-	conn_stream_start(c, 200, content_type(format), &ops, x);
+	if (format == EMIT_OPENAI && !has_begun(st)) {
+		x->held = true;
+		conn_later(c, &ops, x);
+	} else {
+		begin_reply(x);
+	}
 	x->next = st->watchers;
 	st->watchers = x;
 	st->left_us = 0;
@@ -200,8 +245,15 @@ feed(struct watcher *x)
 	struct emit_stream es;
 	bool last = false;
 
-	if (conn_queued(c) > 0)
+	if (conn_queued(c) > 0 || (x->held && !has_begun(st)))
 		return;
+	if (x->held && st->first_us == 0 &&
+	    (st->error_code != NULL || st->state != STREAM_ENDED)) {
+		refuse(x);
+		return;
+	}
+	if (x->held)
+		begin_reply(x);
 	stream_describe(st, &es);
 	while (feed_some(x, &es, &last))
 		continue;
@@ -263,7 +315,7 @@ watch_keepalive(struct stream *st, uint64_t now_us, uint64_t silence_us)
 	struct buf *b = &st->w->scratch;
 
 	for (struct watcher *x = st->watchers; x != NULL; x = x->next) {
-		if (now_us - x->heard_us < silence_us || conn_queued(x->conn) > 0)
+		if (x->held || now_us - x->heard_us < silence_us || conn_queued(x->conn) > 0)
 			continue;
 		x->heard_us = now_us;
 		b->len = 0;

@@ -70,7 +70,7 @@ class Reuse(unittest.TestCase):
         self.provider = Provider()
         self.addCleanup(self.provider.socket.close)
         self.t = Tolld(sim=False, models={}, config=f'''
-provider "p" {{ base_url = "http://127.0.0.1:{self.provider.port}/v1" }}
+provider "p" {{ base_url = "http://127.0.0.1:{self.provider.port}/v1" retries = 0 }}
 model "m" {{
     provider = {{"p"}}
     tokenizer = "estimate"

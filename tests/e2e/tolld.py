@@ -129,7 +129,7 @@ class Tolld:
     """One daemon with its simulated provider."""
 
     def __init__(self, workers=1, config="", ledger="", timeouts="", models=None, sim=True,
-                 folder=None, env=None, wrapper=()):
+                 folder=None, env=None, wrapper=(), provider="retries = 0 breaker_failures = 0"):
         self.folder = folder or tempfile.mkdtemp(prefix="tolld-test-")
         self.own_folder = folder is None
         self.workers = workers
@@ -141,6 +141,8 @@ class Tolld:
         self.log_file = os.path.join(self.folder, "tolld.log")
         self.models = models or {}
         self.extra = (config, ledger, timeouts)
+        # Keys of provider "sim".  By itself it is asked once, so that a test knows what it asked.
+        self.provider = provider
         self.env = dict(os.environ, **(env or {}))
         self.wrapper = list(wrapper)  # of the daemon: valgrind, strace
         self.process = None
@@ -164,8 +166,10 @@ provider "sim" {{
     dialect = "openai"
     base_url = "http://127.0.0.1:{self.sim.port if self.sim else 1}/v1"
     api_key = "provider-secret-key"
+    {self.provider}
 }}
 provider "nobody" {{
+    retries = 0
     dialect = "openai"
     base_url = "http://127.0.0.1:1/v1"
     api_key = ""

@@ -3,7 +3,7 @@
  * Method: a table of small files and the faults that each must give, in order; whole files with
  *         all keys; the example that is shipped.  The tokenizers are stand-ins.
  * objs: daemon/config.o daemon/config_file.o daemon/config_text.o daemon/config_value.o
- * objs: daemon/config_check.o daemon/address.o daemon/log.o shm/money.o
+ * objs: daemon/config_check.o daemon/secret.o daemon/address.o daemon/log.o shm/money.o
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -142,6 +142,17 @@ static const struct bad {
 	    "2: api_key_file" },
 	{ "provider p { base_url = \"http://h\" api_key = a\n api_key_file = \"/etc/passwd\" }",
 	    "2: api_key_file" },
+	{ "provider p { base_url = {} }", "1: base_url" },
+	{ "provider p {\nbase_url = {\"http://h/\",\n\"http://h\"} }", "3: base_url" },
+	{ "provider p { base_url = {http://a, \"http://b/?x\"} }", "1: base_url" },
+	{ "provider p { base_url = {http://1, http://2, http://3, http://4, http://5, http://6,\n"
+	  "http://7, http://8, http://9} }", "2: base_url" },
+	{ "provider p { base_url = http://h\napi_key = {a,\nb, a} }", "3: api_key" },
+	{ "provider p { base_url = http://h\napi_key = {a, \"\"} }", "2: api_key" },
+	{ "provider p { base_url = http://h\nca_file = /nonexistent }", "2: ca_file" },
+	{ "provider p { base_url = http://h\nca_file = /dev/null }", "2: ca_file" },
+	{ "provider p { base_url = http://h\ntls_verify = false }", "2: tls_verify" },
+	{ "provider p { base_url = http://h breaker_seconds = 0 }", "1: breaker_seconds" },
 	{ PROVIDER PROVIDER, "2: provider" },
 	{ "provider \"\" { base_url = \"http://h\" }", "1: provider" },
 	/* Models. */
@@ -318,7 +329,8 @@ static const char everything[] =
     "provider \"p\" { dialect = anthropic base_url = \"https://h:8443/v1///\"\n"
     "  api_key = \"x-${TEST_KEY}-${TEST_UNSET:-none}\" retries = 0 }\n"
     "provider \"q\" { base_url = http://[::1]:11434 dialect = auto }\n"
-    "provider \"r\" { base_url = http://h api_key = '${TEST_KEY}' }\n"
+    "provider \"r\" { base_url = {http://h, \"https://g/v1/\"} api_key = {'${TEST_KEY}', k2}\n"
+    "  breaker_failures = 0 breaker_seconds = 3 }\n"
     "provider \"s\" { base_url = http://h api_key = \"\\${TEST_KEY}\" }\n";
 
 static void
@@ -351,14 +363,22 @@ every_key_arrives(void **state)
 	assert_int_equal(c->timeouts.header, 6);
 	assert_int_equal(c->provider_count, 4);
 	assert_int_equal(c->provider[0].dialect, DIALECT_ANTHROPIC);
-	assert_string_equal(c->provider[0].base_url, "https://h:8443/v1");
-	assert_string_equal(c->provider[0].api_key, "x-${HOME}\"k#-none");
+	assert_string_equal(c->provider[0].base_url[0], "https://h:8443/v1");
+	assert_string_equal(c->provider[0].api_key[0], "x-${HOME}\"k#-none");
 	assert_int_equal(c->provider[0].retries, 0);
-	assert_string_equal(c->provider[1].base_url, "http://[::1]:11434");
-	assert_string_equal(c->provider[1].api_key, "");
+	assert_string_equal(c->provider[1].base_url[0], "http://[::1]:11434");
+	assert_string_equal(c->provider[1].api_key[0], "");
 	assert_int_equal(c->provider[1].retries, 2);
-	assert_string_equal(c->provider[2].api_key, "${TEST_KEY}");
-	assert_string_equal(c->provider[3].api_key, "${TEST_KEY}");
+	assert_string_equal(c->provider[2].api_key[0], "${TEST_KEY}");
+	assert_string_equal(c->provider[3].api_key[0], "${TEST_KEY}");
+	assert_int_equal(c->provider[2].base_urls, 2);
+	assert_string_equal(c->provider[2].base_url[1], "https://g/v1");
+	assert_int_equal(c->provider[2].api_keys, 2);
+	assert_string_equal(c->provider[2].api_key[1], "k2");
+	assert_int_equal(c->provider[2].breaker_failures, 0);
+	assert_int_equal(c->provider[2].breaker_seconds, 3);
+	assert_int_equal(c->provider[0].breaker_failures, 8);
+	assert_int_equal(c->provider[0].breaker_seconds, 10);
 	assert_int_equal(c->model_count, 2);
 	assert_string_equal(c->model[0].upstream, "up/b:7");
 	assert_int_equal(c->model[0].provider_count, 2);
@@ -380,7 +400,9 @@ every_key_arrives(void **state)
 	size_t lines = 0;
 	for (const char *p = said; (p = strchr(p, '\n')) != NULL; p++)
 		lines++;
-	assert_int_equal(lines, 3);
+	/* Two of them send a key to another machine in the clear. */
+	assert_non_null(strstr(said, ": base_url: warning: the key of provider \"r\" goes out"));
+	assert_int_equal(lines, 5);
 	config_free(c);
 }
 
@@ -396,7 +418,7 @@ keys_come_from_files(void **state)
 	    USER "provider p { base_url = http://h api_key_file = \"%s\" }", key);
 	struct config *c = load(text);
 	assert_non_null(c);
-	assert_string_equal(c->provider[0].api_key, "sk-secret");
+	assert_string_equal(c->provider[0].api_key[0], "sk-secret");
 	config_free(c);
 	unlink(key);
 }

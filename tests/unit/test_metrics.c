@@ -125,7 +125,7 @@ sums_all_processes(void **state)
 	metrics_charged(0, INT64_C(123456789), 1000000);
 	metrics_defect(0, DEFECT_JSON);
 	metrics_defect(63, DEFECT_UTF8);
-	metrics_upstream_error(99, UPSTREAM_TIMEOUT);
+	metrics_upstream_error(99, UPSTREAM_IDLE_TIMEOUT);
 	metrics_init(&region, PROC_KEEPER);
 	metrics_commit(260, 3);
 	metrics_init(&region, PROC_MASTER);
@@ -148,7 +148,7 @@ sums_all_processes(void **state)
 	/* A number that no provider has now is not shown; one that never can be is "other". */
 	assert_null(strstr(text, "kind=\"utf8\"} 1"));
 	assert_series(
-	    text, "tolld_upstream_errors_total{provider=\"other\",kind=\"timeout\"}", "1");
+	    text, "tolld_upstream_errors_total{provider=\"other\",kind=\"idle_timeout\"}", "1");
 	assert_null(value_of(text, "tolld_upstream_chunks_total{provider=\"other\"}"));
 	assert_series(text, "tolld_worker_restarts_total", "1");
 	assert_series(text, "tolld_journal_commit_seconds_sum", "0.00026");
