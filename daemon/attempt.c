@@ -73,6 +73,7 @@ forget_answer(struct stream *st)
 	st->usage_odd = st->done_seen = st->event_stream = false;
 	st->finish = OUTCOME_NONE;
 	st->status = 0;
+	st->retry_after = 0;
 }
 
 static void

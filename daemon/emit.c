@@ -315,7 +315,7 @@ emit_done(struct buf *b, enum emit_format format, const struct emit_stream *s,
 
 static void
 error_object(struct buf *b, const char *type, const char *code, const char *param,
-    const char *kind, struct span message)
+    const char *kind, int64_t retry_after, struct span message)
 {
 	LIT(b, "{\"message\":");
 	buf_json(b, message.p, message.len);
@@ -323,13 +323,16 @@ error_object(struct buf *b, const char *type, const char *code, const char *para
 	member_text(b, ",\"code\":", code);
 	member_text(b, ",\"param\":", param);
 	member_if(b, ",\"kind\":", kind);
+	if (retry_after > 0)
+		member_u64(b, ",\"retry_after\":", (uint64_t)retry_after);
 	LIT(b, "}");
 }
 
 static void
 end_error(struct buf *b, const struct emit_end *e)
 {
-	error_object(b, e->error_type, e->error_code, NULL, e->error_kind, e->error_message);
+	error_object(b, e->error_type, e->error_code, NULL, e->error_kind, e->retry_after,
+	    e->error_message);
 }
 
 void
@@ -404,6 +407,6 @@ emit_error_body(struct buf *b, const char *type, const char *code, const char *p
     struct span message)
 {
 	LIT(b, "{\"error\":");
-	error_object(b, type, code, param, NULL, message);
+	error_object(b, type, code, param, NULL, 0, message);
 	LIT(b, "}");
 }

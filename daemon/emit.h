@@ -37,6 +37,7 @@ struct emit_end {
 	const char *provider; /* who was asked last; NULL: nobody, or it is not known any more */
 	/* Errors only: */
 	const char *error_code, *error_type;
+	int64_t retry_after; /* seconds; 0: not known */
 	const char *error_kind; /* how the provider failed; NULL: it is not that */
 	struct span error_message;
 };

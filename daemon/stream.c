@@ -318,6 +318,7 @@ stream_end(const struct stream *st, struct emit_end *end)
 	    .error_code = st->error_code,
 	    .error_type = "server_error",
 	    .error_kind = st->error_kind,
+	    .retry_after = st->error_kind != NULL ? st->retry_after : 0,
 	    .provider = attempt_provider(st),
 	    .error_message = {st->error_message, strlen(st->error_message)},
 	};

@@ -31,18 +31,23 @@ def good(words="good answer", prompt=9, completion=3):
 
 
 def status(code, message="it failed", **headers):
-    return Answer(json.dumps({"error": {"message": message}}), code, "application/json", headers)
+    answer = Answer(json.dumps({"error": {"message": message}}), code, "application/json", headers)
+    answer.words = message
+    return answer
 
 
 class Answer:
     """One answer.  hang: "before" the head, or "after" the body, until the client closes.
     end: "length" and "chunked" keep the connection, "close" ends the body by closing it, "cut"
-    closes in mid-body."""
+    closes in mid-body.  drip: then this, five times a second, until the client closes."""
 
     def __init__(self, body="", code=200, kind="text/event-stream", headers=None, hang=None,
-                 end="chunked"):
+                 end="chunked", drip=None):
+        if drip:
+            hang = "after"
         self.body, self.code, self.kind = body.encode(), code, kind
         self.headers, self.hang, self.end = headers or {}, hang, end
+        self.drip = drip.encode() if drip else None
 
     def bytes(self):
         head = [f"HTTP/1.1 {self.code} X"] + ([f"Content-Type: {self.kind}"] if self.kind else [])
@@ -136,12 +141,21 @@ class Provider:
             c.sendall(answer.bytes())
         if answer.hang:
             try:
-                while c.recv(65536):
-                    pass
+                self._hang(c, answer.drip)
             except OSError:
                 pass
             seen.closed_at = time.monotonic()
         return not answer.hang and answer.end in ("length", "chunked")
+
+    @staticmethod
+    def _hang(c, drip):
+        c.settimeout(0.2 if drip else None)
+        while True:
+            try:
+                if not c.recv(65536):
+                    return
+            except TimeoutError:
+                c.sendall(b"%x\r\n%s\r\n" % (len(drip), drip))
 
     def close(self):
         self.socket.close()

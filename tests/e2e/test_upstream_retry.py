@@ -215,7 +215,8 @@ class Retry(unittest.TestCase):
     def test_retry_after_is_bounded(self):
         self.a.default = status(429, Retry_After=3600)
         began = time.monotonic()
-        self.run_bad("a", "overloaded", "rate_limit")
+        end = self.run_bad("a", "overloaded", "rate_limit")
+        self.assertEqual(end["error"]["retry_after"], 3600)
         self.assertLess(time.monotonic() - began, 2 * SLOW)
         self.assertEqual(len(self.a.seen), 1)
 
