@@ -38,7 +38,8 @@ deadline(const struct stream *st)
 	const struct config *cfg = st->w->config;
 	uint32_t s = cfg->timeouts.first_token;
 
-	return st->call_us + (uint64_t)(s < cfg->timeouts.stream ? s : cfg->timeouts.stream) * 1000000;
+	return st->call_us +
+	       (uint64_t)(s < cfg->timeouts.stream ? s : cfg->timeouts.stream) * 1000000;
 }
 
 static void
@@ -104,30 +105,6 @@ make_call(struct stream *st)
 	a->calling = true;
 }
 
-static void
-timer_cb(evutil_socket_t fd, short what, void *arg)
-{
-	struct stream *st = arg;
-
-	(void)fd;
-	(void)what;
-	make_call(st);
-	stream_touch(st);
-	streams_flush(st->w->streams);
-}
-
-static void
-make_call_later(struct stream *st, uint64_t us)
-{
-	struct attempt *a = &st->attempt;
-	struct timeval tv = {(time_t)(us / 1000000), (suseconds_t)(us % 1000000)};
-
-	if (a->timer == NULL)
-		a->timer = evtimer_new(st->w->base, timer_cb, st);
-	if (a->timer == NULL || evtimer_add(a->timer, &tv) != 0)
-		stream_close(st, OUTCOME_UPSTREAM, "overloaded", "out of memory");
-}
-
 /* As long as there are dialects that are not spoken: no body for them can be made. */
 static bool
 speaks(const struct config_provider *p)
@@ -149,7 +126,6 @@ choose(struct stream *st, int at, uint64_t *until_us)
 		if (!speaks(&st->w->config->provider[m->providers[at]]))
 			continue;
 		target = upstream_pick(st->w->upstream, m->providers[at], 0, &until);
-
 		if (target >= 0) {
 			a->at = at;
 			a->target = target;
@@ -164,25 +140,63 @@ choose(struct stream *st, int at, uint64_t *until_us)
 	return false;
 }
 
-void
-attempt_start(struct stream *st)
+/* All have failed of late, and others are trying them already. */
+static void
+left_alone(struct stream *st, uint64_t until_us)
 {
-	const struct config_model *m = &st->w->config->model[st->model];
-	uint64_t until, now = coarse_us();
+	uint64_t now = coarse_us();
 
-	st->provider = m->providers[0];
-	if (choose(st, 0, &until)) {
-		make_call(st);
-		return;
-	}
-	/* All have failed of late, and others are trying them already. */
-	st->retry_after = until > now && until != UINT64_MAX
-	    ? (int64_t)((until - now + 999999) / 1000000)
-	    : 1;
+	st->retry_after = until_us > now && until_us != UINT64_MAX
+	                      ? (int64_t)((until_us - now + 999999) / 1000000)
+	                      : 1;
 	st->error_status = 503;
 	st->error_kind = "breaker";
 	stream_close(st, OUTCOME_UPSTREAM, "overloaded",
 	    "the model's providers fail; ask again in %lld s", (long long)st->retry_after);
+}
+
+static void
+timer_cb(evutil_socket_t fd, short what, void *arg)
+{
+	struct stream *st = arg;
+	struct attempt *a = &st->attempt;
+	uint64_t until;
+
+	(void)fd;
+	(void)what;
+	/* Others may have found out meanwhile that there is no use. */
+	if (breaker_allows(
+	        upstream_breaker(st->w->upstream, st->provider, a->target), coarse_us()) ||
+	    choose(st, a->at, &until))
+		make_call(st);
+	else
+		left_alone(st, until);
+	stream_touch(st);
+	streams_flush(st->w->streams);
+}
+
+static void
+make_call_later(struct stream *st, uint64_t us)
+{
+	struct attempt *a = &st->attempt;
+	struct timeval tv = {(time_t)(us / 1000000), (suseconds_t)(us % 1000000)};
+
+	if (a->timer == NULL)
+		a->timer = evtimer_new(st->w->base, timer_cb, st);
+	if (a->timer == NULL || evtimer_add(a->timer, &tv) != 0)
+		stream_close(st, OUTCOME_UPSTREAM, "overloaded", "out of memory");
+}
+
+void
+attempt_start(struct stream *st)
+{
+	uint64_t until;
+
+	st->provider = st->w->config->model[st->model].providers[0];
+	if (choose(st, 0, &until))
+		make_call(st);
+	else
+		left_alone(st, until);
 }
 
 /* Tell the breaker and the counters how the present call ended. */
@@ -191,8 +205,8 @@ judge(struct stream *st, const struct failure *f)
 {
 	struct attempt *a = &st->attempt;
 	const struct config_provider *p = provider(st);
-	const struct breaker_policy policy = {p->breaker_failures,
-	    (uint64_t)p->breaker_seconds * 1000000};
+	const struct breaker_policy policy = {
+	    p->breaker_failures, (uint64_t)p->breaker_seconds * 1000000};
 	struct breaker *b = upstream_breaker(st->w->upstream, st->provider, a->target);
 
 	if (!a->calling)
@@ -226,8 +240,8 @@ next(struct stream *st, const struct failure *f, uint64_t *wait_us)
 		return false;
 	a->tried |= UINT64_C(1) << a->target;
 	target = a->here < (unsigned)provider(st)->retries
-	    ? upstream_pick(st->w->upstream, st->provider, a->tried, &until)
-	    : -1;
+	             ? upstream_pick(st->w->upstream, st->provider, a->tried, &until)
+	             : -1;
 	if (target >= 0 && (a->tried >> target & 1) == 0) {
 		a->here++;
 		a->target = target;
@@ -264,8 +278,8 @@ give_up(struct stream *st, const struct failure *f)
 	    provider(st)->api_keys);
 	if (st->error_message[0] == '\0')
 		snprintf(st->error_message, sizeof st->error_message, "%s", f->text);
-	stream_close(st, OUTCOME_UPSTREAM, f->code != NULL ? f->code : retry_error_code(f->kind),
-	    NULL);
+	stream_close(
+	    st, OUTCOME_UPSTREAM, f->code != NULL ? f->code : retry_error_code(f->kind), NULL);
 }
 
 void
@@ -332,4 +346,5 @@ attempt_fini(struct stream *st)
 	if (a->count > 0)
 		count_traffic(st);
 	buf_free(&st->request);
+	buf_free(&st->raw_error);
 }

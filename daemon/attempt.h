@@ -22,23 +22,23 @@ struct stream;
 
 /* A stream's part of it; zeroed before the first attempt. */
 struct attempt {
-	int at;               /* index in the model's list of providers */
-	int target;           /* of the present provider */
-	unsigned count, here; /* calls in all; and after the first at this provider */
-	uint64_t tried;       /* targets of this provider that failed, a bit each */
-	uint64_t due_us;      /* the present call must have its first token by then */
-	struct event *timer;  /* until the next one */
-	bool calling;         /* the breaker waits to hear of the present call */
+	int at;                 /* index in the model's list of providers */
+	int target;             /* of the present provider */
+	unsigned count, here;   /* calls in all; and after the first at this provider */
+	uint64_t tried;         /* targets of this provider that failed, a bit each */
+	uint64_t due_us;        /* the present call must have its first token by then */
+	struct event *timer;    /* until the next one */
+	bool calling;           /* the breaker waits to hear of the present call */
 	uint64_t chunks, bytes; /* of the stream's, that were counted for a provider */
 };
 
 struct failure {
 	enum upstream_kind kind;
-	int status;           /* the provider's; 0: none came */
-	int64_t retry_after;  /* seconds; 0: not said */
-	struct span message;  /* the provider's words, may be empty; */
-	const char *text;     /* then these */
-	const char *code;     /* NULL: the kind's */
+	int status;          /* the provider's; 0: none came */
+	int64_t retry_after; /* seconds; 0: not said */
+	struct span message; /* the provider's words, may be empty; */
+	const char *text;    /* then these */
+	const char *code;    /* NULL: the kind's */
 };
 
 /* Make the first call; CALLING. */

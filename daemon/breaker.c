@@ -43,8 +43,8 @@ breaker_failed(struct breaker *b, const struct breaker_policy *policy, uint64_t 
 		return false;
 	b->open = true;
 	b->probing = false;
-	b->until_us = now_us + (policy->open_us << (b->opened < DOUBLINGS_MAX ? b->opened
-									      : DOUBLINGS_MAX));
+	b->until_us =
+	    now_us + (policy->open_us << (b->opened < DOUBLINGS_MAX ? b->opened : DOUBLINGS_MAX));
 	b->opened++;
 	return true;
 }

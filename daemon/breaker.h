@@ -23,7 +23,7 @@ struct breaker_policy {
 	uint64_t open_us;
 };
 
-struct breaker { /* zeroed: closed */
+struct breaker {           /* zeroed: closed */
 	uint32_t failures; /* in a row */
 	uint32_t opened;   /* times in a row */
 	bool open, probing;

@@ -15,7 +15,7 @@ static bool
 in_word(char c)
 {
 	return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
-	    c == '-' || c == '_' || c == '*';
+	       c == '-' || c == '_' || c == '*';
 }
 
 static size_t
@@ -59,7 +59,7 @@ looks_secret(struct span word, char *const *keys, int n)
 		    strncmp(word.p, keys[i], PREFIX_MIN) == 0)
 			return true;
 	return word.len >= WORD_MIN &&
-	    (strncasecmp(word.p, "sk-", 3) == 0 || memmem(word.p, word.len, "**", 2) != NULL);
+	       (strncasecmp(word.p, "sk-", 3) == 0 || memmem(word.p, word.len, "**", 2) != NULL);
 }
 
 static bool

@@ -44,7 +44,7 @@ bool
 retry_blames(enum upstream_kind kind, int status)
 {
 	return kind != UPSTREAM_AUTH && kind != UPSTREAM_RATE_LIMIT &&
-	    (kind != UPSTREAM_STATUS || status < 400);
+	       (kind != UPSTREAM_STATUS || status < 400);
 }
 
 uint64_t

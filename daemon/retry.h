@@ -10,19 +10,19 @@
 
 /* Ways to fail, as tolld_upstream_errors_total and an error's "kind" name them. */
 enum upstream_kind {
-	UPSTREAM_CONNECT,             /* refused, no route, no such host, closed before its answer */
-	UPSTREAM_TLS,                 /* its certificate, or no common TLS */
+	UPSTREAM_CONNECT, /* refused, no route, no such host, closed before its answer */
+	UPSTREAM_TLS,     /* its certificate, or no common TLS */
 	UPSTREAM_CONNECT_TIMEOUT,
 	UPSTREAM_FIRST_TOKEN_TIMEOUT,
 	UPSTREAM_IDLE_TIMEOUT,
 	UPSTREAM_STREAM_TIMEOUT,
-	UPSTREAM_AUTH,                /* 401, 402, 403: our key, or its account */
-	UPSTREAM_RATE_LIMIT,          /* 429 */
-	UPSTREAM_STATUS,              /* another status that is not 200 */
-	UPSTREAM_SERVER,              /* 5xx */
-	UPSTREAM_PROTOCOL,            /* not HTTP, or a 200 that is no event stream */
-	UPSTREAM_TRUNCATED,           /* broke off, or ended without its end mark */
-	UPSTREAM_REPORTED,            /* an error event in its stream */
+	UPSTREAM_AUTH,       /* 401, 402, 403: our key, or its account */
+	UPSTREAM_RATE_LIMIT, /* 429 */
+	UPSTREAM_STATUS,     /* another status that is not 200 */
+	UPSTREAM_SERVER,     /* 5xx */
+	UPSTREAM_PROTOCOL,   /* not HTTP, or a 200 that is no event stream */
+	UPSTREAM_TRUNCATED,  /* broke off, or ended without its end mark */
+	UPSTREAM_REPORTED,   /* an error event in its stream */
 	UPSTREAM_KINDS
 };
 

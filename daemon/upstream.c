@@ -69,8 +69,8 @@ socket_function(CURL *easy, curl_socket_t s, int what, void *arg, void *sockp)
 {
 	struct upstream *u = arg;
 	struct sock *k = sockp;
-	short want = (short)((what & CURL_POLL_IN ? EV_READ : 0) |
-	    (what & CURL_POLL_OUT ? EV_WRITE : 0));
+	short want =
+	    (short)((what & CURL_POLL_IN ? EV_READ : 0) | (what & CURL_POLL_OUT ? EV_WRITE : 0));
 
 	(void)easy;
 	if (what == CURL_POLL_REMOVE || want == 0) {
@@ -127,8 +127,8 @@ make_targets(struct upstream *u, int provider, const struct config_provider *p)
 	u->provider[provider].target = t;
 	for (int i = 0; i < n && good; i++) {
 		u->provider[provider].targets = i + 1;
-		good = target_init(&t[i], p, i % p->base_urls, i / p->base_urls,
-		    "/chat/completions");
+		good =
+		    target_init(&t[i], p, i % p->base_urls, i / p->base_urls, "/chat/completions");
 	}
 	return good;
 }

@@ -14,7 +14,7 @@
 #include "daemon/upstream_private.h"
 #include "shm/clock.h"
 
-#define IDLE_MAX 256       /* connections kept for the next call, a provider */
+#define IDLE_MAX 256                     /* connections kept for the next call, a provider */
 #define IDLE_US (50 * UINT64_C(1000000)) /* and so long; many servers close after 60 s */
 
 void
@@ -160,9 +160,9 @@ link_read(struct link *l, char *to, size_t len, size_t *n)
 		got = recv(l->fd, to, len, 0);
 	} while (got < 0 && errno == EINTR);
 	*n = got > 0 ? (size_t)got : 0;
-	return got >= 0			      ? CURLE_OK
-	    : errno == EAGAIN || errno == EWOULDBLOCK ? CURLE_AGAIN
-						      : CURLE_RECV_ERROR;
+	return got >= 0                                  ? CURLE_OK
+	       : errno == EAGAIN || errno == EWOULDBLOCK ? CURLE_AGAIN
+	                                                 : CURLE_RECV_ERROR;
 }
 
 CURLcode
@@ -176,9 +176,9 @@ link_write(struct link *l, const char *from, size_t len, size_t *n)
 		sent = send(l->fd, from, len, MSG_NOSIGNAL);
 	} while (sent < 0 && errno == EINTR);
 	*n = sent > 0 ? (size_t)sent : 0;
-	return sent >= 0		      ? CURLE_OK
-	    : errno == EAGAIN || errno == EWOULDBLOCK ? CURLE_AGAIN
-						      : CURLE_SEND_ERROR;
+	return sent >= 0                                 ? CURLE_OK
+	       : errno == EAGAIN || errno == EWOULDBLOCK ? CURLE_AGAIN
+	                                                 : CURLE_SEND_ERROR;
 }
 
 static enum call_result
@@ -212,6 +212,6 @@ link_connected(struct link *l, CURLcode code)
 		call_connected(l->call);
 		return;
 	}
-	call_failed(l->call, result_of(code),
-	    l->error[0] != '\0' ? l->error : curl_easy_strerror(code));
+	call_failed(
+	    l->call, result_of(code), l->error[0] != '\0' ? l->error : curl_easy_strerror(code));
 }

@@ -27,12 +27,12 @@ struct link {
 	CURL *easy;
 	struct target *target;
 	enum link_state state;
-	int fd;              /* libcurl's, once it is connected */
+	int fd; /* libcurl's, once it is connected */
 	struct event rd, wr;
-	bool closing;        /* the end is there, perhaps behind bytes that were not read yet */
+	bool closing; /* the end is there, perhaps behind bytes that were not read yet */
 	struct gathered gathered; /* instead of rd, once the call says so */
 	struct call *call;
-	struct link *next;   /* idle ones */
+	struct link *next; /* idle ones */
 	uint64_t idle_us;
 	char error[CURL_ERROR_SIZE];
 };
@@ -69,7 +69,7 @@ struct call {
 	struct upstream *u;
 	struct link *link;
 	struct target *target;
-	struct buf head; /* what follows the target's; freed when the answer begins */
+	struct buf head;        /* what follows the target's; freed when the answer begins */
 	const struct buf *body; /* the owner's; NULL when the answer begins */
 	size_t sent;
 	struct response response;
@@ -77,13 +77,13 @@ struct call {
 	void *arg;
 	bool paused, reused, heard;
 	bool gathered;
-	bool cut_short; /* the answer came before the request was out */
+	bool cut_short;       /* the answer came before the request was out */
 	bool busy, cancelled; /* cancelled while one of its callbacks runs: freed after that */
 };
 
 /* upstream_target.c: what every request to it begins with; false if its URL is none. */
-bool target_init(struct target *, const struct config_provider *, int url, int key,
-    const char *path);
+bool target_init(
+    struct target *, const struct config_provider *, int url, int key, const char *path);
 void target_fini(struct target *);
 
 /* upstream_link.c.  A new one is CONNECTING; its call hears of the end of that. */

@@ -13,9 +13,9 @@
 static bool
 make_head(struct target *t, const char *where, const char *key)
 {
-	static const char fields[] = "\r\nUser-Agent: tolld/" TOLLD_VERSION
-				     "\r\nContent-Type: application/json"
-				     "\r\nAccept: text/event-stream, application/json\r\n";
+	static const char fields[] =
+	    "\r\nUser-Agent: tolld/" TOLLD_VERSION "\r\nContent-Type: application/json"
+	    "\r\nAccept: text/event-stream, application/json\r\n";
 	size_t size = strlen(where) + sizeof fields + strlen(key) + 64;
 	int n;
 
@@ -27,17 +27,16 @@ make_head(struct target *t, const char *where, const char *key)
 }
 
 bool
-target_init(struct target *t, const struct config_provider *p, int which, int key,
-    const char *path)
+target_init(struct target *t, const struct config_provider *p, int which, int key, const char *path)
 {
 	CURLU *url = curl_url();
 	char *scheme = NULL, *host = NULL, *port = NULL, *base = NULL;
 	struct buf where = {0};
 	bool good = url != NULL &&
-	    curl_url_set(url, CURLUPART_URL, p->base_url[which], 0) == CURLUE_OK &&
-	    curl_url_get(url, CURLUPART_SCHEME, &scheme, 0) == CURLUE_OK &&
-	    curl_url_get(url, CURLUPART_HOST, &host, 0) == CURLUE_OK &&
-	    curl_url_get(url, CURLUPART_PATH, &base, 0) == CURLUE_OK;
+	            curl_url_set(url, CURLUPART_URL, p->base_url[which], 0) == CURLUE_OK &&
+	            curl_url_get(url, CURLUPART_SCHEME, &scheme, 0) == CURLUE_OK &&
+	            curl_url_get(url, CURLUPART_HOST, &host, 0) == CURLUE_OK &&
+	            curl_url_get(url, CURLUPART_PATH, &base, 0) == CURLUE_OK;
 
 	if (good) {
 		size_t n = strlen(base);
@@ -100,10 +99,9 @@ upstream_pick(struct upstream *u, int provider, uint64_t tried, uint64_t *until_
 			*until_us = until < *until_us ? until : *until_us;
 			continue;
 		}
-		if (best >= 0 &&
-		    (fresh < best_fresh ||
-			(fresh == best_fresh &&
-			    t->calls >= u->provider[provider].target[best].calls)))
+		if (best >= 0 && (fresh < best_fresh ||
+		                     (fresh == best_fresh &&
+		                         t->calls >= u->provider[provider].target[best].calls)))
 			continue;
 		best = i;
 		best_fresh = fresh;

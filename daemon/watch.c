@@ -125,8 +125,9 @@ refuse(struct watcher *x)
 	struct emit_end end;
 
 	stream_end(st, &end);
-	if (st->retry_after > 0)
-		conn_header(c, "Retry-After", "%lld", (long long)st->retry_after);
+	if (st->retry_after > 0 || st->error_status == 0)
+		conn_header(c, "Retry-After", "%lld",
+		    (long long)(st->retry_after > 0 ? st->retry_after : 1));
 	if (provider != NULL)
 		conn_header(c, "x-tolld-provider", "%s", provider);
 	emit_error_end(&b, &end);
