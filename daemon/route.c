@@ -9,13 +9,14 @@
 #include "daemon/conn_state.h"
 #include "daemon/metrics.h"
 
-#define EXPOSED                                                                   \
-	"x-request-id, retry-after, x-should-retry, x-ratelimit-limit-requests, " \
-	"x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "            \
-	"x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
+#define EXPOSED                                                                                 \
+	"x-request-id, retry-after, x-should-retry, x-tolld-provider, "                         \
+	"x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "                          \
+	"x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, " \
+	"x-ratelimit-reset-tokens"
 #define ALLOWED_HEADERS                                                 \
 	"authorization, content-type, idempotency-key, last-event-id, " \
-	"x-api-key, x-request-id, anthropic-version"
+	"x-api-key, x-request-id, anthropic-version, traceparent"
 
 /* A path that ends in '*' stands for all that begin with what is before it. */
 static bool

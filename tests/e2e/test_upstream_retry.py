@@ -115,6 +115,32 @@ class Retry(unittest.TestCase):
         self.assertGreater(gaps[0], 0.12)
         self.assertGreater(gaps[1], 0.24)
 
+    def test_health(self):
+        """Every stream, however many calls it took, is one in the histograms and one log line."""
+        names = ("tolld_time_to_first_token_seconds_count{model=\"a\"}",
+                 "tolld_gateway_overhead_seconds_count", "tolld_stream_duration_seconds_count",
+                 "tolld_upstream_chunks_total{provider=\"a\"}",
+                 "tolld_stream_defects_total{provider=\"a\",kind=\"truncated\"}")
+        before = self.t.metrics()
+        size = before.get("tolld_upstream_bytes_total{provider=\"a\"}", 0)
+        cut = Answer(FINISH, 200, end="cut")
+        self.a.reset(Answer("", 200, end="cut"), cut)
+        self.run_good("a", "a")
+        after = self.t.metrics()
+        # The cut one's event with the finish reason, and the five of the good one.
+        self.assertEqual([after[x] - before.get(x, 0) for x in names], [1, 1, 1, 6, 2])
+        self.assertEqual(after["tolld_upstream_bytes_total{provider=\"a\"}"] - size,
+                         len(cut.body) + len(good().body))
+        lines = wait_for(lambda: [x for x in self.t.log().splitlines() if "stream ended" in x and
+                                  "attempts=3" in x and "model=a" in x], 5, "the stream's line")
+        fields = dict(x.split("=", 1) for x in lines[-1].split() if "=" in x)
+        self.assertTrue(fields["request"].startswith("req_"))
+        self.assertEqual([fields[x] for x in ("account", "provider", "outcome", "reported",
+                                              "tokens", "chunks", "cost")],
+                         ["alice", "a", "stop", "3", "9+3", "6", "0.000004"])
+        self.assertGreater(int(fields["counted"]), 0)
+        self.assertGreaterEqual(int(fields["ms"]), int(fields["first_token_ms"]))
+
     def test_never_again_for_the_requests_fault(self):
         for code in (400, 413, 415, 418, 422):
             self.a.reset(status(code, "too many cooks"))

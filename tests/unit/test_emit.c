@@ -384,6 +384,51 @@ test_error_body(void **state)
 	buf_free(&b);
 }
 
+/* Who failed, how, and when to come back, in every dialect that has words. */
+static void
+test_a_providers_failure(void **state)
+{
+	static const char object[] =
+	    "{\"message\":\"no\",\"type\":\"server_error\",\"code\":\"overloaded\","
+	    "\"param\":null,\"kind\":\"rate_limit\",\"retry_after\":7}";
+	const struct emit_end e = {.outcome = OUTCOME_UPSTREAM,
+	    .provider = "p",
+	    .error_code = "overloaded",
+	    .error_type = "server_error",
+	    .error_kind = "rate_limit",
+	    .retry_after = 7,
+	    .error_message = SPAN("no"),
+	    .full_text = SPAN("")};
+	struct emit_stream s = stream;
+	struct buf b = {0};
+
+	(void)state;
+	emit_error(&b, EMIT_TYPED, &stream, &e, 3);
+	buf_add(&b, "", 1);
+	assert_non_null(strstr(b.data, object));
+	assert_non_null(strstr(b.data, ",\"balance\":0,\"provider\":\"p\"}}\n\n"));
+	b.len = 0;
+	emit_error(&b, EMIT_OPENAI, &stream, &e, 3);
+	buf_add(&b, "", 1);
+	assert_non_null(strstr(b.data, object));
+	b.len = 0;
+	emit_error(&b, EMIT_CONTENT, &stream, &e, 3);
+	buf_add(&b, "", 1);
+	assert_non_null(strstr(b.data, object));
+	b.len = 0;
+	emit_error_end(&b, &e);
+	buf_add(&b, "", 1);
+	assert_memory_equal(b.data, "{\"error\":", 9);
+	assert_non_null(strstr(b.data, object));
+	/* Who comes back is told who answers. */
+	s.provider = "p\"q";
+	b.len = 0;
+	emit_begin(&b, EMIT_TYPED, &s, 0);
+	buf_add(&b, "", 1);
+	assert_non_null(strstr(b.data, ",\"provider\":\"p\\\"q\"}}\n\n"));
+	buf_free(&b);
+}
+
 int
 main(void)
 {
@@ -398,6 +443,7 @@ main(void)
 	    cmocka_unit_test(test_ids),
 	    cmocka_unit_test(test_names),
 	    cmocka_unit_test(test_error_body),
+	    cmocka_unit_test(test_a_providers_failure),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
