@@ -65,16 +65,21 @@ drop_call(struct stream *st)
 static void
 forget_answer(struct stream *st)
 {
-	sse_free(&st->sse);
-	sse_init(&st->sse, SSE_LINE_MAX);
-	openai_template_free(&st->template);
-	st->template = (struct openai_template){0};
+	decoder_free(&st->decoder);
+	st->decoder = (struct decoder){0};
 	buf_free(&st->raw_error);
 	st->usage = (struct usage){0};
-	st->usage_odd = st->done_seen = st->event_stream = false;
+	st->usage_odd = st->usage_final = st->done_seen = st->event_stream = false;
 	st->finish = OUTCOME_NONE;
 	st->status = 0;
 	st->retry_after = 0;
+}
+
+/* The request in the dialect of a provider; empty where that cannot carry it. */
+static struct buf *
+request_for(struct stream *st, int provider)
+{
+	return &st->request[dialect_index(st->w->config->provider[provider].dialect)];
 }
 
 static void
@@ -94,8 +99,8 @@ make_call(struct stream *st)
 	if (st->traceparent[0] != '\0')
 		buf_printf(&headers, "traceparent: %s\r\n", st->traceparent);
 	if (!headers.failed)
-		st->call = upstream_post(st->w->upstream, st->provider, a->target, &st->request,
-		    (struct span){headers.data, headers.len}, &call_ops, st);
+		st->call = upstream_post(st->w->upstream, st->provider, a->target,
+		    request_for(st, st->provider), (struct span){headers.data, headers.len}, &call_ops, st);
 	buf_free(&headers);
 	if (st->call == NULL) {
 		stream_close(st, OUTCOME_UPSTREAM, "overloaded", "no room for a call");
@@ -103,13 +108,6 @@ make_call(struct stream *st)
 	}
 	breaker_begin(upstream_breaker(st->w->upstream, st->provider, a->target), coarse_us());
 	a->calling = true;
-}
-
-/* As long as there are dialects that are not spoken: no body for them can be made. */
-static bool
-speaks(const struct config_provider *p)
-{
-	return p->dialect == DIALECT_OPENAI || p->dialect == DIALECT_AUTO;
 }
 
 /* The model's next provider that may be called, from list index `at` on; false if there is none. */
@@ -123,7 +121,7 @@ choose(struct stream *st, int at, uint64_t *until_us)
 		uint64_t until;
 		int target;
 
-		if (!speaks(&st->w->config->provider[m->providers[at]]))
+		if (request_for(st, m->providers[at])->len == 0)
 			continue;
 		target = upstream_pick(st->w->upstream, m->providers[at], 0, &until);
 		if (target >= 0) {
@@ -315,7 +313,7 @@ void
 attempt_worked(struct stream *st)
 {
 	judge(st, NULL);
-	buf_free(&st->request);
+	stream_drop_requests(st);
 }
 
 void
@@ -345,6 +343,6 @@ attempt_fini(struct stream *st)
 	a->calling = false;
 	if (a->count > 0)
 		count_traffic(st);
-	buf_free(&st->request);
+	stream_drop_requests(st);
 	buf_free(&st->raw_error);
 }

@@ -57,6 +57,20 @@ fault(struct chat_fault *f, int status, const char *code, const char *param, con
 	return -1;
 }
 
+int
+chat_request_refuse(struct chat_fault *f, const char *param, const char *fmt, ...)
+{
+	va_list ap;
+
+	f->status = 400;
+	f->code = "invalid_request";
+	f->param = param;
+	va_start(ap, fmt);
+	vsnprintf(f->message, sizeof f->message, fmt, ap);
+	va_end(ap);
+	return -1;
+}
+
 static int
 invalid(struct chat_fault *f, const char *param, const char *what)
 {
@@ -291,48 +305,13 @@ chat_request_parse(const struct config *cfg, struct span body, struct chat_reque
 	return parse_limit(cfg, v, r, f);
 }
 
-static bool
-ours(struct json_value key)
+bool
+chat_request_is_ours(struct json_value key)
 {
 	for (int i = 0; i < FIELDS; i++)
 		if (json_is(key, field_name[i]))
 			return true;
 	return false;
-}
-
-void
-chat_request_body(const struct config *cfg, const struct chat_request *r, struct buf *b)
-{
-	const char *upstream = cfg->model[r->model].upstream;
-	const char *it = NULL;
-	struct json_value key, value;
-
-	buf_str(b, "{\"model\":");
-	buf_json(b, upstream, strlen(upstream));
-	buf_str(b, ",\"messages\":");
-	if (r->messages.type == JSON_ARRAY) {
-		buf_add(b, r->messages.p, r->messages.len);
-	} else {
-		buf_str(b, "[{\"role\":\"user\",\"content\":");
-		buf_add(b, r->message.p, r->message.len);
-		buf_str(b, "}]");
-	}
-	while (json_each(r->root, &it, &key, &value)) {
-		if (ours(key))
-			continue;
-		buf_str(b, ",");
-		buf_add(b, key.p, key.len);
-		buf_str(b, ":");
-		buf_add(b, value.p, value.len);
-	}
-	buf_str(b, ",\"stream\":true,\"stream_options\":{\"include_usage\":true},");
-}
-
-void
-chat_request_limit(struct buf *b, bool max_completion_tokens, uint32_t max_tokens)
-{
-	buf_printf(b, "\"%s\":%u}", max_completion_tokens ? "max_completion_tokens" : "max_tokens",
-	    max_tokens);
 }
 
 struct json_value

@@ -3,7 +3,7 @@
 
 /*
  * The body of /chat/preview and /chat/send: what is asked of which model, checked field by
- * field, and the request that the provider gets for it.  Pure.
+ * field.  What the provider gets for it is its dialect's to write (daemon/dialect.h).  Pure.
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -28,20 +28,20 @@ struct chat_request {
 
 struct chat_fault {
 	int status; /* 400, 404 */
-	const char *code, *param;
-	char message[160];
+	const char *code, *param; /* param: a literal, or in `field` */
+	char field[64];
+	char message[200];
 };
 
 /* Check a body; the request points into it.  -1 with *fault. */
 int chat_request_parse(const struct config *, struct span body, struct chat_request *,
     struct chat_fault *) __attribute__((warn_unused_result));
 
-/*
- * The provider's request (OpenAI chat completions, streaming, usage asked for), up to and
- * without the token limit; chat_request_limit closes it.
- */
-void chat_request_body(const struct config *, const struct chat_request *, struct buf *);
-void chat_request_limit(struct buf *, bool max_completion_tokens, uint32_t max_tokens);
+/* Is this member of the body for us, and not the provider's as it came? */
+bool chat_request_is_ours(struct json_value key);
+/* Fill in a 400 that names a field; -1. */
+int chat_request_refuse(struct chat_fault *, const char *param, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 
 /* The user's own words, as they are stored: the message, or the last of the messages. */
 struct json_value chat_request_said(const struct chat_request *);

@@ -339,21 +339,11 @@ processors(void)
 static void
 warn_without_effect(struct config_file *f, const struct config *c)
 {
-	int provider = 0;
-
 	for (size_t i = 0; i < f->sections; i++) {
 		if (strcmp(f->section[i].name, "limits") == 0 &&
 		    (c->limits.requests_per_minute || c->limits.tokens_per_minute ||
 			c->limits.concurrent_streams))
 			config_warning(f, f->section[i].line, "limits", "not enforced yet");
-		if (strcmp(f->section[i].name, "provider") != 0)
-			continue;
-		if (provider < c->provider_count &&
-		    (c->provider[provider].dialect == DIALECT_OLLAMA ||
-			c->provider[provider].dialect == DIALECT_ANTHROPIC))
-			config_warning(f, line_of(f, i, "dialect"), "dialect",
-			    "not spoken yet: requests for its models are refused");
-		provider++;
 	}
 }
 

@@ -12,6 +12,7 @@
 
 #include "daemon/log.h"
 #include "daemon/metrics.h"
+#include "daemon/openai.h"
 #include "daemon/settle.h"
 #include "daemon/stream.h"
 #include "daemon/watch.h"
@@ -182,6 +183,8 @@ note_usage(struct stream *st, const struct delta *d)
 				     d->usage.prompt < st->usage.prompt))
 		st->usage_odd = true;
 	st->usage = d->usage;
+	/* What comes with the finish reason or after it is no running count. */
+	st->usage_final = st->finish != OUTCOME_NONE;
 }
 
 /*
@@ -203,100 +206,148 @@ burst_end(struct stream *st)
 }
 
 static bool
-on_event(void *arg, const struct sse_event *ev)
+on_text(void *arg, struct span text)
 {
 	struct stream *st = arg;
-	struct span text;
-	struct delta d;
 
 	if (st->stop_wanted)
 		return false;
 	st->chunks++;
-	if (!st->done_seen && openai_template_match(&st->template, ev->data.p, ev->data.len,
-				  &st->w->decoded, &text)) {
-		buf_span(&st->w->burst, text);
-		if (st->w->burst.len > BURST_MAX)
-			burst_end(st);
-		return !st->stop_wanted;
+	buf_span(&st->w->burst, text);
+	if (st->w->burst.len > BURST_MAX)
+		burst_end(st);
+	return !st->stop_wanted;
+}
+
+static bool
+on_invalid(struct stream *st, const struct delta *d)
+{
+	if (d->no_memory) {
+		stream_close(st, OUTCOME_UPSTREAM, "overloaded", "out of memory");
+		return false;
 	}
+	defect(st, DEFECT_JSON);
+	return true;
+}
+
+static bool
+on_error(struct stream *st, const struct delta *d)
+{
+	failed(st, UPSTREAM_REPORTED, d->message, "the provider reported an error");
+	return false;
+}
+
+static bool
+on_delta(void *arg, const struct delta *d)
+{
+	struct stream *st = arg;
+
+	if (st->stop_wanted)
+		return false;
+	st->chunks++;
 	burst_end(st);
 	if (st->stop_wanted)
 		return false;
-	openai_decode(ev->data.p, ev->data.len, &st->w->decoded, &d);
-	openai_template_learn(&st->template, ev->data.p, ev->data.len, &d);
-	if (d.utf8_repaired)
+	if (d->utf8_repaired)
 		defect(st, DEFECT_UTF8);
-	switch (d.kind) {
-	case DELTA_INVALID:
-		if (d.no_memory) {
-			stream_close(st, OUTCOME_UPSTREAM, "overloaded", "out of memory");
-			return false;
-		}
-		defect(st, DEFECT_JSON);
-		return true;
-	case DELTA_DONE:
-		st->done_seen = true;
-		return true;
-	case DELTA_ERROR:
-		failed(st, UPSTREAM_REPORTED, d.message, "the provider reported an error");
-		return false;
-	default:
-		break;
-	}
-	/* After its end mark a stream has nothing more to say. */
-	if (st->done_seen)
-		return true;
-	note_usage(st, &d);
-	if (d.finish != OUTCOME_NONE)
-		st->finish = d.finish;
-	arrived(st, false, d.reasoning);
-	arrived(st, false, d.tool_arguments);
-	arrived(st, false, d.other);
-	arrived(st, true, d.refusal);
-	arrived(st, true, d.text);
+	if (d->kind == DELTA_INVALID)
+		return on_invalid(st, d);
+	if (d->kind == DELTA_ERROR)
+		return on_error(st, d);
+	st->done_seen |= d->kind == DELTA_DONE;
+	if (d->finish != OUTCOME_NONE)
+		st->finish = d->finish;
+	note_usage(st, d);
+	arrived(st, false, d->reasoning);
+	arrived(st, false, d->tool_arguments);
+	arrived(st, false, d->other);
+	arrived(st, true, d->refusal);
+	arrived(st, true, d->text);
 	return !st->stop_wanted;
+}
+
+static const struct decoder_ops decoder_ops = {on_text, on_delta};
+
+static const struct config_provider *
+provider(const struct stream *st)
+{
+	return &st->w->config->provider[st->provider];
+}
+
+/* What "auto" found is worth a line when it is new. */
+static void
+note_dialect(struct stream *st)
+{
+	const struct dialect *found = st->decoder.dialect, **known = &st->w->found[st->provider];
+
+	if (provider(st)->dialect != DIALECT_AUTO || found == NULL || found == *known)
+		return;
+	*known = found;
+	log_event(LOG_INFO, "provider's dialect found", "provider", provider(st)->name, "dialect",
+	    found->name, NULL);
 }
 
 void
 decode_head(void *arg, int status, const char *media_type, int64_t retry_after)
 {
 	struct stream *st = arg;
+	enum config_dialect d = provider(st)->dialect;
+	const struct dialect *dialect = d == DIALECT_AUTO ? NULL : dialect_of(d);
 
 	st->status = status;
 	st->retry_after = retry_after;
-	st->event_stream = status == 200 && strcmp(media_type, "text/event-stream") == 0;
+	st->event_stream = status == 200 && decoder_accepts(dialect, media_type);
+	decoder_init(&st->decoder, dialect, media_type, LINE_BYTES_MAX, &st->w->decoded);
+}
+
+/* A body that is no stream: what it says is for the error. */
+static void
+keep_body(struct stream *st, const char *bytes, size_t len)
+{
+	if (st->raw_error.len < ERROR_BODY_MAX)
+		buf_add(&st->raw_error, bytes,
+		    len < ERROR_BODY_MAX - st->raw_error.len ? len
+							     : ERROR_BODY_MAX - st->raw_error.len);
+}
+
+static void
+decoded(struct stream *st, enum decoder_result result)
+{
+	burst_end(st);
+	note_dialect(st);
+	switch (result) {
+	case DECODER_OVERSIZE:
+		defect(st, DEFECT_OVERSIZE);
+		failed(st, UPSTREAM_PROTOCOL, (struct span){0},
+		    "the provider sent a line over 1 MiB");
+		break;
+	case DECODER_NOMEM:
+		stream_close(st, OUTCOME_UPSTREAM, "overloaded", "out of memory");
+		break;
+	default:
+		break;
+	}
 }
 
 void
 decode_data(void *arg, const char *bytes, size_t len)
 {
 	struct stream *st = arg;
-	enum sse_result result;
+	enum decoder_result result;
 
 	st->bytes += len;
 	st->w->event_us = coarse_us();
 	if (!st->event_stream) {
-		if (st->raw_error.len < ERROR_BODY_MAX)
-			buf_add(&st->raw_error, bytes,
-			    len < ERROR_BODY_MAX - st->raw_error.len
-				? len
-				: ERROR_BODY_MAX - st->raw_error.len);
+		keep_body(st, bytes, len);
 		return;
 	}
-	result = sse_feed(&st->sse, bytes, len, on_event, st);
-	burst_end(st);
-	switch (result) {
-	case SSE_OVERSIZE:
-		defect(st, DEFECT_OVERSIZE);
-		failed(st, UPSTREAM_PROTOCOL, (struct span){0},
-		    "the provider sent a line over 1 MiB");
-		break;
-	case SSE_NOMEM:
-		stream_close(st, OUTCOME_UPSTREAM, "overloaded", "out of memory");
-		break;
-	default:
-		break;
+	result = decoder_feed(&st->decoder, bytes, len, &decoder_ops, st);
+	if (result == DECODER_FOREIGN) {
+		st->event_stream = false;
+		keep_body(st, bytes, len);
+		return;
 	}
+	decoded(st, result);
 }
 
 void
@@ -330,7 +381,7 @@ end_refused(struct stream *st)
 	    st->raw_error.data, st->raw_error.len, &st->w->decoded);
 
 	if (st->status == 200) {
-		failed(st, UPSTREAM_PROTOCOL, message, "the provider sent no event stream");
+		failed(st, UPSTREAM_PROTOCOL, message, "the provider sent no stream");
 		return;
 	}
 	/* It is our key that was refused: for the operator to know, and such messages quote keys. */
@@ -358,13 +409,13 @@ end_failed(struct stream *st, enum call_result result, const char *why)
 		break;
 	case CALL_TLS:
 		log_event(LOG_WARN, "no TLS with the provider", "provider",
-		    st->w->config->provider[st->provider].name, "why", why, NULL);
+		    provider(st)->name, "why", why, NULL);
 		failed(st, UPSTREAM_TLS, (struct span){0},
 		    "no trusted connection to the provider came about");
 		break;
 	case CALL_PROTOCOL:
 		log_event(LOG_WARN, "provider does not speak HTTP", "provider",
-		    st->w->config->provider[st->provider].name, "why", why, NULL);
+		    provider(st)->name, "why", why, NULL);
 		failed(st, UPSTREAM_PROTOCOL, (struct span){0},
 		    "the provider's answer is not HTTP");
 		break;
@@ -377,19 +428,26 @@ end_failed(struct stream *st, enum call_result result, const char *why)
 static void
 end_complete(struct stream *st)
 {
+	uint8_t outcome = st->finish == OUTCOME_NONE ? OUTCOME_STOP : st->finish;
+
 	if (!st->event_stream) {
 		end_refused(st);
-	} else if (st->finish == OUTCOME_NONE && !st->done_seen) {
-		broken_off(st, "the provider's answer ended without its end mark");
-	} else {
-		uint8_t outcome = st->finish == OUTCOME_NONE ? OUTCOME_STOP : st->finish;
-
-		if (outcome == OUTCOME_LENGTH && st->credit_bound)
-			outcome = OUTCOME_CREDIT;
-		st->complete = true;
-		attempt_worked(st); /* without a token, too */
-		stream_close(st, outcome, NULL, NULL);
+		return;
 	}
+	if (!st->done_seen) {
+		broken_off(st, "the provider's answer ended without its end mark");
+		return;
+	}
+	/* An end mark alone is no answer. */
+	if (st->finish == OUTCOME_NONE && st->first_us == 0) {
+		broken_off(st, "the provider's answer is empty");
+		return;
+	}
+	if (outcome == OUTCOME_LENGTH && st->credit_bound)
+		outcome = OUTCOME_CREDIT;
+	st->complete = true;
+	attempt_worked(st); /* without a token, too */
+	stream_close(st, outcome, NULL, NULL);
 }
 
 void
@@ -400,6 +458,14 @@ decode_end(void *arg, enum call_result result, const char *why)
 	st->call = NULL;
 	if (st->stop_wanted)
 		return;
+	/* Its end mark is the provider's word that all was said: what HTTP makes of the rest (a
+	 * length that was too large, a last chunk that is missing) changes nothing of that. */
+	if (result == CALL_COMPLETE && st->event_stream && !st->done_seen)
+		decoded(st, decoder_end(&st->decoder, &decoder_ops, st));
+	if (st->done_seen)
+		result = CALL_COMPLETE;
+	if (st->stop_wanted)
+		goto out;
 	if (st->pending.len + st->pending_hidden.len > 0) {
 		/* It has said all, but a part of it still waits for its slice. */
 		st->ended_early = true;
@@ -410,6 +476,7 @@ decode_end(void *arg, enum call_result result, const char *why)
 		end_complete(st);
 	else
 		end_failed(st, result, why);
+out:
 	stream_touch(st);
 	streams_flush(st->w->streams);
 }

@@ -11,7 +11,7 @@
 
 #include "daemon/upstream.h"
 
-#define SSE_LINE_MAX (1u << 20)
+#define LINE_BYTES_MAX (1u << 20) /* of a line or an event of the provider's */
 #define TOKEN_BYTES_MAX 128
 #define STREAM_TEXT_MAX (8u << 20) /* a longer answer is ended as oversize */
 #define ERROR_BODY_MAX 65536

@@ -2,51 +2,11 @@
 #define DAEMON_OPENAI_H
 
 /*
- * One event of OpenAI's chat completions stream, from JSON to a delta.  Pure.  Knows what
- * OpenRouter, vLLM, Azure, DeepSeek, Mistral and Groq do differently.
+ * OpenAI's chat completions: the request, and events of the stream, from JSON to a delta.  Pure.
+ * Knows what OpenRouter, vLLM, Azure, DeepSeek, Mistral and Groq do differently.
  */
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include "daemon/buf.h"
-#include "shm/journal_record.h"
-
-struct usage {
-	bool present;
-	int64_t prompt; /* all input, cached included */
-	int64_t cached;
-	int64_t completion; /* all output, reasoning included */
-	int64_t reasoning;
-};
-
-enum delta_kind {
-	DELTA_EMPTY,   /* nothing to show: role, empty choices, usage: null */
-	DELTA_PART,    /* text, reasoning, tool call, finish reason or usage: see the fields */
-	DELTA_DONE,    /* [DONE] */
-	DELTA_ERROR,   /* the provider's error in mid-stream; message */
-	DELTA_INVALID, /* not the JSON that it should be */
-};
-
-/*
- * Spans are decoded, valid UTF-8, in the caller's scratch buffer, "" where absent.  Text belongs
- * to the choice of index 0 unless said otherwise.  With DELTA_ERROR the other fields hold what
- * came with it in the same event.
- */
-struct delta {
-	enum delta_kind kind;
-	struct span text;      /* content */
-	struct span refusal;   /* shown as text */
-	struct span reasoning; /* counted, not shown by the typed dialect */
-	struct span tool_arguments; /* names and arguments of calls; counted */
-	struct span other;     /* all that other choices (n > 1) said; counted, not shown */
-	struct span message;   /* DELTA_ERROR: what the provider said */
-	uint8_t finish;        /* enum journal_outcome; OUTCOME_NONE: not yet */
-	bool utf8_repaired;    /* the event had invalid UTF-8; it became U+FFFD */
-	bool usage_bad;        /* a usage came whose numbers cannot be: it is not present */
-	bool no_memory;        /* DELTA_INVALID for want of memory, not the provider's fault */
-	struct usage usage;
-};
+#include "daemon/chat_request.h"
+#include "daemon/delta.h"
 
 /*
  * Decode one event's data.  Spans point into scratch, which is reset here, until the next call.
@@ -55,7 +15,15 @@ struct delta {
  */
 void openai_decode(const char *data, size_t len, struct buf *scratch, struct delta *);
 
-/* The message inside a provider's JSON error body, decoded into scratch; "" if it is not one. */
+/* The message inside a JSON error body of any dialect, decoded into scratch; "" if it is none. */
 struct span openai_error_message(const char *body, size_t len, struct buf *scratch);
+
+/*
+ * The request for /chat/completions (streaming, usage asked for), up to and without the token
+ * limit; openai_limit closes it.  Always 0: what is not ours goes as it came.
+ */
+int openai_write(const struct config *, const struct chat_request *, struct buf *,
+    struct chat_fault *);
+void openai_limit(struct buf *, bool max_completion_tokens, uint32_t max_tokens);
 
 #endif

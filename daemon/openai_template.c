@@ -9,6 +9,7 @@
 
 #include <string.h>
 
+#include "daemon/delta_read.h"
 #include "daemon/json.h"
 #include "daemon/json_text.h"
 #include "daemon/utf8.h"
@@ -53,6 +54,9 @@ unescape(const char *quote, size_t len, struct buf *scratch, struct span *text)
 	size_t at;
 
 	if (json_check(quote, len, &v, &at) != JSON_OK)
+		return false;
+	/* Half of a pair belongs to what is in another event. */
+	if (delta_low_half(v) != 0 || (delta_ends_in_escape(v) && delta_high_half(v) != 0))
 		return false;
 	scratch->len = 0;
 	json_decode_buf(v, scratch);

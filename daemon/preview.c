@@ -6,6 +6,7 @@
 
 #include "daemon/chat_request.h"
 #include "daemon/metrics.h"
+#include "daemon/dialect.h"
 #include "daemon/quote.h"
 #include "daemon/worker.h"
 
@@ -35,13 +36,20 @@ preview_handler(struct conn *c, const struct http_request *h, struct span body)
 	struct account_books books;
 	struct price price;
 	struct quote q;
-	struct buf b = {0};
+	struct buf b = {0}, request[DIALECTS] = {{0}};
 
 	(void)h;
 	if (chat_request_parse(w->config, body, &r, &f) != 0) {
 		conn_error(c, f.status, "invalid_request_error", f.code, f.param, "%s", f.message);
 		return;
 	}
+	/* What send would refuse is refused here. */
+	if (dialect_write_all(w->config, &r, request, &f) != 0) {
+		conn_error(c, f.status, "invalid_request_error", f.code, f.param, "%s", f.message);
+		return;
+	}
+	for (int i = 0; i < DIALECTS; i++)
+		buf_free(&request[i]);
 	quote_price(w->region, r.model, &price);
 	quote_make(w->config, w->region, &r, &price, &q);
 	account_books(a, &books);

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "daemon/chat_request.h"
+#include "daemon/dialect.h"
 #include "daemon/metrics.h"
 #include "daemon/quote.h"
 #include "daemon/repeat.h"
@@ -46,6 +47,16 @@ refuse_overloaded(struct conn *c, enum reserve_kind kind, const char *message)
 	/* Whoever waits for the disk has been waiting for seconds: not at once again. */
 	conn_header(c, "Retry-After", kind == RESERVE_UNAVAILABLE ? "5" : "1");
 	conn_error(c, 503, "server_error", "overloaded", NULL, "%s", message);
+}
+
+static void
+refuse_request(struct conn *c, const struct chat_fault *f)
+{
+	if (f->status == 503)
+		refuse_overloaded(c, RESERVE_MEMORY, f->message);
+	else
+		conn_error(c, f->status, "invalid_request_error", f->code, f->param, "%s",
+		    f->message);
 }
 
 static void
@@ -227,7 +238,6 @@ make_stream(struct conn *c, struct chat_request *r, const struct http_request *h
 	st->prompt_bytes = r->prompt_bytes;
 	st->max_tokens = r->max_tokens;
 	st->deadline_us = st->created_us + (uint64_t)w->config->ledger.hold_ttl * 1000000;
-	chat_request_body(w->config, r, &st->request);
 	return st;
 }
 
@@ -290,12 +300,6 @@ ask_or_refuse(struct worker *w, struct conn *c, const struct journal_keyed *keye
 	repeat_ask(w, c, keyed, unknown_cb, x);
 }
 
-static bool
-spoken(const struct config_provider *p)
-{
-	return p->dialect == DIALECT_OPENAI || p->dialect == DIALECT_AUTO;
-}
-
 void
 send_handler(struct conn *c, const struct http_request *h, struct span body)
 {
@@ -311,11 +315,12 @@ send_handler(struct conn *c, const struct http_request *h, struct span body)
 	enum ledger_result result;
 	struct journal_keyed keyed;
 	bool has_key;
+	struct buf request[DIALECTS] = {{0}};
 
 	if (!repeat_key(c, h, "/chat/send", body, &keyed, &has_key))
 		return;
 	if (chat_request_parse(w->config, body, &r, &f) != 0) {
-		conn_error(c, f.status, "invalid_request_error", f.code, f.param, "%s", f.message);
+		refuse_request(c, &f);
 		return;
 	}
 	if (w->draining) {
@@ -329,28 +334,25 @@ send_handler(struct conn *c, const struct http_request *h, struct span body)
 		refuse_journal(c);
 		return;
 	}
-	if (!spoken(&w->config->provider[w->config->model[r.model].providers[0]])) {
-		conn_error(c, 502, "server_error", "upstream_error", NULL,
-		    "the model's provider speaks a dialect that this version does not");
+	if (dialect_write_all(w->config, &r, request, &f) != 0) {
+		refuse_request(c, &f);
 		return;
 	}
 	price_id = quote_price(w->region, r.model, &price);
 	quote_make(w->config, w->region, &r, &price, &q);
 	st = make_stream(c, &r, h, message_id);
 	if (st == NULL) {
+		for (int k = 0; k < DIALECTS; k++)
+			buf_free(&request[k]);
 		refuse_overloaded(c, RESERVE_MEMORY, "out of memory");
 		return;
 	}
+	memcpy(st->request, request, sizeof st->request);
 	st->account = conn_caller(c)->account;
 	if (has_key) {
 		keyed.expires_s = expires_s(st);
 		st->keyed = keyed;
 		st->has_key = true;
-	}
-	if (st->request.failed) {
-		stream_drop(st);
-		refuse_overloaded(c, RESERVE_MEMORY, "out of memory");
-		return;
 	}
 	result = reserve(st, &r, &q, &price, price_id, message_id, &position);
 	if (result != LEDGER_OK) {

@@ -65,10 +65,13 @@ work_out(struct stream *st)
 	struct settlement *x = &st->settlement;
 	bool opened = st->opened_us != 0;
 	uint32_t ours = opened ? meter_tokens(&st->meter) : 0;
-	bool believed = st->complete && believable(st);
+	/* Also of an answer that broke off after the provider had said what it took. */
+	bool said = st->complete || (st->usage_final && ours > 0 && !st->void_wanted &&
+	    st->outcome == OUTCOME_UPSTREAM);
+	bool believed = said && believable(st);
 
 	*x = (struct settlement){.outcome = st->outcome};
-	if (st->complete && !believed && (st->usage.present || st->usage_odd))
+	if (said && !believed && (st->usage.present || st->usage_odd))
 		disbelieve(st);
 	if (believed) {
 		x->prompt = (uint32_t)(st->usage.prompt - st->usage.cached);

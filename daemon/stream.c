@@ -147,9 +147,15 @@ forget(struct streams *s, struct stream *st)
 	buf_free(&st->pending);
 	buf_free(&st->pending_hidden);
 	buf_free(&st->raw_error);
-	sse_free(&st->sse);
-	openai_template_free(&st->template);
+	decoder_free(&st->decoder);
 	free(st);
+}
+
+void
+stream_drop_requests(struct stream *st)
+{
+	for (int i = 0; i < DIALECTS; i++)
+		buf_free(&st->request[i]);
 }
 
 void
@@ -373,8 +379,7 @@ stream_close(struct stream *st, uint8_t outcome, const char *error_code, const c
 	attempt_fini(st);
 	buf_free(&st->pending);
 	buf_free(&st->pending_hidden);
-	sse_free(&st->sse);
-	openai_template_free(&st->template);
+	decoder_free(&st->decoder);
 	st->stop_wanted = true;
 	/* A reserve that is not on disk yet is settled as soon as it is. */
 	if (st->state != STREAM_RESERVING)
@@ -417,7 +422,7 @@ stream_run(struct stream *st)
 	}
 	meter_init(&st->meter, st->w->ledger, st->w->durable, st->hold, m->tokenizer,
 	    st->w->config->ledger.slice_tokens, decode_resume, st);
-	chat_request_limit(&st->request, st->max_completion_tokens, st->sent_limit);
+	dialect_limit_all(st->request, st->max_completion_tokens, st->sent_limit);
 	attempt_start(st);
 }
 

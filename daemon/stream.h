@@ -12,12 +12,10 @@
 #include "daemon/attempt.h"
 #include "daemon/buf.h"
 #include "daemon/chat_request.h"
+#include "daemon/decoder.h"
 #include "daemon/emit.h"
 #include "daemon/ids.h"
 #include "daemon/meter.h"
-#include "daemon/openai.h"
-#include "daemon/openai_template.h"
-#include "daemon/sse.h"
 #include "daemon/worker.h"
 
 enum stream_state {
@@ -72,18 +70,20 @@ struct stream {
 
 	char request_id[65];             /* of the request that reserved; goes to the provider */
 	char traceparent[56];            /* its W3C trace context; "" if it had none */
-	struct buf request;              /* the provider's request, until its first token */
 	struct attempt attempt;
 	struct call *call;               /* NULL between attempts, too */
+	/* The provider's request in each dialect that one of the model's providers speaks and that
+	 * can carry it, until the first token; without its limit until it is opened. */
+	struct buf request[DIALECTS];
 	int status;                      /* the provider's */
 	bool event_stream;
 	uint32_t sent_limit;             /* the max_tokens that the provider got */
 	bool credit_bound;               /* sent_limit is less than asked for, for want of credit */
-	struct sse sse;
-	struct openai_template template;
+	struct decoder decoder;
 	struct usage usage;              /* the provider's last word */
 	uint8_t finish;                  /* enum journal_outcome, as the provider said it */
-	bool done_seen;
+	bool done_seen;                  /* its end mark */
+	bool usage_final;                /* the usage came with the finish reason, or after it */
 
 	struct buf text;                 /* what is shown, decoded UTF-8 */
 	struct buf pieces;               /* its pieces' lengths: 1..PIECE_MAX, or PIECE_MORE */
@@ -159,6 +159,8 @@ void stream_add_piece(struct stream *, size_t len);
 void stream_touch(struct stream *);
 /* Pass on to watchers what was touched; after every event that may have. */
 void streams_flush(struct streams *);
+/* Let go of the requests that were not sent. */
+void stream_drop_requests(struct stream *);
 /* Is its end to be told?  It is settled, or will be once the disk answers. */
 bool stream_is_over(const struct stream *);
 /* What ended or runs, for emitters. */

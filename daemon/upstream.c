@@ -127,8 +127,7 @@ make_targets(struct upstream *u, int provider, const struct config_provider *p)
 	u->provider[provider].target = t;
 	for (int i = 0; i < n && good; i++) {
 		u->provider[provider].targets = i + 1;
-		good =
-		    target_init(&t[i], p, i % p->base_urls, i / p->base_urls, "/chat/completions");
+		good = target_init(&t[i], p, i % p->base_urls, i / p->base_urls);
 	}
 	return good;
 }

@@ -58,7 +58,7 @@ int upstream_pick(struct upstream *, int provider, uint64_t tried, uint64_t *unt
 struct breaker *upstream_breaker(struct upstream *, int provider, int target);
 
 /*
- * POST `body` to base_url + /chat/completions of a provider.  The body stays the caller's and
+ * POST `body` to a provider, where its dialect has it.  The body stays the caller's and
  * must not change before head() or end(), or the call is cancelled.  `headers`: more lines for
  * the head, each with its CR LF; copied.  NULL when there is no memory left.
  */

@@ -82,8 +82,7 @@ struct call {
 };
 
 /* upstream_target.c: what every request to it begins with; false if its URL is none. */
-bool target_init(
-    struct target *, const struct config_provider *, int url, int key, const char *path);
+bool target_init(struct target *, const struct config_provider *, int url, int key);
 void target_fini(struct target *);
 
 /* upstream_link.c.  A new one is CONNECTING; its call hears of the end of that. */

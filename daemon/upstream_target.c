@@ -5,30 +5,32 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "daemon/dialect.h"
 #include "daemon/secret.h"
 #include "daemon/upstream_private.h"
 #include "shm/clock.h"
 
 /* Made in protected memory at once: the key is in no buffer that grows. */
 static bool
-make_head(struct target *t, const char *where, const char *key)
+make_head(struct target *t, const struct dialect *d, const char *where, const char *key)
 {
 	static const char fields[] =
-	    "\r\nUser-Agent: tolld/" TOLLD_VERSION "\r\nContent-Type: application/json"
-	    "\r\nAccept: text/event-stream, application/json\r\n";
-	size_t size = strlen(where) + sizeof fields + strlen(key) + 64;
+	    "\r\nUser-Agent: tolld/" TOLLD_VERSION "\r\nContent-Type: application/json\r\nAccept: ";
+	size_t size = strlen(where) + sizeof fields + strlen(d->accept) + strlen(d->headers) +
+	              strlen(d->auth) + strlen(key) + 16;
 	int n;
 
 	t->head = secret_new(size);
-	n = snprintf(t->head, size, "%s%s%s%s%s", where, fields,
-	    *key != '\0' ? "Authorization: Bearer " : "", key, *key != '\0' ? "\r\n" : "");
+	n = snprintf(t->head, size, "%s%s%s\r\n%s%s%s%s", where, fields, d->accept, d->headers,
+	    *key != '\0' ? d->auth : "", key, *key != '\0' ? "\r\n" : "");
 	t->head_len = (size_t)n;
 	return n > 0 && (size_t)n < size;
 }
 
 bool
-target_init(struct target *t, const struct config_provider *p, int which, int key, const char *path)
+target_init(struct target *t, const struct config_provider *p, int which, int key)
 {
+	const struct dialect *d = dialect_of(p->dialect);
 	CURLU *url = curl_url();
 	char *scheme = NULL, *host = NULL, *port = NULL, *base = NULL;
 	struct buf where = {0};
@@ -48,11 +50,11 @@ target_init(struct target *t, const struct config_provider *p, int which, int ke
 		t->provider = p;
 		t->url = p->base_url[which];
 		t->tls = strcmp(scheme, "https") == 0;
-		buf_printf(&where, "POST %.*s%s HTTP/1.1\r\nHost: %s", (int)n, base, path, host);
+		buf_printf(&where, "POST %.*s%s HTTP/1.1\r\nHost: %s", (int)n, base, d->path, host);
 		if (port != NULL)
 			buf_printf(&where, ":%s", port);
 		buf_add(&where, "", 1);
-		good = !where.failed && make_head(t, where.data, p->api_key[key]);
+		good = !where.failed && make_head(t, d, where.data, p->api_key[key]);
 	}
 	buf_free(&where);
 	curl_free(scheme);

@@ -16,6 +16,7 @@
 #include "shm/ledger.h"
 
 struct stream;
+struct dialect;
 
 struct worker {
 	struct heritage *heritage;
@@ -36,6 +37,7 @@ struct worker {
 	struct buf scratch;         /* frames on their way out; empty between events */
 	struct buf decoded;         /* the decoder's */
 	struct buf burst;           /* text of events that came together; empty between reads */
+	const struct dialect *found[CONFIG_PROVIDERS_MAX]; /* what "auto" found, to log it once */
 	uint64_t event_us;          /* CLOCK_MONOTONIC when the provider was last heard */
 	struct stream *retry;       /* streams that found the journal's ring full */
 	bool draining, stopping;

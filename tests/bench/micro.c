@@ -4,6 +4,7 @@
  *         noisy neighbour does not decide.  Prints nanoseconds for each operation.
  *
  * objs: daemon/json.o daemon/json_value.o daemon/utf8.o daemon/sse.o daemon/openai.o
+ * objs: daemon/delta_read.o
  * objs: daemon/emit.o daemon/buf.o daemon/tokenizer.o daemon/estimate.o shm/money.o
  */
 #include <stdio.h>

@@ -29,13 +29,13 @@ FAULTS = {
     "html200": ("sim:html=1,status=200", "upstream_error", False),
     "json200": ("sim:json200=1", "upstream_error", False),
     "empty": ("sim:empty=1", "upstream_error", False),
-    "badlen": ("sim:badlen=1", None, None),
+    "nodone": (f"sim:tokens={N},lang=even,fault=nodone", "upstream_truncated", True),
     "refused": ("nobody", "upstream_error", False),
 }
 GOOD = {
     "garbage": f"sim:tokens=50,lang=even,fault=garbage@{N}",
     "badutf8": f"sim:tokens=50,lang=even,fault=badutf8@{N}",
-    "nodone": "sim:tokens=50,lang=even,fault=nodone",
+    "badlen": "sim:tokens=50,lang=even,badlen=1",
     "dupdone": "sim:tokens=50,lang=even,fault=dupdone",
     "close": "sim:tokens=50,lang=even,close=1",
 }

@@ -6,7 +6,8 @@
  *         seen); events and result must be the same.  Each event goes through openai_decode,
  *         which must give valid UTF-8; and that through the estimator, cut and at once.
  *
- * objs: daemon/sse.o daemon/openai.o daemon/json.o daemon/json_value.o daemon/utf8.o
+ * objs: daemon/sse.o daemon/openai.o daemon/delta_read.o daemon/json.o daemon/json_value.o
+ * objs: daemon/utf8.o
  * objs: daemon/buf.o shm/money.o daemon/tokenizer.o daemon/estimate.o
  */
 #include <stdlib.h>

@@ -4,6 +4,7 @@
  * Method: bodies and what must come of them; every message field that a provider may read as a
  *         prompt must be within the bound on its count; bodies mutated at random.
  *
+ * objs: daemon/openai_request.o
  * objs: daemon/chat_request.o daemon/json.o daemon/json_value.o daemon/ids.o daemon/log.o
  * objs: daemon/tokenizer.o daemon/estimate.o daemon/utf8.o daemon/buf.o shm/money.o
  */
@@ -16,6 +17,7 @@
 
 #include "daemon/chat_request.h"
 #include "daemon/ids.h"
+#include "daemon/openai.h"
 
 static struct config config;
 
@@ -67,8 +69,8 @@ provider_request(const struct chat_request *r, struct buf *b)
 	struct json_value root;
 
 	*b = (struct buf){0};
-	chat_request_body(&config, r, b);
-	chat_request_limit(b, r->max_completion_tokens, r->max_tokens);
+	assert_int_equal(openai_write(&config, r, b, NULL), 0);
+	openai_limit(b, r->max_completion_tokens, r->max_tokens);
 	assert_false(b->failed);
 	assert_int_equal(json_check(b->data, b->len, &root, NULL), JSON_OK);
 	assert_int_equal(root.type, JSON_OBJECT);

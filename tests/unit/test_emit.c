@@ -3,6 +3,7 @@
  * Method: frames compared byte by byte; each frame of each dialect through the SSE parser and
  *         json_check; texts of all kinds framed as openai, read back by openai_decode.
  *
+ * objs: daemon/delta_read.o
  * objs: daemon/emit.o daemon/openai.o daemon/json.o daemon/json_value.o daemon/utf8.o
  * objs: daemon/sse.o daemon/buf.o shm/money.o
  */

@@ -4,6 +4,7 @@
  * Method: streams written after each provider's documentation (tests/fixtures/openai), read
  *         through the SSE parser; then a table of single events, whole and malformed.
  *
+ * objs: daemon/delta_read.o
  * objs: daemon/openai.o daemon/json.o daemon/json_value.o daemon/utf8.o daemon/sse.o
  * objs: daemon/buf.o shm/money.o
  */

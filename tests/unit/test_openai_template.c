@@ -3,6 +3,7 @@
  * Method: learn from one chunk, then compare both ways of decoding for many texts, for chunks
  *         that differ elsewhere, and for chunks mutated at random.
  *
+ * objs: daemon/delta_read.o
  * objs: daemon/openai_template.o daemon/openai.o daemon/json.o daemon/json_value.o daemon/utf8.o
  * objs: daemon/buf.o shm/money.o
  */
@@ -57,8 +58,9 @@ static void
 takes_what_differs_in_text_only(void **state)
 {
 	static const char *const good[] = {CHUNK("a"), CHUNK(" the"), CHUNK("\\n\\\"x\\\\"),
-	    CHUNK("\xd0\xbf\xd1\x80\xd0\xb8"), CHUNK("\\u043f\\ud83d\\ude00"), CHUNK("\\ud800"),
-	    CHUNK(""), CHUNK("0123456789abcdef0123456789abcdef"), CHUNK("\xf0\x9f\x98\x80")};
+	    CHUNK("\xd0\xbf\xd1\x80\xd0\xb8"), CHUNK("\\u043f\\ud83d\\ude00"),
+	    CHUNK("\\ud800x"), CHUNK("\\\\ud800"), CHUNK(""),
+	    CHUNK("0123456789abcdef0123456789abcdef"), CHUNK("\xf0\x9f\x98\x80")};
 	struct openai_template t = {0};
 
 	(void)state;
@@ -74,6 +76,7 @@ leaves_the_rest_alone(void **state)
 {
 	static const char *const other[] = {CHUNK("\xff"), CHUNK("\n"), CHUNK("\\x"),
 	    CHUNK("a\",\"refusal\":\"b"), CHUNK("\\"), CHUNK("\xed\xa0\x80"),
+	    CHUNK("\\ud800"), CHUNK("x\\ud83d"), CHUNK("\\ude00x"), /* halves of a pair */
 	    "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1,"
 	    "\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{},\"logprobs\":null,"
 	    "\"finish_reason\":\"stop\"}],\"usage\":null}",

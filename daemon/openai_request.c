@@ -1,0 +1,44 @@
+/*
+ * A request in OpenAI's dialect, which is the one that clients speak: nearly as it came.  Pure.
+ */
+#include <string.h>
+
+#include "daemon/openai.h"
+
+int
+openai_write(
+    const struct config *cfg, const struct chat_request *r, struct buf *b, struct chat_fault *f)
+{
+	const char *upstream = cfg->model[r->model].upstream;
+	const char *it = NULL;
+	struct json_value key, value;
+
+	(void)f;
+	buf_str(b, "{\"model\":");
+	buf_json(b, upstream, strlen(upstream));
+	buf_str(b, ",\"messages\":");
+	if (r->messages.type == JSON_ARRAY) {
+		buf_add(b, r->messages.p, r->messages.len);
+	} else {
+		buf_str(b, "[{\"role\":\"user\",\"content\":");
+		buf_add(b, r->message.p, r->message.len);
+		buf_str(b, "}]");
+	}
+	while (json_each(r->root, &it, &key, &value)) {
+		if (chat_request_is_ours(key))
+			continue;
+		buf_str(b, ",");
+		buf_add(b, key.p, key.len);
+		buf_str(b, ":");
+		buf_add(b, value.p, value.len);
+	}
+	buf_str(b, ",\"stream\":true,\"stream_options\":{\"include_usage\":true},");
+	return 0;
+}
+
+void
+openai_limit(struct buf *b, bool max_completion_tokens, uint32_t max_tokens)
+{
+	buf_printf(b, "\"%s\":%u}", max_completion_tokens ? "max_completion_tokens" : "max_tokens",
+	    max_tokens);
+}
