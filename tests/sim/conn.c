@@ -47,6 +47,7 @@ struct conn {
 	uint64_t n, start_ns, bytes;
 	int64_t max_tokens;
 	bool stream, include_usage, auth;
+	enum speak dialect;
 	char *model;
 	char ua[128];
 };
@@ -62,6 +63,7 @@ static void conn_pump(struct conn *);
 static void
 log_end(const struct conn *c, const char *end)
 {
+	static const char *const dialect[] = {"openai", "ollama", "anthropic"};
 	char model[6 * 512], ua[6 * sizeof(c->ua)], max[24] = "null";
 	size_t len = strlen(c->model);
 
@@ -75,11 +77,12 @@ log_end(const struct conn *c, const char *end)
 	fprintf(log_file,
 	    "{\"n\":%llu,\"model\":\"%s\",\"max_tokens\":%s,\"stream\":%s,\"include_usage\":%s,"
 	    "\"status\":%d,\"tokens_sent\":%lld,\"bytes\":%llu,\"end\":\"%s\",\"ms\":%.1f,"
-	    "\"auth\":%s,\"ua\":\"%s\"}\n",
+	    "\"auth\":%s,\"ua\":\"%s\",\"dialect\":\"%s\"}\n",
 	    (unsigned long long)c->n, model, max, c->stream ? "true" : "false",
 	    c->include_usage ? "true" : "false", c->reply.status != 0 ? c->reply.status : 200,
 	    (long long)c->reply.sent, (unsigned long long)c->bytes, end,
-	    (double)(clock_ns() - c->start_ns) / 1e6, c->auth ? "true" : "false", ua);
+	    (double)(clock_ns() - c->start_ns) / 1e6, c->auth ? "true" : "false", ua,
+	    dialect[c->dialect]);
 	fflush(log_file);
 }
 
@@ -356,17 +359,22 @@ chat_start(struct conn *c, const struct request *rq, const char *body, size_t le
 	c->chat = true;
 	c->n = stats.requests;
 	c->auth = rq->auth;
+	c->dialect = rq->dialect;
 	memcpy(c->ua, rq->ua, sizeof(c->ua));
-	if (chat_parse(&ch, body, len, &why, &param) != 0)
+	if (chat_parse(rq->dialect, &ch, body, len, &why, &param) != 0)
 		reply_error(&c->reply, rq, 400, NULL, param, why);
 	else if ((r = script_parse(&sc, ch.model, ch.model_len, err, sizeof(err))) > 0)
 		reply_error(&c->reply, rq, 404, "model_not_found", "model",
 		    "The model does not exist or you do not have access to it.");
 	else if (r < 0)
 		reply_error(&c->reply, rq, 400, "invalid_script", "model", err);
-	else if (sc.key != NULL && strcmp(sc.key, rq->bearer) != 0)
+	else if (sc.key != NULL &&
+	    strcmp(sc.key, rq->dialect == SPEAK_ANTHROPIC ? rq->api_key : rq->bearer) != 0)
 		reply_error(
 		    &c->reply, rq, 401, "invalid_api_key", NULL, "Incorrect API key provided.");
+	else if (rq->dialect == SPEAK_ANTHROPIC && rq->version[0] == '\0')
+		reply_error(
+		    &c->reply, rq, 400, NULL, NULL, "anthropic-version: header is required");
 	else
 		reply_chat(&c->reply, &sc, &ch, rq, body, len, c->n, c->start_ns);
 	script_free(&sc); /* empty where the reply took it over */
@@ -383,7 +391,8 @@ request_start(struct conn *c, const struct request *rq, const char *body, size_t
 {
 	bool get = strcmp(rq->method, "GET") == 0, post = strcmp(rq->method, "POST") == 0;
 	const char *t = rq->target;
-	bool chat = strcmp(t, "/v1/chat/completions") == 0 || strcmp(t, "/chat/completions") == 0;
+	bool chat = rq->dialect != SPEAK_OPENAI || strcmp(t, "/v1/chat/completions") == 0 ||
+	    strcmp(t, "/chat/completions") == 0;
 	bool models = strcmp(t, "/v1/models") == 0 || strcmp(t, "/models") == 0;
 
 	c->chat = false;

@@ -1,237 +1,68 @@
 /*
- * Renders answers: heads, OpenAI's stream events or a plain body, the HTTP chunks around them,
- * and every way of being wrong that a script can ask for.
+ * Renders answers: heads, a stream's events in their order or a plain body, and every way of being
+ * wrong that a script can ask for.  What an event looks like is its dialect's (speech.h).
  *
  * The hot path is content_event(): two copies of text that was rendered when the answer began,
  * and between them pieces that were escaped when the process began.
  */
 #include "reply.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "speech.h"
+
 #define GIANT_BYTES (3u << 20)
 #define LITERAL_PIECE_MAX 32
-/* What badlen=1 announces in front of a stream, whose length nobody knows beforehand. */
-#define BADLEN_STREAM (1u << 30)
 
-uint64_t
-clock_ns(void)
+static const struct speech *
+speech_of(enum speak dialect)
 {
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+	return dialect == SPEAK_OLLAMA	  ? &speech_ollama
+	    : dialect == SPEAK_ANTHROPIC ? &speech_anthropic
+					 : &speech_openai;
 }
 
-void
-buf_need(struct buf *b, size_t more)
-{
-	size_t cap = b->cap;
+const char reply_error_message[] = "The server had an error while processing your request. "
+				   "Sorry about that!";
 
-	if (b->cap - b->len >= more)
-		return;
-	while (cap - b->len < more)
-		cap = cap < 512 ? 512 : cap * 2;
-	b->p = realloc(b->p, cap);
-	if (b->p == NULL) {
-		perror("tolld-sim");
-		exit(1);
-	}
-	b->cap = cap;
-}
-
-/* For a buffer that buf_need() has made large enough. */
-static inline void
-put(struct buf *b, const char *s, size_t len)
-{
-	memcpy(b->p + b->len, s, len);
-	b->len += len;
-}
-
-void
-buf_put(struct buf *b, const char *s, size_t len)
-{
-	if (len == 0)
-		return;
-	buf_need(b, len);
-	put(b, s, len);
-}
-
-void
-buf_printf(struct buf *b, const char *fmt, ...)
-{
-	va_list ap;
-	int n;
-
-	buf_need(b, 256);
-	va_start(ap, fmt);
-	n = vsnprintf(b->p + b->len, b->cap - b->len, fmt, ap);
-	va_end(ap);
-	if (n > 0 && (size_t)n >= b->cap - b->len) {
-		buf_need(b, (size_t)n + 1);
-		va_start(ap, fmt);
-		n = vsnprintf(b->p + b->len, b->cap - b->len, fmt, ap);
-		va_end(ap);
-	}
-	b->len += n > 0 ? (size_t)n : 0;
-}
-
-/*
- * An HTTP chunk's size stands before its data.  Room for as many digits as the last chunk had is
- * left open; a wrong guess costs a memmove.
- */
-static void
-chunk_begin(struct reply *r, struct buf *b)
-{
-	if (r->chunk_open)
-		return;
-	r->chunk_open = true;
-	r->chunk_events = 0;
-	r->chunk_at = b->len;
-	if (r->chunked) {
-		buf_need(b, r->chunk_digits + 2);
-		b->len += r->chunk_digits + 2;
-	}
-}
-
-static void
-chunk_end(struct reply *r, struct buf *b)
-{
-	static const char hex[] = "0123456789abcdef";
-	size_t data_at = r->chunk_at + r->chunk_digits + 2, len;
-	unsigned digits = 1;
-	char *p;
-
-	if (!r->chunk_open)
-		return;
-	r->chunk_open = false;
-	if (!r->chunked)
-		return;
-	len = b->len - data_at;
-	for (size_t rest = len >> 4; rest != 0; rest >>= 4)
-		digits++;
-	buf_need(b, digits + 4);
-	if (digits != r->chunk_digits) {
-		memmove(b->p + r->chunk_at + digits + 2, b->p + data_at, len);
-		b->len = r->chunk_at + digits + 2 + len;
-		r->chunk_digits = digits;
-	}
-	p = b->p + r->chunk_at + digits;
-	p[0] = '\r';
-	p[1] = '\n';
-	for (size_t rest = len; digits-- > 0; rest >>= 4)
-		*--p = hex[rest & 15];
-	put(b, "\r\n", 2);
-}
-
-static void
-event_end(struct reply *r, struct buf *b)
-{
-	if (++r->chunk_events >= r->sc.pack)
-		chunk_end(r, b);
-}
-
-/* One line as an event of its own. */
-static void
-line_event(struct reply *r, struct buf *b, const char *line)
-{
-	chunk_begin(r, b);
-	buf_printf(b, "%s%s", line, r->sc.crlf ? "\r\n\r\n" : "\n\n");
-	event_end(r, b);
-}
-
-static void
-usage_put(const struct reply *r, struct buf *b)
+struct counts
+reply_counts(const struct reply *r)
 {
 	const struct script *sc = &r->sc;
-	int64_t prompt = r->prompt, completion = r->sent + r->hidden, cached = sc->cached;
-	int64_t hidden = r->hidden;
+	struct counts n = {.prompt = r->prompt,
+	    .cached = sc->cached,
+	    .completion = r->sent + r->hidden,
+	    .hidden = r->hidden,
+	    .huge = sc->usage == USAGE_HUGE};
 
 	switch (sc->usage) {
 	case USAGE_ZERO:
-		prompt = completion = cached = hidden = 0;
+		n = (struct counts){0};
 		break;
 	case USAGE_OVER:
-		completion += sc->usage_n;
+		n.completion += sc->usage_n;
 		break;
 	case USAGE_UNDER:
-		completion -= sc->usage_n < completion ? sc->usage_n : completion;
+		n.completion -= sc->usage_n < n.completion ? sc->usage_n : n.completion;
 		break;
 	case USAGE_NEG:
-		completion = -completion - 1;
+		n.completion = -n.completion - 1;
 		break;
 	default:
 		break;
 	}
-	buf_printf(b, "{\"prompt_tokens\":%lld,", (long long)prompt);
-	if (sc->usage == USAGE_HUGE)
-		buf_printf(b, "\"completion_tokens\":99999999999999999999,"
-		              "\"total_tokens\":99999999999999999999,");
-	else
-		buf_printf(b, "\"completion_tokens\":%lld,\"total_tokens\":%lld,",
-		    (long long)completion, (long long)(prompt + completion));
-	buf_printf(b,
-	    "\"prompt_tokens_details\":{\"cached_tokens\":%lld,\"audio_tokens\":0},"
-	    "\"completion_tokens_details\":{\"reasoning_tokens\":%lld,"
-	    "\"audio_tokens\":0}}",
-	    (long long)cached, (long long)hidden);
+	return n;
 }
 
-static const char *
-usage_null_text(const struct reply *r)
+int
+reply_escape(char *text, size_t size, const char *message)
 {
-	return r->usage_null ? ",\"usage\":null" : "";
-}
+	size_t len = strlen(message);
 
-static const char *
-eol_text(const struct reply *r)
-{
-	return r->sc.crlf ? "\r\n\r\n" : "\n\n";
-}
-
-static void
-role_event(struct reply *r, struct buf *b)
-{
-	chunk_begin(r, b);
-	buf_put(b, r->head, r->head_len);
-	buf_printf(b,
-	    "\"role\":\"assistant\",\"content\":\"\",\"refusal\":null},"
-	    "\"logprobs\":null,\"finish_reason\":null}]%s}%s",
-	    usage_null_text(r), eol_text(r));
-	event_end(r, b);
-}
-
-static void
-finish_event(struct reply *r, struct buf *b)
-{
-	chunk_begin(r, b);
-	buf_put(b, r->head, r->head_len);
-	buf_printf(b, "},\"logprobs\":null,\"finish_reason\":\"%s\"}]",
-	    r->length_finish ? "length" : "stop");
-	if (r->show_usage && r->sc.usage == USAGE_FINISH) {
-		buf_printf(b, ",\"usage\":");
-		usage_put(r, b);
-	} else
-		buf_printf(b, "%s", usage_null_text(r));
-	buf_printf(b, "}%s", eol_text(r));
-	event_end(r, b);
-}
-
-static void
-usage_event(struct reply *r, struct buf *b)
-{
-	size_t n = r->head_len - strlen("{\"index\":0,\"delta\":{");
-
-	chunk_begin(r, b);
-	buf_put(b, r->head, n);
-	buf_printf(b, "],\"usage\":");
-	usage_put(r, b);
-	buf_printf(b, "}%s", eol_text(r));
-	event_end(r, b);
+	return (int)words_escape(text, message, len < size / 6 ? len : size / 6);
 }
 
 static size_t
@@ -260,24 +91,36 @@ token_put(struct reply *r, struct buf *b)
 	if (r->pieces->n != 0) {
 		const struct piece *piece = &r->pieces->v[r->piece_at];
 
-		put(b, piece->text, piece->len);
+		buf_put_there(b, piece->text, piece->len);
 		if (++r->piece_at == r->pieces->n)
 			r->piece_at = 0;
 	}
+}
+
+void
+reply_text(struct reply *r, struct buf *b)
+{
+	for (; r->sent < r->visible; r->sent++) {
+		buf_need(b, r->pieces->len_max + 32);
+		token_put(r, b);
+	}
+	if (r->sc.fault == FAULT_BADUTF8)
+		buf_put(b, " \xff\xfe\xc0\x80", 5);
+	if (r->sc.fault == FAULT_HALFUTF8)
+		buf_put(b, " \xf0\x9f\x98", 4);
 }
 
 static void
 content_event(struct reply *r, struct buf *b, int64_t tokens)
 {
 	if (r->sc.comments)
-		line_event(r, b, ": ping");
+		r->speech->comment(r, b);
 	chunk_begin(r, b);
 	buf_need(b, r->event_max);
-	put(b, r->head, r->head_len);
-	put(b, "\"content\":\"", 11);
+	buf_put_there(b, r->head, r->head_len);
 	for (int64_t i = 0; i < tokens; i++)
 		token_put(r, b);
-	put(b, r->tail, r->tail_len);
+	buf_put_there(b, r->tail, r->tail_len);
 	r->sent += tokens;
 	event_end(r, b);
 }
@@ -288,7 +131,6 @@ odd_event(struct reply *r, struct buf *b, const char *text, size_t len)
 {
 	chunk_begin(r, b);
 	buf_put(b, r->head, r->head_len);
-	buf_put(b, "\"content\":\"", 11);
 	buf_put(b, text, len);
 	buf_put(b, r->tail, r->tail_len);
 	event_end(r, b);
@@ -299,11 +141,10 @@ giant_event(struct reply *r, struct buf *b)
 {
 	chunk_begin(r, b);
 	buf_need(b, GIANT_BYTES + 1024);
-	put(b, r->head, r->head_len);
-	put(b, "\"content\":\"", 11);
+	buf_put_there(b, r->head, r->head_len);
 	memset(b->p + b->len, 'a', GIANT_BYTES);
 	b->len += GIANT_BYTES;
-	put(b, r->tail, r->tail_len);
+	buf_put_there(b, r->tail, r->tail_len);
 	event_end(r, b);
 }
 
@@ -319,11 +160,6 @@ fault_due(const struct reply *r)
 static enum reply_next
 fault_fill(struct reply *r, struct buf *b)
 {
-	static const char error_line[] =
-	    "data: {\"error\":{\"message\":\"The server had an error while processing your "
-	    "request. "
-	    "Sorry about that!\",\"type\":\"server_error\",\"param\":null,\"code\":null}}";
-
 	switch (r->sc.fault) {
 	case FAULT_NODONE: /* these three belong to the end, see finish_fill() */
 	case FAULT_NOFINISH:
@@ -340,7 +176,7 @@ fault_fill(struct reply *r, struct buf *b)
 		r->phase = PHASE_OVER;
 		return REPLY_STALL;
 	case FAULT_GARBAGE:
-		line_event(r, b, "data: <<< this is not JSON >>> {\"choices\":[{]");
+		r->speech->garbage(r, b);
 		return REPLY_MORE;
 	case FAULT_BADUTF8:
 		odd_event(r, b, " \xff\xfe\xc0\x80", 5);
@@ -354,9 +190,9 @@ fault_fill(struct reply *r, struct buf *b)
 		return REPLY_MORE;
 	case FAULT_ERROR:
 	case FAULT_ERRORDONE:
-		line_event(r, b, error_line);
+		r->speech->error(r, b);
 		if (r->sc.fault == FAULT_ERRORDONE)
-			line_event(r, b, "data: [DONE]");
+			r->speech->mark(r, b);
 		chunk_end(r, b);
 		if (r->chunked)
 			buf_put(b, "0\r\n\r\n", 5);
@@ -412,14 +248,11 @@ finish_fill(struct reply *r, struct buf *b)
 {
 	enum fault fault = r->sc.fault;
 
-	if (fault != FAULT_NOFINISH)
-		finish_event(r, b);
-	if (r->show_usage && r->sc.usage != USAGE_FINISH)
-		usage_event(r, b);
+	r->speech->finish(r, b, fault != FAULT_NOFINISH);
 	if (fault != FAULT_NODONE)
-		line_event(r, b, "data: [DONE]");
+		r->speech->mark(r, b);
 	if (fault == FAULT_DUPDONE)
-		line_event(r, b, "data: [DONE]");
+		r->speech->mark(r, b);
 	chunk_end(r, b);
 	if (r->chunked)
 		buf_put(b, "0\r\n\r\n", 5);
@@ -427,66 +260,6 @@ finish_fill(struct reply *r, struct buf *b)
 	if (r->sc.badlen)
 		return REPLY_CUT;
 	return fault != FAULT_NONE ? REPLY_FAULT : REPLY_END;
-}
-
-static const char *
-status_text(int status)
-{
-	switch (status) {
-	case 200:
-		return "OK";
-	case 400:
-		return "Bad Request";
-	case 401:
-		return "Unauthorized";
-	case 403:
-		return "Forbidden";
-	case 404:
-		return "Not Found";
-	case 405:
-		return "Method Not Allowed";
-	case 413:
-		return "Payload Too Large";
-	case 429:
-		return "Too Many Requests";
-	case 431:
-		return "Request Header Fields Too Large";
-	case 500:
-		return "Internal Server Error";
-	case 502:
-		return "Bad Gateway";
-	case 503:
-		return "Service Unavailable";
-	case 504:
-		return "Gateway Timeout";
-	default:
-		return "Other";
-	}
-}
-
-static void
-status_line_put(const struct reply *r, struct buf *b)
-{
-	buf_printf(b, "HTTP/1.1 %d %s\r\n", r->status, status_text(r->status));
-}
-
-static void
-header_rest_put(const struct reply *r, struct buf *b)
-{
-	buf_printf(b, "Content-Type: %s\r\nx-request-id: req_%08llx\r\n", r->content_type,
-	    (unsigned long long)r->id);
-	if (r->stream)
-		buf_printf(b, "Cache-Control: no-cache\r\n");
-	if (r->retry_after >= 0)
-		buf_printf(b, "Retry-After: %lld\r\n", (long long)r->retry_after);
-	if (r->chunked)
-		buf_printf(b, "Transfer-Encoding: chunked\r\n");
-	else if (r->sc.badlen)
-		buf_printf(
-		    b, "Content-Length: %zu\r\n", r->stream ? BADLEN_STREAM : r->body.len + 100);
-	else if (!r->stream && !r->sc.close)
-		buf_printf(b, "Content-Length: %zu\r\n", r->body.len);
-	buf_printf(b, "Connection: %s\r\n\r\n", r->keepalive ? "keep-alive" : "close");
 }
 
 static enum reply_next
@@ -531,7 +304,7 @@ reply_fill(struct reply *r, struct buf *b, size_t goal)
 			break;
 		case PHASE_ROLE:
 			if (r->sc.role)
-				role_event(r, b);
+				r->speech->first(r, b);
 			r->first_due_ns = clock_ns() + (uint64_t)r->sc.first_ms * 1000000u;
 			r->phase = PHASE_TOKENS;
 			break;
@@ -551,23 +324,6 @@ reply_fill(struct reply *r, struct buf *b, size_t goal)
 	return next;
 }
 
-static void
-error_body(struct buf *b, int status, const char *code, const char *param, const char *message)
-{
-	const char *type = status == 429   ? "requests"
-	                   : status >= 500 ? "server_error"
-	                                   : "invalid_request_error";
-	char text[1024];
-	size_t len = strlen(message);
-
-	len = words_escape(text, message, len < sizeof(text) / 6 ? len : sizeof(text) / 6);
-	buf_printf(
-	    b, "{\"error\":{\"message\":\"%.*s\",\"type\":\"%s\",\"param\":", (int)len, text, type);
-	buf_printf(
-	    b, param != NULL ? "\"%s\",\"code\":" : "%s,\"code\":", param != NULL ? param : "null");
-	buf_printf(b, code != NULL ? "\"%s\"}}\n" : "%s}}\n", code != NULL ? code : "null");
-}
-
 void
 reply_plain(struct reply *r, const struct request *rq, int status, const char *content_type)
 {
@@ -583,41 +339,7 @@ reply_error(struct reply *r, const struct request *rq, int status, const char *c
     const char *param, const char *message)
 {
 	reply_plain(r, rq, status, "application/json");
-	error_body(&r->body, status, code, param, message);
-}
-
-/* The answer's text as one JSON body. */
-static void
-whole_body(struct reply *r)
-{
-	struct buf *b = &r->body;
-
-	if (r->sc.fault == FAULT_GARBAGE) {
-		buf_printf(b, "<<< this is not JSON >>>\n");
-		return;
-	}
-	buf_printf(b,
-	    "{\"id\":\"chatcmpl-sim%08llx\",\"object\":\"chat.completion\",\"created\":%ld,"
-	    "\"model\":\"sim\",\"system_fingerprint\":\"fp_sim\",\"choices\":[{\"index\":0,"
-	    "\"message\":{\"role\":\"assistant\",\"content\":\"",
-	    (unsigned long long)r->id, r->created);
-	for (; r->sent < r->visible; r->sent++) {
-		buf_need(b, r->pieces->len_max + 32);
-		token_put(r, b);
-	}
-	if (r->sc.fault == FAULT_BADUTF8)
-		buf_put(b, " \xff\xfe\xc0\x80", 5);
-	if (r->sc.fault == FAULT_HALFUTF8)
-		buf_put(b, " \xf0\x9f\x98", 4);
-	buf_printf(b, "\",\"refusal\":null},\"logprobs\":null");
-	if (r->sc.fault != FAULT_NOFINISH)
-		buf_printf(b, ",\"finish_reason\":\"%s\"", r->length_finish ? "length" : "stop");
-	buf_printf(b, "}]");
-	if (r->sc.usage != USAGE_NO) {
-		buf_printf(b, ",\"usage\":");
-		usage_put(r, b);
-	}
-	buf_printf(b, "}\n");
+	speech_of(rq->dialect)->refusal(&r->body, status, code, param, message);
 }
 
 /* The replies that are no answer at all: status=, html=, json200=, empty=.  True if it was one. */
@@ -638,12 +360,14 @@ refusal(struct reply *r)
 		                     "<hr><center>cloudflare</center>\r\n</body>\r\n</html>\r\n");
 	} else if (sc->json200) {
 		r->content_type = "application/json";
-		error_body(&r->body, 500, NULL, NULL, "The server is overloaded (json200).");
+		r->speech->refusal(&r->body, 500, NULL, NULL,
+		    "The server is overloaded (json200).");
 	} else if (sc->empty) {
-		r->content_type = r->stream ? "text/event-stream" : "application/json";
+		r->content_type = r->stream ? r->speech->stream_type : "application/json";
 	} else if (sc->status != 0) {
 		r->content_type = "application/json";
-		error_body(&r->body, r->status, code, NULL, "The script asked for this status.");
+		r->speech->refusal(&r->body, r->status, code, NULL,
+		    "The script asked for this status.");
 	} else
 		return false;
 	r->stream = false;
@@ -683,7 +407,6 @@ reply_chat(struct reply *r, struct script *sc, const struct chat *ch, const stru
     const char *body, size_t body_len, uint64_t id, uint64_t now_ns)
 {
 	double delay_ms = (double)sc->delay_ms;
-	int n;
 
 	*r = (struct reply){.phase = PHASE_HEADER,
 	    .sc = *sc,
@@ -691,10 +414,13 @@ reply_chat(struct reply *r, struct script *sc, const struct chat *ch, const stru
 	    .keepalive = rq->keepalive,
 	    .retry_after = sc->retry_after,
 	    .id = id,
+	    .speech = speech_of(rq->dialect),
 	    .chunk_digits = 3};
 	*sc = (struct script){0};
 	sc = &r->sc;
 	r->created = (long)time(NULL);
+	r->eol = sc->crlf ? "\r\n" : "\n";
+	r->event_eol = rq->dialect == SPEAK_OLLAMA ? r->eol : sc->crlf ? "\r\n\r\n" : "\n\n";
 	tokens_plan(r, ch, body, body_len);
 	r->token_ns = sc->rate > 0 ? 1e9 / sc->rate : 0;
 	r->show_usage = sc->usage == USAGE_ASKED ? ch->include_usage : sc->usage != USAGE_NO;
@@ -705,31 +431,26 @@ reply_chat(struct reply *r, struct script *sc, const struct chat *ch, const stru
 		/* Only the delay before it and the length in front of it are left of the script. */
 		sc->fault = FAULT_NONE;
 	} else if (r->stream) {
-		r->content_type = "text/event-stream; charset=utf-8";
+		r->content_type = r->speech->stream_type;
 		r->chunked = !sc->close && !sc->badlen && !rq->http10;
 		r->keepalive = r->keepalive && r->chunked;
 	} else {
 		r->content_type = "application/json";
 		if (sc->fault == FAULT_ERROR || sc->fault == FAULT_ERRORDONE) {
 			r->status = 500;
-			error_body(&r->body, 500, NULL, NULL, "The script asked for this error.");
-		} else
-			whole_body(r);
+			r->speech->refusal(&r->body, 500, NULL, NULL,
+			    "The script asked for this error.");
+		} else if (sc->fault == FAULT_GARBAGE)
+			buf_printf(&r->body, "<<< this is not JSON >>>\n");
+		else
+			r->speech->whole(r);
 		delay_ms += (double)sc->first_ms + (double)r->visible * r->token_ns / 1e6;
 	}
 	if (delay_ms > 0) {
 		r->phase = PHASE_DELAY;
 		r->due_ns = now_ns + (uint64_t)(delay_ms * 1e6);
 	}
-	n = snprintf(r->head, sizeof(r->head),
-	    "data: {\"id\":\"chatcmpl-sim%08llx\",\"object\":\"chat.completion.chunk\","
-	    "\"created\":%ld,\"model\":\"sim\",\"system_fingerprint\":\"fp_sim\","
-	    "\"choices\":[{\"index\":0,\"delta\":{",
-	    (unsigned long long)id, r->created);
-	r->head_len = (size_t)n;
-	n = snprintf(r->tail, sizeof(r->tail),
-	    "\"},\"logprobs\":null,\"finish_reason\":null}]%s}%s", usage_null_text(r), eol_text(r));
-	r->tail_len = (size_t)n;
+	r->speech->prepare(r);
 	r->event_max = r->head_len + r->tail_len + 64 +
 	               (size_t)sc->batch * (r->pieces->len_max > 24 ? r->pieces->len_max : 24);
 }

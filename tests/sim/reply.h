@@ -19,6 +19,7 @@ struct buf {
 };
 
 void buf_need(struct buf *, size_t more);
+void buf_free(struct buf *);
 void buf_put(struct buf *, const char *s, size_t len);
 void buf_printf(struct buf *, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
@@ -32,13 +33,15 @@ enum reply_next {
 	REPLY_STALL, /* say nothing more until the client leaves */
 };
 
+struct speech;
+
 enum reply_phase {
 	PHASE_DELAY,       /* nothing sent; ends when delay is over */
 	PHASE_HEADER,      /* the head, or its first line, is next */
 	PHASE_HEADER_REST, /* the head without its first line is next */
-	PHASE_ROLE,        /* the stream's first chunk is next */
+	PHASE_ROLE,        /* what comes before the first token is next */
 	PHASE_TOKENS,      /* until `visible` tokens are out */
-	PHASE_FINISH,      /* finish_reason, usage and [DONE] are next */
+	PHASE_FINISH,      /* finish reason, usage and end mark are next */
 	PHASE_BODY,        /* a plain body is next */
 	PHASE_OVER,
 };
@@ -46,7 +49,7 @@ enum reply_phase {
 struct reply {
 	enum reply_phase phase;
 	struct script sc;
-	bool stream, chunked, keepalive, show_usage, usage_null, length_finish, faulted;
+	bool stream, chunked, keepalive, show_usage, usage_null, length_finish, faulted, no_reason;
 	uint64_t due_ns;       /* of the next thing that waits */
 	uint64_t first_due_ns; /* of the first token */
 	double token_ns;       /* between tokens; 0 at full speed */
@@ -67,8 +70,11 @@ struct reply {
 	int64_t retry_after;
 	uint64_t id;
 	long created;
-	char head[256]; /* of every stream event, up to the delta's first member */
+	const struct speech *speech;  /* its dialect */
+	const char *eol, *event_eol;  /* the ends of a line and of an event */
+	char head[256]; /* of a content event, up to the text */
 	size_t head_len;
+	size_t base_len; /* of it, what other events begin with, too (openai) */
 	char tail[96]; /* of a content event, after the text */
 	size_t tail_len;
 	struct buf body; /* of a plain reply */
@@ -81,7 +87,7 @@ void reply_chat(struct reply *, struct script *, const struct chat *, const stru
 /* A plain reply with a body that the caller puts into r->body. */
 void reply_plain(struct reply *, const struct request *, int status, const char *content_type);
 
-/* An error in OpenAI's shape; code and param may be NULL. */
+/* An error in the shape of the request's dialect; code and param may be NULL. */
 void reply_error(struct reply *, const struct request *, int status, const char *code,
     const char *param, const char *message);
 

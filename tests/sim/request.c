@@ -57,6 +57,11 @@ header_take(struct request *rq, const char *name, size_t name_len, const char *v
 		rq->auth = true;
 		if (len > 7 && strncasecmp(v, "bearer ", 7) == 0)
 			copy_bounded(rq->bearer, sizeof(rq->bearer), v + 7, len - 7);
+	} else if (IS("x-api-key")) {
+		rq->auth = true;
+		copy_bounded(rq->api_key, sizeof(rq->api_key), v, len);
+	} else if (IS("anthropic-version")) {
+		copy_bounded(rq->version, sizeof(rq->version), v, len);
 	}
 	return 0;
 #undef IS
@@ -82,6 +87,10 @@ request_line(struct request *rq, const char *p, size_t len)
 	if (query != NULL)
 		target_len = (size_t)(query - target);
 	copy_bounded(rq->target, sizeof(rq->target), target, target_len);
+	if (strcmp(rq->target, "/api/chat") == 0)
+		rq->dialect = SPEAK_OLLAMA;
+	else if (strcmp(rq->target, "/v1/messages") == 0)
+		rq->dialect = SPEAK_ANTHROPIC;
 	return 0;
 }
 
@@ -184,9 +193,24 @@ content_bytes(const json_t *content)
 	return n;
 }
 
-static int
-chat_parse_new(struct chat *ch, const char *body, size_t len, const char **err, const char **param)
+/* The token limit, by each dialect's name for it; NULL if there is none. */
+static const json_t *
+limit_of(enum speak dialect, const json_t *root, const char **param)
 {
+	const json_t *v;
+
+	*param = dialect == SPEAK_OLLAMA ? "options.num_predict" : "max_tokens";
+	if (dialect == SPEAK_OLLAMA)
+		return json_object_get(json_object_get(root, "options"), "num_predict");
+	v = dialect == SPEAK_OPENAI ? json_object_get(root, "max_completion_tokens") : NULL;
+	return json_is_integer(v) ? v : json_object_get(root, "max_tokens");
+}
+
+static int
+chat_parse_new(enum speak dialect, struct chat *ch, const char *body, size_t len,
+    const char **err, const char **param)
+{
+	const json_t *limit;
 	json_t *root = json_loadb(body, len, JSON_ALLOW_NUL, NULL), *v, *message;
 	size_t i;
 	int r = -1;
@@ -217,19 +241,23 @@ chat_parse_new(struct chat *ch, const char *body, size_t len, const char **err, 
 	}
 	json_array_foreach(v, i, message) ch->prompt_bytes +=
 	    content_bytes(json_object_get(message, "content"));
-	ch->stream = json_is_true(json_object_get(root, "stream"));
+	ch->prompt_bytes += content_bytes(json_object_get(root, "system"));
+	/* Ollama streams unless it is told not to, and counts without being asked. */
+	v = json_object_get(root, "stream");
+	ch->stream = dialect == SPEAK_OLLAMA ? !json_is_false(v) : json_is_true(v);
 	v = json_object_get(root, "stream_options");
-	ch->include_usage = json_is_true(json_object_get(v, "include_usage"));
-	v = json_object_get(root, "max_completion_tokens");
-	if (!json_is_integer(v))
-		v = json_object_get(root, "max_tokens");
-	*param = "max_tokens";
-	if (json_is_integer(v)) {
-		ch->max_tokens = json_integer_value(v);
+	ch->include_usage =
+	    dialect != SPEAK_OPENAI || json_is_true(json_object_get(v, "include_usage"));
+	limit = limit_of(dialect, root, param);
+	if (json_is_integer(limit)) {
+		ch->max_tokens = json_integer_value(limit);
 		if (ch->max_tokens < 1) {
-			*err = "max_tokens must be at least 1";
+			*err = "the token limit must be at least 1";
 			goto out;
 		}
+	} else if (dialect == SPEAK_ANTHROPIC) {
+		*err = "max_tokens: Field required";
+		goto out;
 	}
 	*param = NULL;
 	r = 0;
@@ -243,25 +271,29 @@ out:
  * answer costs; so the last good one is remembered.
  */
 int
-chat_parse(struct chat *ch, const char *body, size_t len, const char **err, const char **param)
+chat_parse(enum speak dialect, struct chat *ch, const char *body, size_t len, const char **err,
+    const char **param)
 {
+	static enum speak last_dialect;
 	static char last_body[4096], last_model[1024];
 	static size_t last_len;
 	static struct chat last;
 
-	if (len > 0 && len == last_len && memcmp(body, last_body, len) == 0) {
+	if (len > 0 && len == last_len && dialect == last_dialect &&
+	     memcmp(body, last_body, len) == 0) {
 		*ch = last;
 		ch->model = strdup(last_model);
 		if (ch->model == NULL)
 			abort();
 		return 0;
 	}
-	if (chat_parse_new(ch, body, len, err, param) != 0)
+	if (chat_parse_new(dialect, ch, body, len, err, param) != 0)
 		return -1;
 	if (len <= sizeof(last_body) && ch->model_len < sizeof(last_model)) {
 		memcpy(last_body, body, len);
 		memcpy(last_model, ch->model, ch->model_len + 1);
 		last_len = len;
+		last_dialect = dialect;
 		last = *ch;
 		last.model = NULL;
 	}

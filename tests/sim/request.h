@@ -10,13 +10,19 @@
 #define REQUEST_HEAD_MAX 65536
 #define REQUEST_BODY_MAX (16u << 20)
 
+/* What a request's path says it speaks. */
+enum speak { SPEAK_OPENAI, SPEAK_OLLAMA, SPEAK_ANTHROPIC };
+
 struct request {
+	enum speak dialect;
 	char method[12];
 	char target[128]; /* without the query */
 	bool http10, keepalive, chunked, expect, auth;
 	int64_t length; /* of the body; 0 where none is announced */
 	char ua[128];
-	char bearer[256];
+	char bearer[256];  /* Authorization */
+	char api_key[256]; /* x-api-key */
+	char version[32];  /* anthropic-version */
 };
 
 /* Parse a head.  Returns its length, 0 if it is not whole yet, -400 or -431 if it is bad. */
@@ -37,7 +43,7 @@ struct chat {
 	int64_t prompt_bytes; /* of all contents */
 };
 
-/* Parse a chat call.  On -1, *err is a sentence and *param the field at fault or NULL. */
-int chat_parse(struct chat *, const char *body, size_t len, const char **err, const char **param);
+/* Parse a chat call of a dialect.  On -1, *err is a sentence and *param the field at fault or NULL. */
+int chat_parse(enum speak, struct chat *, const char *body, size_t len, const char **err, const char **param);
 
 #endif
