@@ -61,19 +61,22 @@ decoder_free(struct decoder *d)
 	openai_template_free(&d->template);
 }
 
-/* Auto: the first byte that tells; false: it is none that a stream begins with. */
+/*
+ * Auto: the first byte that tells.  What stood before it is dropped, in this input as it was in
+ * earlier ones.  False: it is none that a stream begins with.
+ */
 static bool
-look(struct decoder *d, struct span bytes)
+look(struct decoder *d, struct span *bytes)
 {
-	for (size_t i = 0; i < bytes.len && d->framing == DECODER_LOOKING; i++) {
-		if (strchr(" \t\r\n\xef\xbb\xbf", bytes.p[i]) != NULL && bytes.p[i] != '\0')
-			continue;
-		if (bytes.p[i] == '{')
-			begin(d, FRAMING_NDJSON);
-		else if (bytes.p[i] != '\0' && strchr(":deir", bytes.p[i]) != NULL)
-			begin(d, FRAMING_SSE);
-		else
+	for (; bytes->len > 0; bytes->p++, bytes->len--) {
+		char c = bytes->p[0];
+
+		if (c == '\0' || strchr(" \t\r\n\xef\xbb\xbf:deir{", c) == NULL)
 			return false;
+		if (strchr(" \t\r\n\xef\xbb\xbf", c) != NULL)
+			continue;
+		begin(d, c == '{' ? FRAMING_NDJSON : FRAMING_SSE);
+		return true;
 	}
 	return true;
 }
@@ -132,9 +135,6 @@ take_event(struct feed *f, struct span data)
 	struct decoder *d = f->d;
 	struct delta delta;
 
-	/* After its end mark a stream has nothing more to say. */
-	if (d->over)
-		return true;
 	if (d->dialect == NULL)
 		d->dialect = dialect_by_event(data);
 	d->dialect->decode(&d->state, data, d->scratch, &delta);
@@ -142,13 +142,11 @@ take_event(struct feed *f, struct span data)
 		return true;
 	if (d->dialect == dialect_of(DIALECT_OPENAI))
 		openai_template_learn(&d->template, data.p, data.len, &delta);
-	if (delta.kind == DELTA_DONE) {
-		d->over = true;
-		openai_template_free(&d->template);
-	}
+	d->marked = delta.kind == DELTA_DONE;
 	if ((d->high | delta.high) != 0 && !join_halves(f, &delta))
 		return false;
-	return f->ops->delta(f->arg, &delta);
+	/* After its end mark a stream has nothing more to say. */
+	return f->ops->delta(f->arg, &delta) && !d->marked;
 }
 
 static bool
@@ -170,46 +168,31 @@ ndjson_cb(void *arg, struct span line)
 	return take_event(arg, line);
 }
 
-static enum decoder_result
-sse_result(enum sse_result r)
-{
-	static const enum decoder_result result[] = {
-	    [SSE_OK] = DECODER_OK,
-	    [SSE_STOPPED] = DECODER_STOPPED,
-	    [SSE_OVERSIZE] = DECODER_OVERSIZE,
-	    [SSE_NOMEM] = DECODER_NOMEM,
-	};
-
-	return result[r];
-}
-
-static enum decoder_result
-ndjson_result(enum ndjson_result r)
-{
-	static const enum decoder_result result[] = {
-	    [NDJSON_OK] = DECODER_OK,
-	    [NDJSON_STOPPED] = DECODER_STOPPED,
-	    [NDJSON_OVERSIZE] = DECODER_OVERSIZE,
-	    [NDJSON_NOMEM] = DECODER_NOMEM,
-	};
-
-	return result[r];
-}
+/* Both framings name their results alike. */
+_Static_assert((int)SSE_STOPPED == DECODER_STOPPED && (int)NDJSON_STOPPED == DECODER_STOPPED &&
+                   (int)SSE_OVERSIZE == DECODER_OVERSIZE &&
+                   (int)NDJSON_OVERSIZE == DECODER_OVERSIZE && (int)SSE_NOMEM == DECODER_NOMEM &&
+                   (int)NDJSON_NOMEM == DECODER_NOMEM,
+    "the results of both framings are the decoder's");
 
 enum decoder_result
-decoder_feed(
-    struct decoder *d, const char *bytes, size_t len, const struct decoder_ops *ops, void *arg)
+decoder_feed(struct decoder *d, const char *bytes, size_t len, const struct decoder_ops *ops,
+    void *arg)
 {
 	struct feed f = {d, ops, arg};
+	struct span in = {bytes, len};
 
 	if (d->result != DECODER_OK)
 		return d->result;
-	if (d->framing == DECODER_LOOKING && !look(d, (struct span){bytes, len}))
+	if (d->framing == DECODER_LOOKING && !look(d, &in))
 		d->result = DECODER_FOREIGN;
 	else if (d->framing == DECODER_SSE)
-		d->result = sse_result(sse_feed(&d->sse, bytes, len, sse_cb, &f));
+		d->result = (enum decoder_result)sse_feed(&d->sse, in.p, in.len, sse_cb, &f);
 	else if (d->framing == DECODER_NDJSON)
-		d->result = ndjson_result(ndjson_feed(&d->ndjson, bytes, len, ndjson_cb, &f));
+		d->result =
+		    (enum decoder_result)ndjson_feed(&d->ndjson, in.p, in.len, ndjson_cb, &f);
+	if (d->result == DECODER_STOPPED && d->marked)
+		d->result = DECODER_OVER;
 	return d->result;
 }
 
@@ -223,9 +206,11 @@ decoder_end(struct decoder *d, const struct decoder_ops *ops, void *arg)
 	d->ending = true;
 	/* The ends of a line and of an event; the first goes unseen after a CR. */
 	if (d->framing == DECODER_SSE)
-		d->result = sse_result(sse_feed(&d->sse, "\n\n", 2, sse_cb, &f));
+		d->result = (enum decoder_result)sse_feed(&d->sse, "\n\n", 2, sse_cb, &f);
 	else if (d->framing == DECODER_NDJSON)
-		d->result = ndjson_result(ndjson_end(&d->ndjson, ndjson_cb, &f));
+		d->result = (enum decoder_result)ndjson_end(&d->ndjson, ndjson_cb, &f);
+	if (d->result == DECODER_STOPPED && d->marked)
+		d->result = DECODER_OVER;
 	if (d->result == DECODER_OK && d->high != 0) {
 		d->high = 0;
 		if (!ops->text(arg, SPAN(UTF8_REPLACEMENT)))

@@ -27,6 +27,7 @@ enum decoder_result {
 	DECODER_OVERSIZE, /* a line, or an event, over the limit */
 	DECODER_NOMEM,
 	DECODER_FOREIGN, /* auto: this begins like no stream; it was not decoded */
+	DECODER_OVER,    /* the end mark was told: what follows says nothing */
 };
 
 struct decoder {
@@ -45,7 +46,7 @@ struct decoder {
 	struct buf *scratch; /* the caller's */
 	size_t line_max;
 	uint16_t high;              /* the text so far ends with this half of a surrogate pair */
-	bool over;                  /* the end mark was seen: what follows says nothing */
+	bool marked;                /* the end mark was seen */
 	bool ending;                /* the input is over */
 	enum decoder_result result; /* once it is not DECODER_OK, nothing is decoded any more */
 };

@@ -165,7 +165,7 @@ bool
 json_each(struct json_value container, const char **it, struct json_value *key,
     struct json_value *value)
 {
-	const char *p, *end = container.p + container.len;
+	const char *p, *end;
 	struct json_value name = {0};
 
 	*value = name;
@@ -173,6 +173,7 @@ json_each(struct json_value container, const char **it, struct json_value *key,
 		*key = name;
 	if (container.type != JSON_OBJECT && container.type != JSON_ARRAY)
 		return false;
+	end = container.p + container.len;
 	p = after_space(*it == NULL ? container.p + 1 : *it, end);
 	if (p < end && *p == ',')
 		p = after_space(p + 1, end);

@@ -175,6 +175,33 @@ find(const char *p, const char *end, char c)
 	return at != NULL ? at : end;
 }
 
+/*
+ * The usual event, a single data line with its blank line behind it and nothing before it that
+ * waits: what take_line would make of both lines, without asking what they are.
+ */
+static inline bool
+is_whole_event(const struct feed *f, struct span line)
+{
+	const struct sse *s = f->s;
+
+	return f->p < f->end && f->p[0] == '\n' && f->p[-1] == '\n' && line.len > 6 &&
+	    memcmp(line.p, "data: ", 6) == 0 && line.len <= s->line_max && !s->has_data &&
+	    s->line.len == 0 && f->event.len == 0 && s->bom_checked;
+}
+
+static enum sse_result
+take_whole_event(struct feed *f, struct span line)
+{
+	struct sse *s = f->s;
+	struct sse_event event = {
+	    .event = SPAN(""), .data = {line.p + 6, line.len - 6}, .id = whole(&s->id)};
+
+	f->p++;
+	if (s->id.failed || s->event.failed)
+		return SSE_NOMEM;
+	return f->fn(f->arg, &event) ? SSE_OK : SSE_STOPPED;
+}
+
 static enum sse_result
 take_lines(struct feed *f)
 {
@@ -199,7 +226,10 @@ take_lines(struct feed *f)
 			else if (*f->p == '\n')
 				f->p++;
 		}
-		result = s->line.len > 0 ? take_joined_line(f, line) : take_line(f, line);
+		if (is_whole_event(f, line))
+			result = take_whole_event(f, line);
+		else
+			result = s->line.len > 0 ? take_joined_line(f, line) : take_line(f, line);
 		if (result != SSE_OK)
 			return result;
 	}

@@ -41,6 +41,7 @@ model | gcc        | gcc                             | compiles what spin writes
 model | -          | libc6-dev                       | for that
 fuzz  | clang      | clang                           | libFuzzer
 fuzz  | -          | libclang-rt-dev|clang           | its runtime
+fuzz  | afl-clang-fast | afl++                       | fuzzes the same entry points
 fuzz  | -          | libcmocka-dev                   | linked as the unit tests are
 lint  | clang      | clang                           | a second opinion on warnings
 lint  | cppcheck   | cppcheck                        | static analysis

@@ -4,7 +4,10 @@
  *         noisy neighbour does not decide.  Prints nanoseconds for each operation.
  *
  * objs: daemon/json.o daemon/json_value.o daemon/utf8.o daemon/sse.o daemon/openai.o
- * objs: daemon/delta_read.o
+ * objs: daemon/delta_read.o daemon/decoder.o daemon/dialect.o daemon/ndjson.o
+ * objs: daemon/openai_template.o daemon/openai_request.o daemon/ollama.o daemon/ollama_request.o
+ * objs: daemon/anthropic.o daemon/anthropic_request.o daemon/plain_request.o
+ * objs: daemon/chat_request.o daemon/ids.o daemon/log.o
  * objs: daemon/emit.o daemon/buf.o daemon/tokenizer.o daemon/estimate.o shm/money.o
  */
 #include <stdio.h>
@@ -14,8 +17,10 @@
 
 #include "tests/unit/jansson_beside.h"
 
+#include "daemon/decoder.h"
 #include "daemon/emit.h"
 #include "daemon/json.h"
+#include "daemon/ollama.h"
 #include "daemon/openai.h"
 #include "daemon/sse.h"
 #include "daemon/tokenizer.h"
@@ -28,6 +33,13 @@ static const char chunk[] =
     "\"created\":1718345013,\"model\":\"gpt-4o-mini-2024-07-18\",\"system_fingerprint\":"
     "\"fp_44709d6fcb\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" word\"},"
     "\"logprobs\":null,\"finish_reason\":null}]}";
+
+static const char ollama_line[] =
+    "{\"model\":\"llama3.2\",\"created_at\":\"2025-10-26T17:15:24.097767Z\",\"message\":"
+    "{\"role\":\"assistant\",\"content\":\" word\"},\"done\":false}";
+static const char anthropic_event[] =
+    "{\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\","
+    "\"text\":\" word\"}}";
 
 static struct buf scratch, out, events;
 static struct emit_stream stream = {.stream_id = "0123456789abcdef0123456789abcdef",
@@ -45,6 +57,62 @@ decode(void)
 
 	openai_decode(chunk, sizeof(chunk) - 1, &scratch, &d);
 	sink += d.text.len;
+}
+
+static void
+decode_ollama(void)
+{
+	struct delta d;
+
+	ollama_decode((struct span){ollama_line, sizeof(ollama_line) - 1}, &scratch, &d);
+	sink += d.text.len;
+}
+
+static void
+decode_anthropic(void)
+{
+	struct anthropic state = {0};
+	struct delta d;
+
+	anthropic_decode(&state, (struct span){anthropic_event, sizeof(anthropic_event) - 1},
+	    &scratch, &d);
+	sink += d.text.len;
+}
+
+/* In place of daemon/config.c: nothing here is asked of a model. */
+int
+config_model(const struct config *c, const char *name, size_t len)
+{
+	(void)c;
+	(void)name;
+	(void)len;
+	return -1;
+}
+
+static bool
+text_cb(void *arg, struct span text)
+{
+	(void)arg;
+	sink += text.len;
+	return true;
+}
+
+static bool
+delta_cb(void *arg, const struct delta *d)
+{
+	return text_cb(arg, d->text);
+}
+
+/* As a stream does: ten events a read, all but the first by the template. */
+static void
+feed_decoder(void)
+{
+	static const struct decoder_ops ops = {text_cb, delta_cb};
+	static struct decoder d;
+
+	if (d.dialect == NULL)
+		decoder_init(&d, dialect_of(DIALECT_OPENAI), "", 65536, &scratch);
+	sink += decoder_feed(&d, events.data, events.len, &ops, NULL);
 }
 
 static void
@@ -152,6 +220,9 @@ main(void)
 		double per, best;
 	} all[] = {
 	    {"openai_decode, one chunk", decode, 1, 0},
+	    {"decoder_feed, one event of it", feed_decoder, 10, 0},
+	    {"ollama_decode, one line", decode_ollama, 1, 0},
+	    {"anthropic_decode, one event", decode_anthropic, 1, 0},
 	    {"json_check, the same", check, 1, 0},
 	    {"  jansson, load and find, the same", with_jansson, 1, 0},
 	    {"sse_feed, one event of it", feed, 10, 0},

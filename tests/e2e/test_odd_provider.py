@@ -40,6 +40,7 @@ class Provider:
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
         self.left = 0  # connections that hung until tolld closed them
+        self.asked = []  # (head, body) of every request
         threading.Thread(target=self.serve, daemon=True).start()
 
     def serve(self):
@@ -59,6 +60,7 @@ class Provider:
                       if x.lower().startswith(b"content-length:"))
         while len(body) < length:
             body += c.recv(65536)
+        self.asked.append((head.decode(), json.loads(body)))
         status, kind, out, hang = self.answers[json.loads(body)["model"]]
         c.sendall(f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nConnection: close\r\n\r\n"
                   .encode() + out.encode())

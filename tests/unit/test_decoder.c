@@ -259,7 +259,7 @@ test_providers(void **state)
 		check_text(f, &t.message, f->message);
 		if (t.finish != f->finish || t.done != !f->unfinished || t.invalid != 0 ||
 		    t.repaired != f->repaired || t.odd != 0 || t.errors != (f->message != NULL) ||
-		    t.result != DECODER_OK)
+		    t.result != (f->unfinished ? DECODER_OK : DECODER_OVER))
 			fail_msg("%s: finish %d done %u invalid %u repaired %u", f->path, t.finish,
 			    t.done, t.invalid, t.repaired);
 		if (t.usage.present != f->usage.present || t.usage.prompt != f->usage.prompt ||
@@ -338,6 +338,21 @@ test_auto(void **state)
 	}
 	told_free(&whole);
 	told_free(&found);
+}
+
+/* White space before the stream is dropped whether it came with its first byte or before it. */
+static void
+test_auto_leading_space(void **state)
+{
+	struct span s = SPAN(" \r\n data: {\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n");
+	struct told t = {0};
+
+	(void)state;
+	for (size_t a = 0; a < 8; a++) {
+		run(NULL, "", s, a, a, 0, &t);
+		assert_true(span_eq((struct span){t.text.data, t.text.len}, "x"));
+	}
+	told_free(&t);
 }
 
 static void
@@ -419,16 +434,23 @@ test_nothing_after_the_end(void **state)
 	                        "data: {\"type\":\"error\",\"error\":{\"message\":\"e\"}}\n\n"},
 	};
 	struct told t = {0};
+	struct buf whole = {0};
 
 	(void)state;
 	for (size_t i = 0; i < LEN(samples); i++) {
-		struct span s = {samples[i].stream, strlen(samples[i].stream)};
-
-		run(dialect_of(samples[i].dialect), "", s, 0, 0, 0, &t);
+		/* A line over the limit is none of our business either. */
+		whole.len = 0;
+		buf_str(&whole, samples[i].stream);
+		memset(buf_reserve(&whole, 2 * LINE_MAX), 'x', 2 * LINE_MAX);
+		whole.len += 2 * LINE_MAX;
+		run(dialect_of(samples[i].dialect), "", (struct span){whole.data, whole.len}, 0, 0,
+		    i * 100, &t);
+		assert_int_equal(t.result, DECODER_OVER);
 		assert_int_equal(t.done, 1);
 		assert_int_equal(t.errors + t.invalid, 0);
 		assert_true(span_eq((struct span){t.text.data, t.text.len}, "x"));
 	}
+	buf_free(&whole);
 	told_free(&t);
 }
 
@@ -468,6 +490,7 @@ main(int argc, char **argv)
 	    cmocka_unit_test(test_providers),
 	    cmocka_unit_test(test_every_cut),
 	    cmocka_unit_test(test_auto),
+	    cmocka_unit_test(test_auto_leading_space),
 	    cmocka_unit_test(test_auto_refuses),
 	    cmocka_unit_test(test_no_final_blank_line),
 	    cmocka_unit_test(test_nothing_after_the_end),
