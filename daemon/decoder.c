@@ -204,6 +204,7 @@ decoder_end(struct decoder *d, const struct decoder_ops *ops, void *arg)
 	if (d->result != DECODER_OK)
 		return d->result;
 	d->ending = true;
+	openai_template_free(&d->template); /* what is unfinished is not taken as usual */
 	/* The ends of a line and of an event; the first goes unseen after a CR. */
 	if (d->framing == DECODER_SSE)
 		d->result = (enum decoder_result)sse_feed(&d->sse, "\n\n", 2, sse_cb, &f);

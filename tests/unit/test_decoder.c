@@ -395,6 +395,10 @@ test_no_final_blank_line(void **state)
 	    {DIALECT_OPENAI, "data: [DONE]\r", "", 1},
 	    {DIALECT_OPENAI, "data: [DON", "", 0},
 	    {DIALECT_OPENAI, "data: {\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n", "", 0},
+	    {DIALECT_OPENAI,
+	        "data: {\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n"
+	        "data: {\"choices\":[{\"delta\":{\"content\":\"y\"}}]}\n",
+	        "x", 0},
 	    {DIALECT_ANTHROPIC, "event: message_stop\ndata: {\"type\":\"message_stop\"}", "", 1},
 	    {DIALECT_ANTHROPIC, "data: {\"delta\":{\"text\":\"x\"}}\n\ndata: [DONE]\n\n", "x", 0},
 	    {DIALECT_OLLAMA, "{\"message\":{\"content\":\"x\"},\"done\":true}", "x", 1},
