@@ -10,11 +10,12 @@ of a text is taken from a stream of the same text whose provider reports nothing
 import concurrent.futures
 import http.client
 import json
+import os
 import unittest
 import urllib.parse
 
-from tolld import (PRICE_CACHED, PRICE_COMPLETION, PRICE_PROMPT, SLOW, Case, Stream, Tolld, cost,
-                   micro, wait_for)
+from tolld import (PRICE_CACHED, PRICE_COMPLETION, PRICE_PROMPT, ROOT, SLOW, Case, Stream,
+                   Tolld, cost, micro, wait_for)
 
 DIALECTS = ("openai", "ollama", "anthropic")
 FORMATS = ("typed", "openai", "content", "text")
@@ -273,6 +274,12 @@ class FaultMatrix(Case):
         if charged != should:
             return f"{where}: charged {charged}, not {should}: {data}", charged
         return None, charged
+
+    def test_documented(self):
+        """docs/streams.md has a row for each case."""
+        with open(os.path.join(ROOT, "docs", "streams.md")) as f:
+            rows = [line[2:].split(" |")[0].split(" (")[0] for line in f if line.startswith("| ")]
+        self.assertEqual(sorted(set(CASES) - set(rows)), [])
 
     def test_matrix(self):
         before = micro(self.t.show("alice")["balance"])

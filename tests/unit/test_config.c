@@ -459,6 +459,7 @@ the_example_passes_with_all_its_defaults(void **state)
 	(void)state;
 	assert_non_null(in);
 	setenv("OPENAI_API_KEY", "k", 1);
+	setenv("ANTHROPIC_API_KEY", "k", 1);
 	text[0] = 0;
 	while (fgets(line, sizeof(line), in)) {
 		char *sign = line + strspn(line, " ");
@@ -476,7 +477,7 @@ the_example_passes_with_all_its_defaults(void **state)
 		print_message("%s", said);
 	assert_non_null(c);
 	assert_int_equal(c->model_count, 2);
-	assert_int_equal(c->provider_count, 2);
+	assert_int_equal(c->provider_count, 3);
 	config_free(c);
 }
 
