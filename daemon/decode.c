@@ -297,6 +297,7 @@ decode_head(void *arg, int status, const char *media_type, int64_t retry_after)
 	st->status = status;
 	st->retry_after = retry_after;
 	st->event_stream = status == 200 && decoder_accepts(dialect, media_type);
+	decoder_free(&st->decoder);
 	decoder_init(&st->decoder, dialect, media_type, LINE_BYTES_MAX, &st->w->decoded);
 }
 
