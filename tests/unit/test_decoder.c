@@ -458,6 +458,23 @@ test_nothing_after_the_end(void **state)
 	told_free(&t);
 }
 
+/* Half of a pair that another choice ends with is not the text's. */
+static void
+test_halves_of_other_choices(void **state)
+{
+	struct span s = SPAN("data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}},"
+			     "{\"delta\":{\"content\":\"b\\ud83d\"},\"index\":1}]}\n\n"
+			     "data: {\"choices\":[{\"delta\":{\"content\":\"\\ude00c\"},\"index\":1},"
+			     "{\"index\":0,\"delta\":{\"content\":\"d\"}}]}\n\ndata: [DONE]\n\n");
+	struct told t = {0};
+
+	(void)state;
+	run(dialect_of(DIALECT_OPENAI), "", s, 0, 0, 0, &t);
+	assert_true(span_eq((struct span){t.text.data, t.text.len}, "ad"));
+	assert_true(span_eq((struct span){t.hidden.data, t.hidden.len}, "b" FFFD FFFD "c"));
+	told_free(&t);
+}
+
 /* A line without end costs its limit and no more. */
 static void
 test_line_limit(void **state)
@@ -498,6 +515,7 @@ main(int argc, char **argv)
 	    cmocka_unit_test(test_auto_refuses),
 	    cmocka_unit_test(test_no_final_blank_line),
 	    cmocka_unit_test(test_nothing_after_the_end),
+	    cmocka_unit_test(test_halves_of_other_choices),
 	    cmocka_unit_test(test_line_limit),
 	};
 	int failed;
