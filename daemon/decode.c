@@ -336,8 +336,6 @@ decode_data(void *arg, const char *bytes, size_t len)
 	struct stream *st = arg;
 	enum decoder_result result;
 
-	if (st->bytes == 0)
-		stream_drop_requests(st); /* no retry can need them any more */
 	st->bytes += len;
 	st->w->event_us = coarse_us();
 	if (!st->event_stream) {

@@ -57,7 +57,7 @@ class Dialects(unittest.TestCase):
             dialect = "ollama" if name == "keyless" else name
             config += f'''
 provider "{name}" {{
-    dialect = "{dialect}"
+    dialect = "{dialect}"  retries = 0  breaker_failures = 0
     base_url = "http://127.0.0.1:{cls.provider.port}/base/"
     api_key = "{"" if name == "keyless" else KEY}"
 }}
