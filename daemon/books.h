@@ -156,6 +156,8 @@ uint32_t books_key_find(const struct books *, uint64_t key_id);
 bool books_makes_ref(const struct journal_record *, const void *payload);
 /* The oldest are first, but for a moment's disorder. */
 uint32_t books_refs(const struct books *);
+/* Without those that are forgotten, which may lie in the table until they are many. */
+uint32_t books_refs_kept(const struct books *);
 /* How many of the first ones, at most max, are over at that time and were not forgotten yet. */
 uint32_t books_refs_over(const struct books *, uint64_t now_us, uint32_t max, uint32_t *from);
 /* Forget so many of them; all that was made must have been projected. */

@@ -165,6 +165,12 @@ books_refs_over(const struct books *b, uint64_t now_us, uint32_t max, uint32_t *
 	return n;
 }
 
+uint32_t
+books_refs_kept(const struct books *b)
+{
+	return books_refs(b) - b->refs_over;
+}
+
 void
 books_refs_forget(struct books *b, uint32_t n)
 {

@@ -264,7 +264,7 @@ has_room(struct keeper *k, const struct journal_record *r, const void *payload)
 	bool keys = r->type == JOURNAL_KEY;
 	uint32_t max_refs = k->heritage->config->ledger.max_refs; /* 0 in tests: no bound */
 
-	if (max_refs != 0 && books_refs(k->books) >= max_refs &&
+	if (max_refs != 0 && books_refs_kept(k->books) >= max_refs &&
 	    books_makes_ref(r, payload)) {
 		metrics_table_full(TABLE_REFS);
 		return false;
