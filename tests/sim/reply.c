@@ -79,30 +79,39 @@ number_put(char *dst, uint64_t n)
 	return len;
 }
 
-/* The next token's text. */
-static inline void
-token_put(struct reply *r, struct buf *b)
+/* The next piece's text; how many tokens it is, of at most `room`.  0: more than there is room. */
+static inline int64_t
+token_put(struct reply *r, struct buf *b, int64_t room)
 {
+	const struct piece *piece;
+
 	if (r->sc.stamp) {
 		b->len += number_put(b->p + b->len, clock_ns());
 		b->p[b->len++] = ' ';
-		return;
+		return 1;
 	}
-	if (r->pieces->n != 0) {
-		const struct piece *piece = &r->pieces->v[r->piece_at];
-
-		buf_put_there(b, piece->text, piece->len);
-		if (++r->piece_at == r->pieces->n)
-			r->piece_at = 0;
-	}
+	if (r->pieces->n == 0)
+		return 1;
+	piece = &r->pieces->v[r->piece_at];
+	if (piece->tokens > room)
+		return 0;
+	buf_put_there(b, piece->text, piece->len);
+	if (++r->piece_at == r->pieces->n)
+		r->piece_at = 0;
+	return piece->tokens;
 }
 
 void
 reply_text(struct reply *r, struct buf *b)
 {
-	for (; r->sent < r->visible; r->sent++) {
+	while (r->sent < r->visible) {
+		int64_t n;
+
 		buf_need(b, r->pieces->len_max + 32);
-		token_put(r, b);
+		n = token_put(r, b, r->visible - r->sent);
+		r->sent += n;
+		if (n == 0)
+			r->visible = r->sent;
 	}
 	if (r->sc.fault == FAULT_BADUTF8)
 		buf_put(b, " \xff\xfe\xc0\x80", 5);
@@ -118,10 +127,15 @@ content_event(struct reply *r, struct buf *b, int64_t tokens)
 	chunk_begin(r, b);
 	buf_need(b, r->event_max);
 	buf_put_there(b, r->head, r->head_len);
-	for (int64_t i = 0; i < tokens; i++)
-		token_put(r, b);
+	for (int64_t i = 0; i < tokens && r->sent < r->visible; i++) {
+		int64_t n = token_put(r, b, r->visible - r->sent);
+
+		r->sent += n;
+		/* A character of several tokens, of which not all may come: none does. */
+		if (n == 0)
+			r->visible = r->sent;
+	}
 	buf_put_there(b, r->tail, r->tail_len);
-	r->sent += tokens;
 	event_end(r, b);
 }
 
@@ -381,7 +395,8 @@ tokens_plan(struct reply *r, const struct chat *ch, const char *body, size_t bod
 	const struct script *sc = &r->sc;
 	int64_t want = sc->tokens >= 0 ? sc->tokens : 100;
 
-	r->pieces = words_lang(sc->lang);
+	r->pieces = sc->exact != EXACT_NONE ? words_exact(sc->lang, sc->exact)
+					    : words_lang(sc->lang);
 	if (sc->echo || sc->text != NULL) {
 		if (sc->echo)
 			words_cut(&r->literal, body, body_len, LITERAL_PIECE_MAX);

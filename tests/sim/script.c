@@ -18,6 +18,7 @@ enum kind {
 	KIND_BOOL,
 	KIND_RATE,
 	KIND_LANG,
+	KIND_EXACT,
 	KIND_EOL,
 	KIND_USAGE,
 	KIND_FAULT,
@@ -44,6 +45,7 @@ static const struct key {
     INT("first", first_ms, 0, MS_MAX),
     INT("slowhdr", slowhdr_ms, 0, MS_MAX),
     {"lang", KIND_LANG, 0, 0, 0},
+    {"exact", KIND_EXACT, 0, 0, 0},
     BOOL(stamp),
     INT("batch", batch, 1, 10000),
     INT("pack", pack, 1, 10000),
@@ -189,6 +191,11 @@ value_parse(struct script *sc, const struct key *k, const char *value, size_t le
 		if ((v = words_lang_find(buf, len)) < 0)
 			return -1;
 		sc->lang = (enum lang)v;
+		return 0;
+	case KIND_EXACT:
+		if ((v = words_exact_find(buf)) < 0)
+			return -1;
+		sc->exact = (enum exact)v;
 		return 0;
 	case KIND_EOL:
 		sc->crlf = strcmp(buf, "crlf") == 0;

@@ -42,6 +42,7 @@ struct script {
 	double rate;    /* tokens per second; 0: as fast as the socket takes them */
 	int64_t delay_ms, first_ms, slowhdr_ms;
 	enum lang lang;
+	enum exact exact;
 	bool stamp;
 	int64_t batch, pack, split, gap_ms;
 	bool crlf;

@@ -33,6 +33,7 @@
 #include <unistd.h>
 
 #include "conn.h"
+#include "words.h"
 
 #define ACCEPTS_MAX 64 /* a turn; the rest waits for the next */
 
@@ -122,6 +123,10 @@ main(int argc, char **argv)
 	char line[96];
 	int fd, ready_fd = -1, tick_us = 1000;
 
+	if (argc == 2 && strcmp(argv[1], "--texts") == 0) {
+		words_print();
+		return fflush(stdout) != 0;
+	}
 	for (int i = 1; i < argc; i += 2) {
 		if (i + 1 == argc)
 			return usage();

@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "words_exact.h"
+
 struct lang_text {
 	const char *name;
 	size_t piece_max; /* bytes; set so that a piece is about one token */
@@ -47,7 +49,7 @@ static const struct lang_text lang_texts[LANG_MAX] = {
         "😀🎉👍🏽 ❤️ 🚀🌍 👨‍👩‍👧‍👦 🇫🇷🇯🇵 ✨🔥 🏳️‍🌈 "
         "🥳🤖 "
         "💡☕️ "
-        "🧑🏿‍🚀 "},
+        "🧑🏿‍🚀\n"},
     [LANG_JSON] = {"json", 16,
         "{\"id\": 1071, \"name\": \"old mill\", \"open\": false, \"tags\": [\"river\", \"white\", "
         "\"closed\"], \"position\": {\"lat\": 48.137, \"lon\": 11.575}, \"note\": \"said \\\"come "
@@ -156,7 +158,7 @@ words_cut(struct pieces *out, const char *text, size_t len, size_t piece_max)
 		size_t raw = piece_len(text + at, len - at, piece_max);
 		size_t n = words_escape(p, text + at, raw);
 
-		out->v[out->n++] = (struct piece){p, (uint32_t)n};
+		out->v[out->n++] = (struct piece){p, (uint32_t)n, 1};
 		if (n > out->len_max)
 			out->len_max = n;
 		p += n;
@@ -190,4 +192,58 @@ words_lang(enum lang lang)
 	if (made[lang].v == NULL)
 		words_cut(&made[lang], t->text, strlen(t->text), t->piece_max);
 	return &made[lang];
+}
+
+int
+words_exact_find(const char *name)
+{
+	return strcmp(name, "o200k_base") == 0 ? EXACT_O200K
+	    : strcmp(name, "cl100k_base") == 0 ? EXACT_CL100K
+					       : -1;
+}
+
+const struct pieces *
+words_exact(enum lang lang, enum exact exact)
+{
+	static struct pieces made[LANG_MAX][EXACT_CL100K];
+	const struct exact_cut *cut = exact_cuts[exact - 1][lang];
+	struct pieces *out = &made[lang][exact - 1];
+	const char *text = lang_texts[lang].text;
+	char *p;
+
+	if (out->v != NULL)
+		return out;
+	while (cut[out->n].bytes > 0)
+		out->n++;
+	out->v = calloc(out->n, sizeof(*out->v));
+	out->store = p = malloc(6 * strlen(text) + 1);
+	if (out->v == NULL || p == NULL) {
+		perror("tolld-sim");
+		exit(1);
+	}
+	for (size_t i = 0; i < out->n; text += cut[i++].bytes) {
+		size_t n = words_escape(p, text, cut[i].bytes);
+
+		out->v[i] = (struct piece){p, (uint32_t)n, cut[i].tokens};
+		if (n > out->len_max)
+			out->len_max = n;
+		p += n;
+	}
+	return out;
+}
+
+void
+words_print(void)
+{
+	for (int i = 0; i < LANG_MAX; i++) {
+		const char *text = lang_texts[i].text;
+		char *escaped = malloc(6 * strlen(text) + 1);
+
+		if (escaped == NULL)
+			exit(1);
+		printf("%s\"%s\":\"%.*s\"", i == 0 ? "{" : ",", lang_texts[i].name,
+		    (int)words_escape(escaped, text, strlen(text)), escaped);
+		free(escaped);
+	}
+	printf("}\n");
 }

@@ -11,6 +11,7 @@ enum lang { LANG_EN, LANG_RU, LANG_ZH, LANG_CODE, LANG_EMOJI, LANG_JSON, LANG_EV
 struct piece {
 	const char *text;
 	uint32_t len;
+	uint32_t tokens; /* 1, or what it is by a real tokenizer (words_exact) */
 };
 
 struct pieces {
@@ -25,6 +26,17 @@ int words_lang_find(const char *name, size_t len);
 
 /* The pieces of a language; made on first use, never freed. */
 const struct pieces *words_lang(enum lang);
+
+/*
+ * The same texts cut where a real tokenizer cuts them, so that what was sent is as many tokens as
+ * its pieces say, wherever it ends: by npm's tiktoken, in words_exact.h, for texts that go round.
+ */
+enum exact { EXACT_NONE, EXACT_O200K, EXACT_CL100K };
+/* "o200k_base" or "cl100k_base"; -1. */
+int words_exact_find(const char *name);
+const struct pieces *words_exact(enum lang, enum exact);
+/* All texts as JSON, for who makes words_exact.h. */
+void words_print(void);
 
 /*
  * Cut a text into pieces of at most piece_max bytes (but always whole characters).  Put together
