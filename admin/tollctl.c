@@ -34,6 +34,8 @@ static const struct command *const commands[] = {
     &cmd_audit,
     &cmd_backup,
     &cmd_compact,
+    &cmd_tokens,
+    &cmd_tokenizer_build,
     &cmd_ping,
     &cmd_version,
     NULL,
@@ -51,7 +53,7 @@ print_synopsis(FILE *to, const struct command *c)
 	(void)fprintf(to, "%s", c->name);
 	for (const struct cmd_arg *a = c->args; a->name != NULL; a++) {
 		if (!is_option(a))
-			(void)fprintf(to, " %s", a->name);
+			(void)fprintf(to, a->required || a->type != CMD_FILES ? " %s" : " [%s]", a->name);
 		else if (a->type == CMD_FLAG)
 			(void)fprintf(to, " [%s]", a->name);
 		else if (a->required)
@@ -213,7 +215,7 @@ take_value(struct ctl *ctl, const struct command *c, int i, const char *text)
 		want = "a duration, such as 90s, 15m, 1h or 7d";
 	else if (a->type == CMD_TIME && !parse_time(text, &ctl->number[i]))
 		want = "a time, such as 2026-11-21, 2026-11-21T08:30:00Z, or 1h for an hour ago";
-	else if (ctl->given[i] != NULL)
+	else if (ctl->given[i] != NULL && a->type != CMD_FILES)
 		want = "given once";
 	ctl->given[i] = text;
 	if (want != NULL)
@@ -239,7 +241,8 @@ static int
 next_place(const struct ctl *ctl, const struct command *c)
 {
 	for (int i = 0; c->args[i].name != NULL; i++)
-		if (!is_option(&c->args[i]) && ctl->given[i] == NULL)
+		if (!is_option(&c->args[i]) &&
+		    (ctl->given[i] == NULL || c->args[i].type == CMD_FILES))
 			return i;
 	return -1;
 }
@@ -257,6 +260,7 @@ run_command(struct ctl *ctl, const struct command *c, int argc, char **argv)
 {
 	bool options = true;
 
+	ctl->files = argv;
 	for (int n = 0; n < argc; n++) {
 		const char *word = argv[n], *value = word;
 		int i;
@@ -265,8 +269,8 @@ run_command(struct ctl *ctl, const struct command *c, int argc, char **argv)
 			options = false;
 			continue;
 		}
-		/* "-5" is an amount: options have two dashes. */
-		if (options && strncmp(word, "--", 2) == 0) {
+		/* "-5" is an amount: but for a few, options have two dashes. */
+		if (options && (strncmp(word, "--", 2) == 0 || find_option(c, word) >= 0)) {
 			if (strcmp(word, "--help") == 0) {
 				print_command_help(c);
 				return CTL_DONE;
@@ -288,6 +292,9 @@ run_command(struct ctl *ctl, const struct command *c, int argc, char **argv)
 			return usage(c);
 		if (!take_value(ctl, c, i, value))
 			return CTL_USAGE;
+		/* Gathered at the front of argv, over what has been read. */
+		if (c->args[i].type == CMD_FILES)
+			argv[ctl->file_count++] = argv[n];
 	}
 	for (int i = 0; c->args[i].name != NULL; i++)
 		if (c->args[i].required && ctl->given[i] == NULL) {

@@ -24,6 +24,7 @@ enum cmd_type {
 	CMD_DURATION, /* 90s, 15m, 1h, 7d, or seconds; travels as seconds */
 	CMD_TIME,     /* a time, or how long ago; travels as seconds since 1970 */
 	CMD_FLAG,     /* an option without a value; travels as true */
+	CMD_FILES,    /* all that is left, in ctl->files; stays here */
 };
 
 #define CMD_ARGS_MAX 8
@@ -52,6 +53,8 @@ struct ctl {
 	bool json;
 	const char *given[CMD_ARGS_MAX]; /* argument i as it was written, or NULL */
 	int64_t number[CMD_ARGS_MAX];    /* and what it means, if it is not text */
+	char *const *files; /* of CMD_FILES */
+	int file_count;
 	int fd;                          /* -1 until the first call */
 	uint32_t id;
 	char *in; /* what was read; messages point into it */
@@ -112,6 +115,7 @@ extern const struct command cmd_topup, cmd_adjust;
 extern const struct command cmd_key_create, cmd_key_list, cmd_key_revoke;
 extern const struct command cmd_hold_list, cmd_hold_void, cmd_stream_list, cmd_stream_cancel;
 extern const struct command cmd_journal, cmd_export, cmd_backup, cmd_compact;
+extern const struct command cmd_tokens, cmd_tokenizer_build;
 extern const struct command cmd_stats, cmd_workers, cmd_audit, cmd_ping, cmd_version;
 
 #endif

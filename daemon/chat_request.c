@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/chat_tokens.h"
 #include "daemon/ids.h"
 
 enum field {
@@ -77,30 +78,16 @@ invalid(struct chat_fault *f, const char *param, const char *what)
 	return fault(f, 400, "invalid_request", param, "'%s' %s", param, what);
 }
 
-/* Count a JSON string's text; its tokens are added to the request's. */
-static int
-count(const struct config *cfg, struct chat_request *r, struct json_value text)
-{
-	struct buf b = {0};
-
-	json_decode_buf(text, &b);
-	if (b.failed)
-		return -1;
-	r->prompt_tokens += tokenizer_count(cfg->model[r->model].tokenizer, b.data, b.len);
-	buf_free(&b);
-	return 0;
-}
-
 /* A message's content: a string, an array of parts, or null (an assistant's tool call). */
 static int
-count_content(const struct config *cfg, struct chat_request *r, struct json_value content,
+count_content(const struct chat_counter *c, struct chat_request *r, struct json_value content,
     struct chat_fault *f)
 {
 	const char *it = NULL;
 	struct json_value part, type, text;
 
 	if (content.type == JSON_STRING)
-		return count(cfg, r, content);
+		return chat_tokens_text(c, content, &r->prompt_tokens);
 	if (content.type == JSON_NULL || content.type == JSON_NONE)
 		return 0;
 	if (content.type != JSON_ARRAY)
@@ -109,7 +96,7 @@ count_content(const struct config *cfg, struct chat_request *r, struct json_valu
 		if (!json_get(part, "type", &type) || !json_is(type, "text") ||
 		    !json_get(part, "text", &text) || text.type != JSON_STRING)
 			return invalid(f, "messages", "has a content part that is not text");
-		if (count(cfg, r, text) != 0)
+		if (chat_tokens_text(c, text, &r->prompt_tokens) != 0)
 			return -1;
 	}
 	return 0;
@@ -128,7 +115,7 @@ known_role(struct json_value role)
 }
 
 static int
-count_messages(const struct config *cfg, struct chat_request *r, struct chat_fault *f)
+count_messages(const struct chat_counter *c, struct chat_request *r, struct chat_fault *f)
 {
 	static const char *const keys[] = {"role", "content", "name", "refusal", "tool_calls",
 	    "function_call"};
@@ -142,18 +129,21 @@ count_messages(const struct config *cfg, struct chat_request *r, struct chat_fau
 		json_get_many(m, keys, v, 6);
 		if (v[0].type != JSON_STRING || !known_role(v[0]))
 			return invalid(f, "messages", "has a message without a known role");
-		r->prompt_tokens += TOKENS_PER_MESSAGE + 1;
+		r->prompt_tokens += CHAT_TOKENS_MESSAGE;
 		r->prompt_bytes += 64;
-		if (count_content(cfg, r, v[1], f) != 0)
+		if (chat_tokens_text(c, v[0], &r->prompt_tokens) != 0 ||
+		    count_content(c, r, v[1], f) != 0)
 			return -1;
+		if (v[2].type == JSON_STRING)
+			r->prompt_tokens += CHAT_TOKENS_NAME;
 		for (int i = 2; i < 4; i++)
-			if (v[i].type == JSON_STRING && count(cfg, r, v[i]) != 0)
+			if (v[i].type == JSON_STRING &&
+			    chat_tokens_text(c, v[i], &r->prompt_tokens) != 0)
 				return -1;
 		/* A tool call's JSON is prompt too; its text is at least as long as what counts. */
 		for (int i = 4; i < 6; i++)
 			if (v[i].type == JSON_ARRAY || v[i].type == JSON_OBJECT)
-				r->prompt_tokens += tokenizer_count(
-				    cfg->model[r->model].tokenizer, v[i].p, v[i].len);
+				r->prompt_tokens += chat_tokens_json(c, v[i]);
 		n++;
 	}
 	if (n == 0)
@@ -162,19 +152,23 @@ count_messages(const struct config *cfg, struct chat_request *r, struct chat_fau
 }
 
 /* What the provider adds to the prompt out of other fields. */
-static void
-count_extras(const struct config *cfg, struct chat_request *r)
+static int
+count_extras(const struct chat_counter *c, struct chat_request *r)
 {
 	static const char *const keys[] = {"tools", "functions", "response_format"};
 	struct json_value v[3];
 
 	json_get_many(r->root, keys, v, 3);
 	for (int i = 0; i < 3; i++) {
-		if (v[i].type == JSON_NONE)
+		if (v[i].type == JSON_NONE || v[i].type == JSON_NULL)
 			continue;
-		r->prompt_tokens += tokenizer_count(cfg->model[r->model].tokenizer, v[i].p, v[i].len);
+		if (i == 2)
+			r->prompt_tokens += chat_tokens_json(c, v[i]);
+		else if (chat_tokens_tools(c, v[i], &r->prompt_tokens) != 0)
+			return -1;
 		r->prompt_bytes += v[i].len + 64; /* a template may write it longer */
 	}
+	return 0;
 }
 
 static int
@@ -238,8 +232,10 @@ static int
 parse_prompt(const struct config *cfg, const struct json_value v[], struct chat_request *r,
     struct chat_fault *f)
 {
+	struct chat_counter c = chat_counter(&cfg->model[r->model]);
+
 	f->status = 0;
-	r->prompt_tokens = TOKENS_PER_REQUEST;
+	r->prompt_tokens = CHAT_TOKENS_REQUEST;
 	/* Any field that is passed on may be prompt to the provider: if the bound were less than
 	 * all of them, what is sent in one that we don't count would not be charged. */
 	r->prompt_bytes = r->root.len + 64;
@@ -251,19 +247,18 @@ parse_prompt(const struct config *cfg, const struct json_value v[], struct chat_
 		if (v[F_MESSAGE].type != JSON_STRING || v[F_MESSAGE].len <= 2)
 			return invalid(f, "message", "must be a text that is not empty");
 		r->message = v[F_MESSAGE];
-		r->prompt_tokens += TOKENS_PER_MESSAGE + 1;
+		r->prompt_tokens += CHAT_TOKENS_MESSAGE + chat_tokens_bytes(&c, "user", 4);
 		r->prompt_bytes += 64;
-		if (count(cfg, r, r->message) != 0)
+		if (chat_tokens_text(&c, r->message, &r->prompt_tokens) != 0)
 			return -1;
 	} else {
 		if (v[F_MESSAGES].type != JSON_ARRAY)
 			return invalid(f, "messages", "must be an array");
 		r->messages = v[F_MESSAGES];
-		if (count_messages(cfg, r, f) != 0)
+		if (count_messages(&c, r, f) != 0)
 			return -1;
 	}
-	count_extras(cfg, r);
-	return 0;
+	return count_extras(&c, r);
 }
 
 int

@@ -5,6 +5,7 @@
  * tolld.conf, parsed and checked (libConfuse).  Read by the master before any fork; children
  * inherit the result and never change it.
  */
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -40,7 +41,8 @@ struct config_model {
 	char *name;     /* as clients say it */
 	char *upstream; /* as the provider says it */
 	int providers[CONFIG_FALLBACKS_MAX], provider_count; /* indices, in order */
-	enum tokenizer tokenizer;
+	const struct tokenizer *tokenizer; /* kept for the life of the process */
+	_Atomic uint64_t *learnt; /* daemon/calibrate.h; NULL: nothing is known */
 	struct price price;
 	uint32_t context, max_completion; /* tokens */
 	bool hidden_tokens;

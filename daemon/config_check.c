@@ -291,6 +291,9 @@ check_fallbacks(struct config_file *f, const struct config *c, size_t section,
 		    "model \"%s\" needs at least one", m->name);
 }
 
+/* What stands for a tokenizer that is not named. */
+static const struct config_key estimate_key = { "tokenizer", value_tokenizer, 0, 0, 0, false };
+
 static void
 check_model(struct config_file *f, struct config *c, size_t section)
 {
@@ -305,7 +308,6 @@ check_model(struct config_file *f, struct config *c, size_t section)
 	}
 	c->model_count++;
 	m->name = config_strdup(s->title);
-	m->tokenizer = TOKENIZER_ESTIMATE;
 	m->context = 128000;
 	m->max_completion = 4096;
 	apply_section(f, section, model_keys, m);
@@ -315,6 +317,9 @@ check_model(struct config_file *f, struct config *c, size_t section)
 		m->price.cached = m->price.prompt;
 	if (f->broken)
 		return;
+	if (!find(f, section, "tokenizer"))
+		value_tokenizer(f, &estimate_key, &m->tokenizer,
+		    &(struct config_entry){ .section = section, .line = s->line }, "estimate");
 	check_fallbacks(f, c, section, m);
 	for (size_t i = 0; i < sizeof(needed) / sizeof(*needed); i++)
 		if (!find(f, section, needed[i]))

@@ -15,7 +15,7 @@ config_set_fn value_bool; /* bool */
 config_set_fn value_log_format; /* enum log_format */
 config_set_fn value_log_level; /* enum log_level */
 config_set_fn value_dialect; /* enum config_dialect */
-config_set_fn value_tokenizer; /* enum tokenizer */
+config_set_fn value_tokenizer; /* const struct tokenizer * */
 config_set_fn value_listen; /* struct config: one more address */
 config_set_fn value_admin_listen; /* an address or "" */
 config_set_fn value_base_url; /* struct config_provider: one more; http or https */

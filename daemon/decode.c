@@ -189,7 +189,8 @@ note_usage(struct stream *st, const struct delta *d)
 
 /*
  * Text of plain events that came together is metered in one go: it makes no difference to the
- * count, which goes by the text, nor to where a cut falls, which is inside the piece.
+ * count, which goes by the text (but that it may have been a few more in between), nor to where a
+ * cut falls, which is inside the piece.
  */
 static void
 burst_end(struct stream *st)

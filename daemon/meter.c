@@ -32,7 +32,8 @@ billable(const struct meter *m, uint32_t counted)
 
 void
 meter_init(struct meter *m, struct ledger *ledger, struct durable *durable, struct hold *hold,
-    enum tokenizer tokenizer, uint32_t slice, void (*resume)(void *arg, bool slice_began), void *arg)
+    const struct tokenizer *tokenizer, uint32_t scale, uint32_t slice,
+    void (*resume)(void *arg, bool slice_began), void *arg)
 {
 	*m = (struct meter){
 	    .ledger = ledger,
@@ -44,10 +45,23 @@ meter_init(struct meter *m, struct ledger *ledger, struct durable *durable, stru
 	    .arg = arg,
 	};
 	m->paid = billable(m, hold_covers(hold));
-	token_stream_init(&m->shown, tokenizer);
-	token_stream_init(&m->hidden, tokenizer);
+	token_stream_init(&m->shown, tokenizer, scale);
+	token_stream_init(&m->hidden, tokenizer, scale);
 	m->dear_prompt = price_cost(&hold->price, hold->prompt, 0, 0) >
 	    price_cost(&hold->price, 0, 0, slice);
+}
+
+void
+meter_fini(struct meter *m)
+{
+	token_stream_fini(&m->shown);
+	token_stream_fini(&m->hidden);
+}
+
+uint32_t
+meter_counted(const struct meter *m)
+{
+	return m->shown.now + m->hidden.now;
 }
 
 uint32_t
@@ -180,17 +194,16 @@ need_slice(struct meter *m, struct span saved, bool *saved_now)
 	return wait_for_disk(m);
 }
 
-/* Not the whole piece: what is paid of it and near enough to the disk, the rest later. */
+/*
+ * As much of a piece as is paid and near enough to the disk; the rest later.  Counting stops at
+ * that limit, so that a piece is counted once: what a whole one would come to is not known.
+ */
 static enum meter_result
-take_part(struct meter *m, struct token_stream *mine, uint32_t other, const char *text, size_t len,
-    struct span saved, size_t *taken, bool *saved_now)
+take_part(struct meter *m, struct token_stream *mine, bool far, const char *text, size_t len,
+    uint32_t other, struct span saved, size_t *taken, bool *saved_now)
 {
-	bool far = m->paid - m->safe > m->slice; /* it is the disk that is to come nearer */
-	uint32_t most = far ? m->safe + m->slice : m->paid;
 	size_t bad;
 
-	if (most > other)
-		*taken = token_stream_fit(mine, text, len, most - other);
 	/* No record would make room for a character that is more than a slice. */
 	if (far && *taken == 0 && meter_tokens(m) == m->safe && m->paid > other) {
 		*taken = token_stream_fit(mine, text, utf8_char(text, len, &bad), m->paid - other);
@@ -211,8 +224,8 @@ meter_take(struct meter *m, bool shown, const char *text, size_t len, struct spa
 {
 	struct token_stream *mine = shown ? &m->shown : &m->hidden;
 	uint32_t other = shown ? m->hidden.count : m->shown.count;
-	struct token_stream next = *mine;
-	uint32_t tokens = billable(m, token_stream_append(&next, text, len) + other);
+	bool far = m->paid - m->safe > m->slice; /* it is the disk that is to come nearer */
+	uint32_t most = far ? m->safe + m->slice : m->paid;
 
 	*taken = 0;
 	*saved_now = false;
@@ -222,12 +235,15 @@ meter_take(struct meter *m, bool shown, const char *text, size_t len, struct spa
 			return METER_BUSY;
 		saved = SPAN("");
 	}
-	if (tokens > m->paid || tokens - m->safe > m->slice)
-		return take_part(m, mine, other, text, len, saved, taken, saved_now);
-	*taken = len;
-	*mine = next;
-	ledger_meter(m->hold, tokens);
+	/* All is paid that can be: what our count has beyond it is not charged. */
+	if (most == m->max_tokens)
+		most = UINT32_MAX;
+	if (most >= other)
+		*taken = token_stream_fit(mine, text, len, most - other);
+	if (*taken < len)
+		return take_part(m, mine, far, text, len, other, saved, taken, saved_now);
+	ledger_meter(m->hold, meter_tokens(m));
 	FAULT("meter.stored");
-	look_ahead(m, tokens, saved, saved_now);
+	look_ahead(m, meter_tokens(m), saved, saved_now);
 	return METER_TAKEN;
 }

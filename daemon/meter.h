@@ -41,8 +41,8 @@ enum meter_result {
 };
 
 /* The hold's reserve is durable. */
-void meter_init(struct meter *, struct ledger *, struct durable *, struct hold *, enum tokenizer,
-    uint32_t slice, void (*resume)(void *arg, bool slice_began), void *arg);
+void meter_init(struct meter *, struct ledger *, struct durable *, struct hold *,
+    const struct tokenizer *, uint32_t scale, uint32_t slice, void (*resume)(void *arg, bool slice_began), void *arg);
 
 /*
  * Take a piece (whole characters) of text that is shown, or of one that only counts.  `saved` is
@@ -52,8 +52,12 @@ void meter_init(struct meter *, struct ledger *, struct durable *, struct hold *
 enum meter_result meter_take(struct meter *, bool shown, const char *text, size_t len,
     struct span saved, size_t *taken, bool *saved_now) __attribute__((warn_unused_result));
 
-/* Tokens produced so far; what it costs. */
+void meter_fini(struct meter *);
+
+/* Tokens produced so far, as they are charged; what it costs. */
 uint32_t meter_tokens(const struct meter *);
 int64_t meter_cost(const struct meter *);
+/* The count itself: before the estimate's factor, and lower again where text made it so. */
+uint32_t meter_counted(const struct meter *);
 
 #endif

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "daemon/calibrate.h"
 #include "daemon/decode.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
@@ -59,6 +60,24 @@ charge_count(struct stream *st)
 	x->charge = price_cost(&st->hold->price, x->prompt, 0, x->completion);
 }
 
+/* Our count and the provider's.  What it bills and did not stream is nobody's miscount. */
+static void
+compare(const struct stream *st, uint32_t theirs)
+{
+	const struct config_model *m = &st->w->config->model[st->model];
+	uint32_t ours = meter_counted(&st->meter);
+	char mean[16];
+
+	metrics_drift(tokenizer_exact(m->tokenizer) ? ours : meter_tokens(&st->meter), theirs);
+	/* Nor does it say anything of text. */
+	if (m->hidden_tokens || (st->usage.reasoning > 0 && st->meter.hidden.now == 0) ||
+	    !calibrate_learn(m, ours, theirs))
+		return;
+	snprintf(mean, sizeof mean, "%.3f", (double)calibrate_mean(m) / TOKENS_SCALE);
+	log_event(LOG_WARN, "the provider counts otherwise than this model's tokenizer", "model",
+	    m->name, "tokenizer", tokenizer_name(m->tokenizer), "theirs_to_ours", mean, NULL);
+}
+
 static void
 work_out(struct stream *st)
 {
@@ -79,7 +98,7 @@ work_out(struct stream *st)
 		x->completion = (uint32_t)st->usage.completion;
 		x->charge = price_cost(&st->hold->price, x->prompt, x->cached, x->completion);
 		if (ours > 0)
-			metrics_drift(ours, x->completion);
+			compare(st, x->completion);
 	} else if (ours > 0 && !st->void_wanted) {
 		charge_count(st);
 	} else {

@@ -15,6 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "daemon/calibrate.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "daemon/sockets.h"
@@ -64,6 +65,18 @@ open_signals(struct setup *s)
 	return s->signal_fd < 0 ? -1 : 0;
 }
 
+/* Without it estimates stay what they are: no reason not to start. */
+static void
+open_calibration(struct setup *s)
+{
+	char *path;
+	if (asprintf(&path, "%s/calibration", s->heritage.config->state_dir) < 0)
+		fatal("start");
+	if (calibrate_open(s->heritage.config, path, s->owner.uid) < 0)
+		log_warn("%s: token counts are not calibrated", path);
+	free(path);
+}
+
 static int
 open_dirs(struct setup *s)
 {
@@ -82,6 +95,7 @@ open_dirs(struct setup *s)
 	free(state_lock);
 	if (s->state_fd < 0)
 		return -1;
+	open_calibration(s);
 	return dirs_secret(c->state_dir, &s->owner, s->heritage.key_secret);
 }
 

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/calibrate.h"
 #include "daemon/decode.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
@@ -141,6 +142,7 @@ forget(struct streams *s, struct stream *st)
 		s->all = st->next;
 	if (st->next != NULL)
 		st->next->prev = st->prev;
+	meter_fini(&st->meter);
 	attempt_fini(st);
 	buf_free(&st->text);
 	buf_free(&st->pieces);
@@ -421,7 +423,7 @@ stream_run(struct stream *st)
 		st->credit_bound = true;
 	}
 	meter_init(&st->meter, st->w->ledger, st->w->durable, st->hold, m->tokenizer,
-	    st->w->config->ledger.slice_tokens, decode_resume, st);
+	    calibrate_scale(m), st->w->config->ledger.slice_tokens, decode_resume, st);
 	dialect_limit_all(st->request, st->max_completion_tokens, st->sent_limit);
 	attempt_start(st);
 }

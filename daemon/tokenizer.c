@@ -1,62 +1,116 @@
 /*
- * Tokenizers by name, each a row of one table.  Pure.
+ * Tokenizers by name.  Pure but for the files that it maps.
+ *
+ * Tables are looked for beside the program (a build) and in ../share/tolld/tokenizers from it (an
+ * installation): so both find their own, wherever they were put.
  */
 #include "daemon/tokenizer.h"
 
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-#include "daemon/tokenizer_ops.h"
+#include "daemon/tokenizer_vocab.h"
 
-static const struct tokenizer_ops table[TOKENIZER_COUNT] = {
-    [TOKENIZER_ESTIMATE] = {"estimate", false, estimate_append, estimate_fit},
-    [TOKENIZER_O200K_BASE] = {"o200k_base", false, estimate_append, estimate_fit},
-    [TOKENIZER_CL100K_BASE] = {"cl100k_base", false, estimate_append, estimate_fit},
-};
+#define OPEN_MAX_TOKENIZERS 64
+/* What of a model nothing is known may count more than cl100k_base: docs/metering.md. */
+#define ESTIMATE_SCALE (TOKENS_SCALE * 7 / 5)
 
-int
-tokenizer_by_name(const char *name)
+static struct tokenizer opened[OPEN_MAX_TOKENIZERS];
+static int opened_count;
+
+/* The path of an installed table; false if there is none. */
+static bool
+find_installed(const char *name, char path[static PATH_MAX])
 {
-	for (int i = 0; i < TOKENIZER_COUNT; i++)
-		if (strcmp(name, table[i].name) == 0)
-			return i;
-	return -1;
+	static const char *const places[] = {
+	    "tokenizers", "../tokenizers", "../share/tolld/tokenizers"};
+	char self[PATH_MAX];
+	ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+	char *slash;
+
+	self[n < 0 ? 0 : n] = '\0';
+	slash = strrchr(self, '/');
+	if (slash == NULL)
+		return false;
+	*slash = '\0';
+	for (size_t i = 0; i < sizeof places / sizeof *places; i++)
+		if (snprintf(path, PATH_MAX, "%s/%s/%s.tok", self, places[i], name) < PATH_MAX &&
+		    access(path, R_OK) == 0)
+			return true;
+	return false;
+}
+
+static bool
+is_name(const char *s)
+{
+	size_t n = strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-");
+
+	return n > 0 && n < 64 && s[n] == '\0' && s[0] != '.';
+}
+
+const struct tokenizer *
+tokenizer_open(const char *name, char *why, size_t why_size)
+{
+	bool estimate = strcmp(name, "estimate") == 0;
+	struct tokenizer *t = &opened[opened_count];
+	char path[PATH_MAX], fault[128];
+
+	for (int i = 0; i < opened_count; i++)
+		if (strcmp(opened[i].name, name) == 0)
+			return &opened[i];
+	if (opened_count == OPEN_MAX_TOKENIZERS) {
+		(void)snprintf(why, why_size, "more than %d tokenizers", OPEN_MAX_TOKENIZERS);
+		return NULL;
+	}
+	if (strchr(name, '/') != NULL) {
+		(void)snprintf(path, sizeof path, "%s", name);
+	} else if (!is_name(name)) {
+		(void)snprintf(why, why_size, "this is no tokenizer's name");
+		return NULL;
+	} else if (!find_installed(estimate ? "cl100k_base" : name, path)) {
+		(void)snprintf(why, why_size,
+		    estimate ? "there is no cl100k_base.tok, which the estimate needs"
+		             : "there is no tokenizer of this name");
+		return NULL;
+	}
+	if (token_table_open(&t->table, path, fault, sizeof fault) != 0) {
+		(void)snprintf(why, why_size, "%s: %s", path, fault);
+		return NULL;
+	}
+	t->name = strdup(name);
+	t->cache = calloc(1, sizeof *t->cache);
+	if (t->name == NULL || t->cache == NULL) {
+		free(t->name);
+		free(t->cache);
+		token_table_close(&t->table);
+		(void)snprintf(why, why_size, "out of memory");
+		return NULL;
+	}
+	t->exact = !estimate;
+	t->rule = t->table.h->rule;
+	if (estimate)
+		t->rule.digits = 1; /* many newer vocabularies have no numbers of several digits */
+	opened_count++;
+	return t;
 }
 
 const char *
-tokenizer_name(enum tokenizer t)
+tokenizer_name(const struct tokenizer *t)
 {
-	return table[t].name;
+	return t->name;
 }
 
 bool
-tokenizer_exact(enum tokenizer t)
+tokenizer_exact(const struct tokenizer *t)
 {
-	return table[t].exact;
+	return t->exact;
 }
 
 uint32_t
-tokenizer_count(enum tokenizer t, const char *text, size_t len)
+tokenizer_scale(const struct tokenizer *t)
 {
-	struct token_stream ts;
-
-	token_stream_init(&ts, t);
-	return token_stream_append(&ts, text, len);
-}
-
-void
-token_stream_init(struct token_stream *ts, enum tokenizer t)
-{
-	*ts = (struct token_stream){.tokenizer = t};
-}
-
-uint32_t
-token_stream_append(struct token_stream *ts, const char *text, size_t len)
-{
-	return table[ts->tokenizer].append(ts, text, len);
-}
-
-size_t
-token_stream_fit(struct token_stream *ts, const char *text, size_t len, uint32_t limit)
-{
-	return table[ts->tokenizer].fit(ts, text, len, limit);
+	return t->exact ? TOKENS_SCALE : ESTIMATE_SCALE;
 }

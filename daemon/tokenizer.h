@@ -3,46 +3,64 @@
 
 /*
  * How many tokens a text is: whole texts (prompts) and texts that grow (answers).  Pure but for
- * tables that are read-only after tokenizer_init; any process.  Input is valid UTF-8.
+ * vocabularies, which are mapped by tokenizer_open and read-only from then on; any process.  Text
+ * is valid UTF-8 (what is not counts as U+FFFD would, and does no harm).
  */
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-enum tokenizer {
-	TOKENIZER_ESTIMATE,
-	TOKENIZER_O200K_BASE,
-	TOKENIZER_CL100K_BASE,
-	TOKENIZER_COUNT
-};
+#include "daemon/tokenizer_split.h"
 
-/* The config's name; -1 if there is none of that name. */
-int tokenizer_by_name(const char *name);
-const char *tokenizer_name(enum tokenizer);
-/* Is the exact one built in?  If not, its counts are TOKENIZER_ESTIMATE's. */
-bool tokenizer_exact(enum tokenizer);
+struct tokenizer;
 
-/* Tokens in a whole text. */
-uint32_t tokenizer_count(enum tokenizer, const char *text, size_t len);
+/*
+ * By the config's name: "estimate", one that is installed ("o200k_base"), or the path of a table
+ * (it has a slash).  The same one for the same name, for the life of the process; NULL with a
+ * sentence in why.
+ */
+const struct tokenizer *tokenizer_open(const char *name, char *why, size_t why_size)
+    __attribute__((warn_unused_result));
+const char *tokenizer_name(const struct tokenizer *);
+/* Does it count as its model does?  The estimate does not. */
+bool tokenizer_exact(const struct tokenizer *);
 
-/* A growing text's count.  Constant size; copy it to look ahead. */
+/*
+ * Counts are multiplied by a factor: 1 for exact tokenizers, for the estimate its safety margin,
+ * as long as nothing is known of the model (daemon/calibrate.h).
+ */
+#define TOKENS_SCALE 1024u
+uint32_t tokenizer_scale(const struct tokenizer *);
+
+/* Tokens in a whole text, times scale / TOKENS_SCALE, rounded up. */
+uint32_t tokenizer_count(const struct tokenizer *, uint32_t scale, const char *text, size_t len);
+
+/*
+ * A growing text's count.  TOKEN_TAIL bytes are enough for the piece that is still open; a longer
+ * one takes 4.4 KB more until it ends.
+ */
+#define TOKEN_TAIL 96
+
 struct token_stream {
-	enum tokenizer tokenizer;
-	uint32_t count; /* tokens so far; what the meter shows never goes back */
-	uint64_t state; /* the tokenizer's own */
+	const struct tokenizer *tokenizer;
+	struct token_grown *grown; /* an open piece longer than the tail, else NULL */
+	uint32_t scale;
+	uint32_t closed; /* tokens of the pieces that have ended; before the factor, as `now` is */
+	uint32_t now;    /* all tokens: appending text may make it less */
+	uint32_t count;  /* what the meter shows: after the factor, and it never goes back */
+	struct split split;
+	char tail[TOKEN_TAIL];
 };
 
-void token_stream_init(struct token_stream *, enum tokenizer);
+void token_stream_init(struct token_stream *, const struct tokenizer *, uint32_t scale);
+void token_stream_fini(struct token_stream *);
 /* Append a piece that ends on a whole character; the new count, never lower than before. */
 uint32_t token_stream_append(struct token_stream *, const char *text, size_t len);
 /*
- * The longest prefix of `text` (whole characters) that keeps the count at or below `limit`;
- * it is appended.  Returns its length in bytes.
+ * The longest prefix of `text` (whole characters) that keeps the count at or below `limit`, even
+ * if the count was above it on the way; it is appended.  Returns its length in bytes.  Of a longer
+ * text no more than about that is looked at.
  */
 size_t token_stream_fit(struct token_stream *, const char *text, size_t len, uint32_t limit);
-
-/* Tokens that the chat format adds: per message, and once per request. */
-#define TOKENS_PER_MESSAGE 3
-#define TOKENS_PER_REQUEST 3
 
 #endif

@@ -37,15 +37,15 @@ provider "simulated" {{
 }}
 model "story" {{
     provider = {{"simulated"}}
-    upstream = "sim:tokens=120,rate=60,lang=en"
-    tokenizer = "estimate"
+    upstream = "sim:tokens=120,rate=60,lang=en,exact=o200k_base,prompt=17"
+    tokenizer = "o200k_base"
     price_prompt = 500  price_cached = 250  price_completion = 2000
     context = 128000  max_completion = 4096
 }}
 model "epic" {{
     provider = {{"simulated"}}
-    upstream = "sim:tokens=4000,rate=300,lang=en"
-    tokenizer = "estimate"
+    upstream = "sim:tokens=4000,rate=300,lang=en,exact=o200k_base,prompt=12"
+    tokenizer = "o200k_base"
     price_prompt = 500  price_cached = 250  price_completion = 2000
     context = 128000  max_completion = 4096
 }}

@@ -6,7 +6,7 @@
 #        etc/install-deps.sh --missing GROUP...   only say what is missing; exit 1 if anything is
 #        etc/install-deps.sh --list [GROUP...]    what each group needs, and why
 #
-# Groups: build demo check bench model fuzz lint full.  Does nothing, and calls no apt, when all
+# Groups: build demo check bench npm texts model fuzz lint full.  Does nothing, and calls no apt, when all
 # is there.  Uses sudo when it isn't root.
 
 set -u
@@ -24,6 +24,7 @@ build | -          | libmsgpack-c-dev|libmsgpack-dev | the admin socket'\''s pro
 build | -          | liblmdb-dev                     | the journal
 build | -          | libconfuse-dev                  | the config file
 build | -          | libjansson-dev                  | JSON off the hot path
+build | xz         | xz-utils                        | unpacks the vocabularies
 build | -          | libssl-dev                      | hashes of keys and of the journal
 demo  | python3    | python3                         | drives the demo
 check | -          | libcmocka-dev                   | unit tests
@@ -36,6 +37,12 @@ bench | nginx      | nginx-light|nginx               | to be compared with
 bench | redis-server | redis-server                   | to be compared with
 bench | pgbench    | postgresql                      | to be compared with
 bench | -          | libsqlite3-dev                  | to be compared with
+npm   | node       | nodejs                          | runs other tokenizers
+npm   | npm        | npm                             | brings them
+npm   | xz         | xz-utils                        | unpacks the vocabularies
+texts | -          | manpages                        | English, to be counted
+texts | -          | manpages-ru                     | Russian
+texts | -          | manpages-zh                     | Chinese
 model | spin       | spin                            | checks the model of the ledger
 model | gcc        | gcc                             | compiles what spin writes
 model | -          | libc6-dev                       | for that
@@ -58,9 +65,9 @@ usage() {
 # The groups that a group stands for.
 expand() {
     case $1 in
-    build | model) echo "$1" ;;
+    build | model | npm | texts) echo "$1" ;;
     demo | check | bench | fuzz | lint) echo "build $1" ;;
-    full) echo "build demo check bench model fuzz lint full" ;;
+    full) echo "build demo check bench npm texts model fuzz lint full" ;;
     *) return 1 ;;
     esac
 }

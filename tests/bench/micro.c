@@ -3,12 +3,15 @@
  * Method: the same inputs in one run, in turns; the best of several rounds each, so that a
  *         noisy neighbour does not decide.  Prints nanoseconds for each operation.
  *
+ * objs: daemon/tokenizer.o daemon/tokenizer_stream.o daemon/tokenizer_merge.o
+ * objs: daemon/tokenizer_split.o
+ * objs: daemon/tokenizer_class.o daemon/tokenizer_table.o
  * objs: daemon/json.o daemon/json_value.o daemon/utf8.o daemon/sse.o daemon/openai.o
  * objs: daemon/delta_read.o daemon/decoder.o daemon/dialect.o daemon/ndjson.o
  * objs: daemon/openai_template.o daemon/openai_request.o daemon/ollama.o daemon/ollama_request.o
  * objs: daemon/anthropic.o daemon/anthropic_request.o daemon/plain_request.o
- * objs: daemon/chat_request.o daemon/ids.o daemon/log.o
- * objs: daemon/emit.o daemon/buf.o daemon/tokenizer.o daemon/estimate.o shm/money.o
+ * objs: daemon/chat_request.o daemon/chat_tokens.o daemon/calibrate.o daemon/ids.o daemon/log.o
+ * objs: daemon/emit.o daemon/buf.o shm/money.o
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -240,7 +243,14 @@ main(void)
 		buf_printf(&events, "data: %s\n\n", chunk);
 	emit_template(&head, &stream);
 	stream.openai_head = (struct span){head.data, head.len};
-	token_stream_init(&tokens, TOKENIZER_ESTIMATE);
+	char why[256];
+	const struct tokenizer *t = tokenizer_open("o200k_base", why, sizeof why);
+
+	if (t == NULL) {
+		fprintf(stderr, "%s\n", why);
+		return 1;
+	}
+	token_stream_init(&tokens, t, TOKENS_SCALE);
 	for (int round = 0; round < ROUNDS; round++)
 		for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
 			from = now();

@@ -69,8 +69,9 @@ class Bad(Case):
             sent = self.t.send(key, "hello", "slow")
             if owner(sent["stream_id"]) == proc:
                 w = Watcher(self.t, sent["stream_id"])
-                # Past its first slice, so that it has marks, and slots have further operations.
-                wait_for(lambda: w.tokens() > 25, 20, "tokens")
+                # Past its first slice, so that it has marks, and slots have further operations;
+                # and just past an extend, so that the next one is not soon.
+                wait_for(lambda: w.tokens() > 31, 20, "tokens")
                 return w
             self.t.request("DELETE", "/stream?id=" + sent["stream_id"])
         raise AssertionError("no request came to that worker")

@@ -72,7 +72,7 @@ provider "blanks" {{
 model "blanks" {{
     provider = {{"blanks"}}
     upstream = "blanks"
-    tokenizer = "estimate"
+    tokenizer = "o200k_base"
     price_prompt = 0.15
     price_cached = 0.075
     price_completion = 0.60
@@ -90,7 +90,7 @@ model "blanks" {{
         reader.join(20 * SLOW)  # keep-alives would defeat a time-out of the socket
         self.assertFalse(reader.is_alive(), t.ctl("hold", "list"))
         kind, done = end_of(events)
-        self.assertEqual((kind, done.get("finish_reason")), ("done", "stop"))
+        self.assertEqual((kind, done.get("finish_reason")), ("done", "stop"), done)
         self.assertEqual(text_of(events), " " * BLANKS * EVENTS)
         wait_for(lambda: t.ctl("hold", "list") == [], 10, "the hold to be closed")
         self.assertEqual(micro(t.show("alice")["balance"]), 100000000 - micro(done["cost"]))

@@ -87,7 +87,7 @@ provider "odd" {{
 model "odd" {{
     provider = {{"odd"}}
     upstream = "odd"
-    tokenizer = "estimate"
+    tokenizer = "o200k_base"
     price_prompt = 0.15
     price_cached = 0.075
     price_completion = 0.60

@@ -73,7 +73,7 @@ class Reuse(unittest.TestCase):
 provider "p" {{ base_url = "http://127.0.0.1:{self.provider.port}/v1" retries = 0 }}
 model "m" {{
     provider = {{"p"}}
-    tokenizer = "estimate"
+    tokenizer = "o200k_base"
     price_prompt = 0.15
     price_completion = 0.60
 }}

@@ -180,13 +180,14 @@ provider "nobody" {{
             provider = "sim"
             if isinstance(upstream, tuple):
                 upstream, extra = upstream
+            if "tokenizer" not in extra:
+                extra += '\n    tokenizer = "o200k_base"'
             if upstream == "nobody":
                 provider = "nobody"
             text += f'''
 model "{name}" {{
     provider = {{"{provider}"}}
     upstream = "{upstream}"
-    tokenizer = "estimate"
     price_prompt = 0.15
     price_cached = 0.075
     price_completion = 0.60

@@ -6,11 +6,14 @@
  *         memory of its own, so that a span kept too long is seen); what was told must be the
  *         same, and every text of it valid UTF-8.
  *
+ * objs: daemon/tokenizer.o daemon/tokenizer_stream.o daemon/tokenizer_merge.o
+ * objs: daemon/tokenizer_split.o
+ * objs: daemon/tokenizer_class.o daemon/tokenizer_table.o
  * objs: daemon/decoder.o daemon/dialect.o daemon/delta_read.o daemon/sse.o daemon/ndjson.o
  * objs: daemon/openai.o daemon/openai_template.o daemon/openai_request.o
  * objs: daemon/ollama.o daemon/ollama_request.o daemon/anthropic.o daemon/anthropic_request.o
- * objs: daemon/plain_request.o daemon/chat_request.o daemon/ids.o daemon/log.o
- * objs: daemon/tokenizer.o daemon/estimate.o
+ * objs: daemon/plain_request.o daemon/chat_request.o daemon/chat_tokens.o daemon/calibrate.o
+ * objs: daemon/ids.o daemon/log.o
  * objs: daemon/json.o daemon/json_value.o daemon/utf8.o daemon/buf.o shm/money.o
  */
 #include <stdlib.h>

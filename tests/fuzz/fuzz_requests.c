@@ -3,10 +3,13 @@
  *         or a refusal that names a field in valid UTF-8.
  * Method: libFuzzer or AFL++; the input is a body of /chat/send.
  *
+ * objs: daemon/tokenizer.o daemon/tokenizer_stream.o daemon/tokenizer_merge.o
+ * objs: daemon/tokenizer_split.o
+ * objs: daemon/tokenizer_class.o daemon/tokenizer_table.o
  * objs: daemon/dialect.o daemon/delta_read.o
  * objs: daemon/openai.o daemon/openai_request.o daemon/ollama.o daemon/ollama_request.o
  * objs: daemon/anthropic.o daemon/anthropic_request.o daemon/plain_request.o
- * objs: daemon/chat_request.o daemon/ids.o daemon/log.o daemon/tokenizer.o daemon/estimate.o
+ * objs: daemon/chat_request.o daemon/chat_tokens.o daemon/calibrate.o daemon/ids.o daemon/log.o
  * objs: daemon/json.o daemon/json_value.o daemon/utf8.o daemon/buf.o shm/money.o
  */
 #include <stdlib.h>
@@ -49,16 +52,20 @@ check_limit(struct json_value root, enum config_dialect d)
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+	static const struct tokenizer *tokenizer;
 	static char name[] = "m";
 	static struct config config = {.default_model = name, .model_count = 1, .provider_count = 1};
 	struct chat_request r;
 	struct chat_fault f = {0};
 	struct json_value root, v;
 	struct buf b = {0};
-	char *body = malloc(size + 1);
+	char *body = malloc(size + 1), why[256];
 
+	if (tokenizer == NULL && (tokenizer = tokenizer_open("o200k_base", why, sizeof why)) == NULL)
+		abort();
 	config.model[0] = (struct config_model){
-	    .name = name, .upstream = name, .context = 100000, .max_completion = 400};
+	    .name = name, .upstream = name, .context = 100000, .max_completion = 400,
+	    .tokenizer = tokenizer};
 	memcpy(body, data, size);
 	if (chat_request_parse(&config, (struct span){body, size}, &r, &f) != 0) {
 		CHECK(f.status >= 400 && utf8_valid(f.message, strlen(f.message)));

@@ -6,7 +6,9 @@
  * then the folder is audited and what the journal says is printed.  Only the keeper runs, since
  * nothing else of the daemon writes or reads these files while it recovers: some thirty times as
  * many points in a minute as with whole daemons.
- * objs: daemon/keeper.o daemon/compact_make.o daemon/title.o daemon/compact.o daemon/keeper_batch.o daemon/recover.o daemon/audit.o daemon/proof.o daemon/checkpoint.o daemon/books_rows.o daemon/state.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_check.o daemon/metrics.o daemon/buf.o daemon/log.o daemon/utf8.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/reap.o shm/wake.o daemon/tokenizer.o daemon/estimate.o
+ * objs: daemon/keeper.o daemon/compact_make.o daemon/title.o daemon/compact.o daemon/keeper_batch.o daemon/recover.o daemon/audit.o daemon/proof.o daemon/checkpoint.o daemon/books_rows.o daemon/state.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_check.o daemon/metrics.o daemon/buf.o daemon/log.o daemon/utf8.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/reap.o shm/wake.o
+ * objs: daemon/tokenizer.o daemon/tokenizer_stream.o daemon/tokenizer_merge.o daemon/tokenizer_split.o
+ * objs: daemon/tokenizer_class.o daemon/tokenizer_table.o
  */
 #include <fcntl.h>
 #include <inttypes.h>
@@ -272,12 +274,16 @@ tell_tokens(size_t piece)
 	struct token_stream ts;
 	char text[64];
 	size_t len;
-	token_stream_init(&ts, TOKENIZER_ESTIMATE);
-	if (piece > sizeof text)
+	char why[256];
+	const struct tokenizer *t = tokenizer_open("o200k_base", why, sizeof why);
+
+	if (piece > sizeof text || t == NULL)
 		return 2;
+	token_stream_init(&ts, t, TOKENS_SCALE);
 	printf("[0");
 	while ((len = fread(text, 1, piece, stdin)) > 0)
 		printf(",%u", token_stream_append(&ts, text, len));
+	token_stream_fini(&ts);
 	return puts("]") < 0;
 }
 

@@ -4,9 +4,13 @@
  * Method: bodies and what must come of them; every message field that a provider may read as a
  *         prompt must be within the bound on its count; bodies mutated at random.
  *
+ * objs: daemon/tokenizer.o daemon/tokenizer_stream.o daemon/tokenizer_merge.o
+ * objs: daemon/tokenizer_split.o
+ * objs: daemon/tokenizer_class.o daemon/tokenizer_table.o
  * objs: daemon/openai_request.o
- * objs: daemon/chat_request.o daemon/json.o daemon/json_value.o daemon/ids.o daemon/log.o
- * objs: daemon/tokenizer.o daemon/estimate.o daemon/utf8.o daemon/buf.o shm/money.o
+ * objs: daemon/chat_request.o daemon/chat_tokens.o daemon/calibrate.o daemon/json.o
+ * objs: daemon/json_value.o daemon/ids.o daemon/log.o
+ * objs: daemon/utf8.o daemon/buf.o shm/money.o
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -37,12 +41,18 @@ setup(void **state)
 	static char name[] = "small", upstream[] = "org/small \"1\"", other[] = "big",
 	            standard[] = "small";
 
+	const struct tokenizer *tokenizer;
+	char why[256];
+
 	(void)state;
+	tokenizer = tokenizer_open("o200k_base", why, sizeof why);
+	assert_non_null(tokenizer);
 	config.model_count = 2;
 	config.model[0] = (struct config_model){
 	    .name = name, .upstream = upstream, .context = 1000, .max_completion = 400};
 	config.model[1] = (struct config_model){
 	    .name = other, .upstream = other, .context = 1000000, .max_completion = 100000};
+	config.model[0].tokenizer = config.model[1].tokenizer = tokenizer;
 	config.default_model = standard;
 	return 0;
 }
@@ -245,7 +255,7 @@ test_limits(void **state)
 	assert_true(r.max_completion_tokens);
 	/* What the prompt leaves of the context. */
 	buf_str(&long_body, "{\"message\":\"");
-	while (long_body.len < 1500)
+	while (long_body.len < 3500)
 		buf_str(&long_body, "tree ");
 	buf_str(&long_body, "\"}");
 	assert_int_equal(
@@ -261,6 +271,92 @@ test_limits(void **state)
 	assert_int_equal(f.status, 400);
 	assert_string_equal(f.param, "message");
 	buf_free(&long_body);
+}
+
+/*
+ * OpenAI's cookbook publishes these conversations and what the API counted of them, in gpt-4o's
+ * vocabulary and in gpt-4's.
+ */
+static void
+test_published_examples(void **state)
+{
+	static const char messages[] =
+	    "{\"role\":\"system\",\"content\":\"You are a helpful, pattern-following assistant "
+	    "that translates corporate jargon into plain English.\"},"
+	    "{\"role\":\"system\",\"name\":\"example_user\",\"content\":\"New synergies will "
+	    "help drive top-line growth.\"},"
+	    "{\"role\":\"system\",\"name\":\"example_assistant\",\"content\":\"Things working "
+	    "well together will increase revenue.\"},"
+	    "{\"role\":\"system\",\"name\":\"example_user\",\"content\":\"Let's circle back when "
+	    "we have more bandwidth to touch base on opportunities for increased leverage.\"},"
+	    "{\"role\":\"system\",\"name\":\"example_assistant\",\"content\":\"Let's talk later "
+	    "when we're less busy about how to do better.\"},"
+	    "{\"role\":\"user\",\"content\":\"This late pivot means we don't have time to boil "
+	    "the ocean for the client deliverable.\"}";
+	static const char tools[] =
+	    "{\"role\":\"system\",\"content\":\"You are a helpful assistant that can answer to "
+	    "questions about the weather.\"},"
+	    "{\"role\":\"user\",\"content\":\"What's the weather like in San Francisco?\"}],"
+	    "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"get_current_weather\","
+	    "\"description\":\"Get the current weather in a given location\",\"parameters\":"
+	    "{\"type\":\"object\",\"properties\":{\"location\":{\"type\":\"string\","
+	    "\"description\":\"The city and state, e.g. San Francisco, CA\"},\"unit\":{\"type\":"
+	    "\"string\",\"description\":\"The unit of temperature to return\",\"enum\":"
+	    "[\"celsius\",\"fahrenheit\"]}},\"required\":[\"location\"]}}}";
+	static const struct {
+		const char *tokenizer, *rest;
+		uint32_t tokens;
+	} examples[] = {
+	    {"o200k_base", messages, 124},
+	    {"cl100k_base", messages, 129},
+	    {"o200k_base", tools, 101},
+	    {"cl100k_base", tools, 105},
+	};
+	const struct tokenizer *before = config.model[1].tokenizer;
+	struct chat_request r;
+	char body[4096], why[256];
+
+	(void)state;
+	for (size_t i = 0; i < sizeof examples / sizeof *examples; i++) {
+		config.model[1].tokenizer = tokenizer_open(examples[i].tokenizer, why, sizeof why);
+		assert_non_null(config.model[1].tokenizer);
+		(void)snprintf(body, sizeof body, "{\"model\":\"big\",\"messages\":[%s]}",
+		    examples[i].rest);
+		good(body, &r);
+		assert_int_equal(r.prompt_tokens, examples[i].tokens);
+	}
+	config.model[1].tokenizer = before;
+}
+
+/* Schemas within schemas, and what is none: counted, and no deeper than is safe. */
+static void
+test_odd_tools(void **state)
+{
+	static const char *const odd[] = {"[]", "{}", "null", "\"x\"", "[1,null,\"x\",[],{}]",
+	    "[{\"function\":{\"name\":7,\"parameters\":[]}}]",
+	    "[{\"name\":\"old\",\"parameters\":{\"properties\":{\"a\":7,\"b\":{\"enum\":[1,{}]}}}}]"};
+	struct chat_request plain, r;
+	struct buf b = {0};
+	char body[512];
+
+	(void)state;
+	good("{\"message\":\"x\"}", &plain);
+	for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) {
+		(void)snprintf(body, sizeof body, "{\"message\":\"x\",\"tools\":%s}", odd[i]);
+		good(body, &r);
+		assert_in_range(r.prompt_tokens, plain.prompt_tokens, plain.prompt_tokens + 200);
+		assert_true(r.prompt_bytes >= r.prompt_tokens);
+	}
+	buf_str(&b, "{\"message\":\"x\",\"tools\":[{\"name\":\"deep\",\"parameters\":");
+	for (int i = 0; i < 25; i++)
+		buf_str(&b, "{\"items\":{\"properties\":{\"p\":");
+	buf_str(&b, "1");
+	for (int i = 0; i < 25; i++)
+		buf_str(&b, "}}}");
+	buf_str(&b, "}]}");
+	if (chat_request_parse(&config, (struct span){b.data, b.len}, &r, &(struct chat_fault){0}) == 0)
+		assert_in_range(r.prompt_tokens, plain.prompt_tokens + 20, plain.prompt_tokens + 300);
+	buf_free(&b);
 }
 
 /* Ours under another spelling must not reach the provider beside ours. */
@@ -387,6 +483,8 @@ main(void)
 	    cmocka_unit_test(test_faults),
 	    cmocka_unit_test(test_session),
 	    cmocka_unit_test(test_limits),
+	    cmocka_unit_test(test_published_examples),
+	    cmocka_unit_test(test_odd_tools),
 	    cmocka_unit_test(test_escaped_keys),
 	    cmocka_unit_test(test_bound_holds_whatever_is_passed_on),
 	    cmocka_unit_test(test_mutations),

@@ -5,11 +5,14 @@
  *         every byte, in pieces of one to three bytes, and at pairs of places, each piece in memory
  *         of its own.  What was told must be the same, up to how text was divided.
  *
+ * objs: daemon/tokenizer.o daemon/tokenizer_stream.o daemon/tokenizer_merge.o
+ * objs: daemon/tokenizer_split.o
+ * objs: daemon/tokenizer_class.o daemon/tokenizer_table.o
  * objs: daemon/decoder.o daemon/dialect.o daemon/delta_read.o daemon/sse.o daemon/ndjson.o
  * objs: daemon/openai.o daemon/openai_template.o daemon/openai_request.o
  * objs: daemon/ollama.o daemon/ollama_request.o daemon/anthropic.o daemon/anthropic_request.o
- * objs: daemon/plain_request.o daemon/chat_request.o daemon/ids.o daemon/log.o
- * objs: daemon/tokenizer.o daemon/estimate.o
+ * objs: daemon/plain_request.o daemon/chat_request.o daemon/chat_tokens.o daemon/calibrate.o
+ * objs: daemon/ids.o daemon/log.o
  * objs: daemon/json.o daemon/json_value.o daemon/utf8.o daemon/buf.o shm/money.o
  */
 #include <setjmp.h>

@@ -4,10 +4,13 @@
  * Method: bodies and the requests that must come of them, compared as text; bodies and the fields
  *         that their refusal must name; bodies mutated at random must give JSON or a refusal.
  *
+ * objs: daemon/tokenizer.o daemon/tokenizer_stream.o daemon/tokenizer_merge.o
+ * objs: daemon/tokenizer_split.o
+ * objs: daemon/tokenizer_class.o daemon/tokenizer_table.o
  * objs: daemon/dialect.o daemon/delta_read.o
  * objs: daemon/openai.o daemon/openai_request.o daemon/ollama.o daemon/ollama_request.o
  * objs: daemon/anthropic.o daemon/anthropic_request.o daemon/plain_request.o
- * objs: daemon/chat_request.o daemon/ids.o daemon/log.o daemon/tokenizer.o daemon/estimate.o
+ * objs: daemon/chat_request.o daemon/chat_tokens.o daemon/calibrate.o daemon/ids.o daemon/log.o
  * objs: daemon/json.o daemon/json_value.o daemon/utf8.o daemon/buf.o shm/money.o
  */
 #include <setjmp.h>
@@ -38,11 +41,16 @@ static int
 setup(void **state)
 {
 	static char name[] = "m", upstream[] = "up \"1\"";
+	const struct tokenizer *tokenizer;
+	char why[256];
 
 	(void)state;
 	config.model_count = 1;
+	tokenizer = tokenizer_open("o200k_base", why, sizeof why);
+	assert_non_null(tokenizer);
 	config.model[0] = (struct config_model){
-	    .name = name, .upstream = upstream, .context = 100000, .max_completion = 400};
+	    .name = name, .upstream = upstream, .context = 100000, .max_completion = 400,
+	    .tokenizer = tokenizer};
 	config.default_model = name;
 	config.provider[0].dialect = DIALECT_OPENAI;
 	config.provider[1].dialect = DIALECT_OLLAMA;
