@@ -232,13 +232,6 @@ on_invalid(struct stream *st, const struct delta *d)
 }
 
 static bool
-on_error(struct stream *st, const struct delta *d)
-{
-	failed(st, UPSTREAM_REPORTED, d->message, "the provider reported an error");
-	return false;
-}
-
-static bool
 on_delta(void *arg, const struct delta *d)
 {
 	struct stream *st = arg;
@@ -253,8 +246,10 @@ on_delta(void *arg, const struct delta *d)
 		defect(st, DEFECT_UTF8);
 	if (d->kind == DELTA_INVALID)
 		return on_invalid(st, d);
-	if (d->kind == DELTA_ERROR)
-		return on_error(st, d);
+	if (d->kind == DELTA_ERROR) {
+		failed(st, UPSTREAM_REPORTED, d->message, "the provider reported an error");
+		return false;
+	}
 	st->done_seen |= d->kind == DELTA_DONE;
 	if (d->finish != OUTCOME_NONE)
 		st->finish = d->finish;
@@ -452,6 +447,16 @@ end_complete(struct stream *st)
 	stream_close(st, outcome, NULL, NULL);
 }
 
+/* What its last bytes hold; false if that was the end of the stream, or of this attempt. */
+static bool
+end_decoder(struct stream *st)
+{
+	enum decoder_result r = decoder_end(&st->decoder, &decoder_ops, st);
+
+	decoded(st, r);
+	return !st->stop_wanted && (r == DECODER_OK || r == DECODER_OVER);
+}
+
 void
 decode_end(void *arg, enum call_result result, const char *why)
 {
@@ -460,14 +465,12 @@ decode_end(void *arg, enum call_result result, const char *why)
 	st->call = NULL;
 	if (st->stop_wanted)
 		return;
+	if (result == CALL_COMPLETE && st->event_stream && !st->done_seen && !end_decoder(st))
+		goto out;
 	/* Its end mark is the provider's word that all was said: what HTTP makes of the rest (a
 	 * length that was too large, a last chunk that is missing) changes nothing of that. */
-	if (result == CALL_COMPLETE && st->event_stream && !st->done_seen)
-		decoded(st, decoder_end(&st->decoder, &decoder_ops, st));
 	if (st->done_seen)
 		result = CALL_COMPLETE;
-	if (st->stop_wanted)
-		goto out;
 	if (st->pending.len + st->pending_hidden.len > 0) {
 		/* It has said all, but a part of it still waits for its slice. */
 		st->ended_early = true;

@@ -53,16 +53,19 @@ class Dialects(unittest.TestCase):
     def setUpClass(cls):
         cls.provider = Provider()
         config = ""
-        for name in ("openai", "ollama", "anthropic", "auto", "keyless"):
-            dialect = "ollama" if name == "keyless" else name
+        for name in ("openai", "ollama", "anthropic", "auto", "keyless", "again"):
+            dialect = "ollama" if name in ("keyless", "again") else name
             config += f'''
 provider "{name}" {{
-    dialect = "{dialect}"  retries = 0  breaker_failures = 0
+    dialect = "{dialect}"
     base_url = "http://127.0.0.1:{cls.provider.port}/base/"
     api_key = "{"" if name == "keyless" else KEY}"
+    retries = {1 if name == "again" else 0}
+    breaker_failures = 0
 }}
 '''
-        models = {n: [n] for n in ("openai", "ollama", "anthropic", "auto", "keyless")}
+        models = {n: [n] for n in ("openai", "ollama", "anthropic", "auto", "keyless",
+                                      "again")}
         models["mixed"] = ["openai", "anthropic"]
         for name, providers in models.items():
             config += f'''
@@ -153,6 +156,35 @@ model "{name}" {{
         events, head, _ = self.ask("mixed", STREAMS["openai"][2], STREAMS["openai"][1], seed=5)
         self.assertEqual(end_of(events)[0], "done")
         self.assertTrue(head.startswith("POST /base/chat/completions "))
+
+    def test_a_stand_in_is_asked_in_its_own_dialect(self):
+        path, media, answer = STREAMS["anthropic"]
+        self.provider.answers[path] = (200, media, answer, False)
+        self.provider.answers["mixed"] = (500, "application/json", "{}", False)
+        self.addCleanup(self.provider.answers.pop, path)
+        before = len(self.provider.asked)
+        kind, end = end_of(self.t.run(self.key, "hello", "mixed", max_tokens=77))
+        self.assertEqual((kind, micro(end["cost"])), ("done", cost(9, 3)), end)
+        first, second = self.provider.asked[before:]
+        self.assertTrue(first[0].startswith("POST /base/chat/completions "))
+        self.assertTrue(second[0].startswith("POST /base/v1/messages "))
+        self.assertEqual(second[1], {"model": "mixed", "stream": True, "max_tokens": 77,
+                                     "messages": [{"role": "user", "content": "hello"}]})
+        # One that cannot carry the request is not asked.
+        before = len(self.provider.asked)
+        kind, end = end_of(self.t.run(self.key, "hello", "mixed", seed=5))
+        self.assertEqual((kind, micro(end["cost"])), ("error", 0), end)
+        self.assertEqual(len(self.provider.asked), before + 1)
+
+    def test_an_error_in_the_last_line_is_one_failure(self):
+        """Without its line end it is found when the body ends: it must not count twice, as an
+        error and as a stream that broke off, or it takes two retries."""
+        self.provider.answers["again"] = (200, "application/x-ndjson", '{"error": "gone"}', False)
+        before = len(self.provider.asked)
+        end = end_of(self.t.run(self.key, "hello", "again"))[1]
+        self.assertEqual(end["error"]["message"], "gone")
+        self.assertEqual(len(self.provider.asked), before + 2)
+        self.assertEqual(self.t.metric('tolld_upstream_errors_total{provider="again"'), 2)
 
     def test_no_more_than_the_credit_can_pay(self):
         for dialect, answer in (("ollama", lines("yes", 9, 3, "length")),

@@ -136,6 +136,7 @@ provider "{name}" {{
     base_url = "{base[dialect]}"
     api_key = "provider-secret-key"
     retries = 0
+    breaker_failures = 0
 }}
 ''' for name, dialect in providers.items()) + models
 

@@ -33,7 +33,8 @@ def usage(prompt, completion):
 
 
 class Provider:
-    """Answers with answers[model]: (status, content type, body, hang); closes unless it hangs."""
+    """Answers with answers[model], or of the path: (status, content type, body, hang); closes
+    unless it hangs."""
 
     def __init__(self):
         self.answers = {}
@@ -61,7 +62,9 @@ class Provider:
         while len(body) < length:
             body += c.recv(65536)
         self.asked.append((head.decode(), json.loads(body)))
-        status, kind, out, hang = self.answers[json.loads(body)["model"]]
+        path = head.split(b" ")[1].decode()
+        key = path if path in self.answers else json.loads(body)["model"]
+        status, kind, out, hang = self.answers[key]
         c.sendall(f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nConnection: close\r\n\r\n"
                   .encode() + out.encode())
         if hang:
