@@ -38,6 +38,20 @@ says_nothing(struct json_value v)
 	return v.type == JSON_NULL || v.type == JSON_FALSE || v.type == JSON_NONE;
 }
 
+static bool
+is_penalty(enum plain_field field)
+{
+	return field == PLAIN_PRESENCE_PENALTY || field == PLAIN_FREQUENCY_PENALTY;
+}
+
+static int
+no_place(const struct plain_dialect *dialect, const char *param, struct chat_fault *f)
+{
+	return chat_request_refuse(f, param,
+	    "'%s' has no place in the %s dialect, which this model's provider speaks", param,
+	    dialect->name);
+}
+
 /* -1 if it is none that a double holds well enough. */
 static int
 number(struct json_value v, double *out)
@@ -57,8 +71,8 @@ check_number(const struct plain_dialect *dialect, enum plain_field field, struct
     struct chat_fault *f)
 {
 	const char *name = fields[field].name;
-	bool penalty = field == PLAIN_PRESENCE_PENALTY || field == PLAIN_FREQUENCY_PENALTY;
 	double n, max = field == PLAIN_TEMPERATURE ? dialect->temperature_max : fields[field].max;
+	double min = is_penalty(field) ? -max : 0;
 	int64_t whole;
 
 	if (field == PLAIN_SEED || field == PLAIN_TOP_K) {
@@ -68,11 +82,10 @@ check_number(const struct plain_dialect *dialect, enum plain_field field, struct
 	}
 	if (number(v, &n) != 0)
 		return chat_request_refuse(f, name, "'%s' must be a number", name);
-	if (n > max || n < (penalty ? -max : 0))
+	if (n > max || n < min)
 		return chat_request_refuse(f, name,
-		    "'%s' must be from %g to %g for a model of the "
-		    "%s dialect",
-		    name, penalty ? -max : 0, max, dialect->name);
+		    "'%s' must be from %g to %g for a model of the %s dialect", name, min, max,
+		    dialect->name);
 	return 0;
 }
 
@@ -104,10 +117,7 @@ check_format(const struct plain_dialect *dialect, struct json_value v, struct js
 	if (json_is(type, "text"))
 		return 0;
 	if ((dialect->takes & 1u << PLAIN_RESPONSE_FORMAT) == 0)
-		return chat_request_refuse(f, name,
-		    "'%s' has no place in the %s dialect, which this "
-		    "model's provider speaks",
-		    name, dialect->name);
+		return no_place(dialect, name, f);
 	if (json_is(type, "json_object")) {
 		*out = type;
 		return 0;
@@ -115,9 +125,7 @@ check_format(const struct plain_dialect *dialect, struct json_value v, struct js
 	if (!json_is(type, "json_schema") || !json_get(v, "json_schema", &schema) ||
 	    !json_get(schema, "schema", &schema) || schema.type != JSON_OBJECT)
 		return chat_request_refuse(f, name,
-		    "'%s' must be of type text, json_object, or "
-		    "json_schema with a schema",
-		    name);
+		    "'%s' must be of type text, json_object, or json_schema with a schema", name);
 	*out = schema;
 	return 0;
 }
@@ -133,12 +141,9 @@ check_field(const struct plain_dialect *dialect, enum plain_field field, struct 
 		return check_format(dialect, v, &p->field[field], f);
 	if ((dialect->takes & 1u << field) == 0) {
 		/* A penalty of zero is none. */
-		if (number(v, &n) == 0 && n == 0 && fields[field].max == 2)
+		if (is_penalty(field) && number(v, &n) == 0 && n == 0)
 			return 0;
-		return chat_request_refuse(f, name,
-		    "'%s' has no place in the %s dialect, which this "
-		    "model's provider speaks",
-		    name, dialect->name);
+		return no_place(dialect, name, f);
 	}
 	if (field == PLAIN_USER && v.type != JSON_STRING)
 		return chat_request_refuse(f, name, "'%s' must be a text", name);
@@ -163,10 +168,7 @@ refuse_unknown(const struct plain_dialect *dialect, struct json_value key, struc
 		memcpy(f->field, name.data, n);
 	buf_free(&name);
 	f->field[utf8_valid_prefix(f->field, n)] = '\0';
-	return chat_request_refuse(f, f->field,
-	    "'%s' has no place in the %s dialect, which this "
-	    "model's provider speaks",
-	    f->field, dialect->name);
+	return no_place(dialect, f->field, f);
 }
 
 int
@@ -196,8 +198,8 @@ static int
 refuse_message(const struct plain_dialect *dialect, const char *what, struct chat_fault *f)
 {
 	return chat_request_refuse(f, "messages",
-	    "'messages' has %s, which has no place in the %s "
-	    "dialect that this model's provider speaks",
+	    "'messages' has %s, which has no place in the %s dialect that this model's provider "
+	    "speaks",
 	    what, dialect->name);
 }
 

@@ -461,14 +461,138 @@ test_nothing_after_the_end(void **state)
 	told_free(&t);
 }
 
+static void
+add_utf8(struct buf *b, uint32_t c)
+{
+	char p[4];
+	size_t n = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+
+	for (size_t i = n; i-- > 1; c >>= 6)
+		p[i] = (char)(0x80 | (c & 0x3f));
+	p[0] = (char)(n == 1 ? c : (0xf00u >> n & 0xff) | c);
+	buf_add(b, p, n);
+}
+
+static uint32_t
+random_character(void)
+{
+	static const char special[] = "\"\\/\b\f\n\r\t\0 {}[]:,";
+	uint32_t c;
+
+	switch (rand() % 6) {
+	case 0:
+		return (unsigned char)special[(size_t)rand() % (sizeof special - 1)];
+	case 1:
+		return 0x80 + (uint32_t)rand() % 0x780;
+	case 2:
+		c = 0x800 + (uint32_t)rand() % 0xf800;
+		return c >= 0xd800 && c < 0xe000 ? 0xfffd : c;
+	case 3:
+		return 0x10000 + (uint32_t)rand() % 0x100000;
+	default:
+		return 0x20 + (uint32_t)rand() % 0x5f;
+	}
+}
+
+/* One event with this JSON text as its content, in a dialect. */
+static void
+add_event(struct buf *b, enum config_dialect d, const struct buf *json)
+{
+	static const char *const before[] = {
+	    [DIALECT_OPENAI] = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"",
+	    [DIALECT_OLLAMA] = "{\"message\":{\"role\":\"assistant\",\"content\":\"",
+	    [DIALECT_ANTHROPIC] = "event: content_block_delta\ndata: {\"type\":"
+	                          "\"content_block_delta\",\"delta\":{\"text\":\"",
+	};
+	static const char *const after[] = {
+	    [DIALECT_OPENAI] = "\"}}]}\n\n",
+	    [DIALECT_OLLAMA] = "\"},\"done\":false}\n",
+	    [DIALECT_ANTHROPIC] = "\"}}\n\n",
+	};
+
+	buf_str(b, before[d]);
+	buf_add(b, json->data, json->len);
+	buf_str(b, after[d]);
+}
+
+/*
+ * A text of random characters, said in as many events as it happens, each character as it is or
+ * escaped, a pair of surrogates in one event or in two: append the stream, and the text.
+ */
+static void
+say_anything(struct buf *stream, struct buf *text, enum config_dialect d)
+{
+	static const char *const mark[] = {
+	    [DIALECT_OPENAI] = "data: [DONE]\n\n",
+	    [DIALECT_OLLAMA] = "{\"done\":true}\n",
+	    [DIALECT_ANTHROPIC] = "data: {\"type\":\"message_stop\"}\n\n",
+	};
+	struct buf json = {0};
+
+	for (int n = rand() % 30; n > 0; n--) {
+		uint32_t c = random_character();
+
+		add_utf8(text, c);
+		if (rand() % 2 == 0 && c >= 0x20 && c != '"' && c != '\\') {
+			add_utf8(&json, c);
+		} else if (c < 0x10000) {
+			buf_printf(&json, rand() % 2 ? "\\u%04x" : "\\u%04X", c);
+		} else {
+			buf_printf(&json, "\\u%04x", 0xd800 + ((c - 0x10000) >> 10));
+			if (rand() % 2 == 0) {
+				add_event(stream, d, &json);
+				json.len = 0;
+			}
+			buf_printf(&json, "\\u%04x", 0xdc00 + (c & 0x3ff));
+		}
+		if (rand() % 3 == 0) {
+			add_event(stream, d, &json);
+			json.len = 0;
+		}
+	}
+	if (json.len > 0)
+		add_event(stream, d, &json);
+	buf_str(stream, mark[d]);
+	buf_free(&json);
+}
+
+static void
+test_text_out_is_text_in(void **state)
+{
+	struct buf stream = {0}, text = {0};
+	struct told t = {0};
+
+	(void)state;
+	srand(1);
+	for (int i = 0; i < 30000; i++) {
+		enum config_dialect d = (enum config_dialect)(i % 3);
+		size_t a, b;
+
+		stream.len = text.len = 0;
+		say_anything(&stream, &text, d);
+		a = (size_t)rand() % (stream.len + 1);
+		b = a + (size_t)rand() % (stream.len - a + 1);
+		run(dialect_of(d), "", (struct span){stream.data, stream.len}, a, b,
+		    (size_t)rand() % 9, &t);
+		if (t.done != 1 || t.invalid + t.errors + t.repaired != 0 ||
+		    !same_text(&t.text, &text))
+			fail_msg("%.*s\ngave %.*s\nnot  %.*s", (int)stream.len, stream.data,
+			    (int)t.text.len, t.text.data, (int)text.len, text.data);
+	}
+	buf_free(&stream);
+	buf_free(&text);
+	told_free(&t);
+}
+
 /* Half of a pair that another choice ends with is not the text's. */
 static void
 test_halves_of_other_choices(void **state)
 {
-	struct span s = SPAN("data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}},"
-			     "{\"delta\":{\"content\":\"b\\ud83d\"},\"index\":1}]}\n\n"
-			     "data: {\"choices\":[{\"delta\":{\"content\":\"\\ude00c\"},\"index\":1},"
-			     "{\"index\":0,\"delta\":{\"content\":\"d\"}}]}\n\ndata: [DONE]\n\n");
+	struct span s =
+	    SPAN("data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}},"
+	         "{\"delta\":{\"content\":\"b\\ud83d\"},\"index\":1}]}\n\n"
+	         "data: {\"choices\":[{\"delta\":{\"content\":\"\\ude00c\"},\"index\":1},"
+	         "{\"index\":0,\"delta\":{\"content\":\"d\"}}]}\n\ndata: [DONE]\n\n");
 	struct told t = {0};
 
 	(void)state;
@@ -518,6 +642,7 @@ main(int argc, char **argv)
 	    cmocka_unit_test(test_auto_refuses),
 	    cmocka_unit_test(test_no_final_blank_line),
 	    cmocka_unit_test(test_nothing_after_the_end),
+	    cmocka_unit_test(test_text_out_is_text_in),
 	    cmocka_unit_test(test_halves_of_other_choices),
 	    cmocka_unit_test(test_line_limit),
 	};
