@@ -369,7 +369,7 @@ chat_start(struct conn *c, const struct request *rq, const char *body, size_t le
 	else if (r < 0)
 		reply_error(&c->reply, rq, 400, "invalid_script", "model", err);
 	else if (sc.key != NULL &&
-	    strcmp(sc.key, rq->dialect == SPEAK_ANTHROPIC ? rq->api_key : rq->bearer) != 0)
+	         strcmp(sc.key, rq->dialect == SPEAK_ANTHROPIC ? rq->api_key : rq->bearer) != 0)
 		reply_error(
 		    &c->reply, rq, 401, "invalid_api_key", NULL, "Incorrect API key provided.");
 	else if (rq->dialect == SPEAK_ANTHROPIC && rq->version[0] == '\0')
@@ -387,16 +387,58 @@ chat_start(struct conn *c, const struct request *rq, const char *body, size_t le
 }
 
 static void
+embed_start(struct conn *c, const struct request *rq, const char *body, size_t len)
+{
+	const char *why = NULL, *param = NULL;
+	char err[128];
+	struct script sc = {0};
+	struct embed e;
+	int r = 0;
+
+	if (embed_parse(&e, body, len, &why, &param) != 0)
+		reply_error(&c->reply, rq, 400, NULL, param, why);
+	else if ((r = script_parse(&sc, e.model, e.model_len, err, sizeof(err))) > 0)
+		reply_error(&c->reply, rq, 404, "model_not_found", "model",
+		    "The model does not exist or you do not have access to it.");
+	else if (r < 0)
+		reply_error(&c->reply, rq, 400, "invalid_script", "model", err);
+	else
+		reply_embeddings(&c->reply, &sc, &e, rq);
+	script_free(&sc);
+	free(e.model);
+}
+
+static void
+count_start(struct conn *c, const struct request *rq, const char *body, size_t len)
+{
+	const char *why = NULL, *param = NULL;
+	struct chat ch;
+
+	/* It is asked without a limit, which a chat call of this dialect must have. */
+	if (chat_parse(SPEAK_OPENAI, &ch, body, len, &why, &param) != 0)
+		reply_error(&c->reply, rq, 400, NULL, param, why);
+	else
+		reply_count(&c->reply, &ch, rq);
+	free(ch.model);
+}
+
+static void
 request_start(struct conn *c, const struct request *rq, const char *body, size_t len)
 {
 	bool get = strcmp(rq->method, "GET") == 0, post = strcmp(rq->method, "POST") == 0;
 	const char *t = rq->target;
 	bool chat = rq->dialect != SPEAK_OPENAI || strcmp(t, "/v1/chat/completions") == 0 ||
-	    strcmp(t, "/chat/completions") == 0;
+	            strcmp(t, "/chat/completions") == 0;
 	bool models = strcmp(t, "/v1/models") == 0 || strcmp(t, "/models") == 0;
 
+	bool embeddings = strcmp(t, "/v1/embeddings") == 0 || strcmp(t, "/embeddings") == 0;
+
 	c->chat = false;
-	if (chat && post) {
+	if (rq->count && post) {
+		count_start(c, rq, body, len);
+	} else if (embeddings && post) {
+		embed_start(c, rq, body, len);
+	} else if (chat && post) {
 		chat_start(c, rq, body, len);
 	} else if (models && get) {
 		reply_plain(&c->reply, rq, 200, "application/json");
@@ -411,7 +453,7 @@ request_start(struct conn *c, const struct request *rq, const char *body, size_t
 		    (struct stats){.open = stats.open, .connections_open = stats.connections_open};
 		reply_plain(&c->reply, rq, 200, "application/json");
 		buf_printf(&c->reply.body, "{\"ok\":true}\n");
-	} else if (chat || models || strncmp(t, "/sim/", 5) == 0) {
+	} else if (chat || models || embeddings || strncmp(t, "/sim/", 5) == 0) {
 		reply_error(&c->reply, rq, 405, NULL, NULL, "Wrong method, or no such page.");
 	} else
 		reply_error(&c->reply, rq, 404, NULL, NULL, "Invalid URL.");

@@ -20,13 +20,13 @@
 static const struct speech *
 speech_of(enum speak dialect)
 {
-	return dialect == SPEAK_OLLAMA	  ? &speech_ollama
-	    : dialect == SPEAK_ANTHROPIC ? &speech_anthropic
-					 : &speech_openai;
+	return dialect == SPEAK_OLLAMA      ? &speech_ollama
+	       : dialect == SPEAK_ANTHROPIC ? &speech_anthropic
+	                                    : &speech_openai;
 }
 
 const char reply_error_message[] = "The server had an error while processing your request. "
-				   "Sorry about that!";
+                                   "Sorry about that!";
 
 struct counts
 reply_counts(const struct reply *r)
@@ -34,7 +34,7 @@ reply_counts(const struct reply *r)
 	const struct script *sc = &r->sc;
 	struct counts n = {.prompt = r->prompt,
 	    .cached = sc->cached,
-	    .completion = r->sent + r->hidden,
+	    .completion = r->sent * (int64_t)r->choices + r->hidden,
 	    .hidden = r->hidden,
 	    .huge = sc->usage == USAGE_HUGE};
 
@@ -120,10 +120,8 @@ reply_text(struct reply *r, struct buf *b)
 }
 
 static void
-content_event(struct reply *r, struct buf *b, int64_t tokens)
+choice_event(struct reply *r, struct buf *b, int64_t tokens)
 {
-	if (r->sc.comments)
-		r->speech->comment(r, b);
 	chunk_begin(r, b);
 	buf_need(b, r->event_max);
 	buf_put_there(b, r->head, r->head_len);
@@ -137,6 +135,25 @@ content_event(struct reply *r, struct buf *b, int64_t tokens)
 	}
 	buf_put_there(b, r->tail, r->tail_len);
 	event_end(r, b);
+}
+
+/* With n > 1 every choice says the same, one after the other. */
+static void
+content_event(struct reply *r, struct buf *b, int64_t tokens)
+{
+	int64_t sent = r->sent;
+	size_t piece_at = r->piece_at;
+
+	if (r->sc.comments)
+		r->speech->comment(r, b);
+	choice_event(r, b, tokens);
+	for (unsigned i = 1; i < r->choices; i++) {
+		r->sent = sent;
+		r->piece_at = piece_at;
+		r->head[r->index_at] = (char)('0' + i);
+		choice_event(r, b, tokens);
+		r->head[r->index_at] = '0';
+	}
 }
 
 /* A content event whose text is none of the answer's and is not counted as a token. */
@@ -342,6 +359,7 @@ void
 reply_plain(struct reply *r, const struct request *rq, int status, const char *content_type)
 {
 	*r = (struct reply){.phase = PHASE_HEADER,
+	    .choices = 1,
 	    .status = status,
 	    .content_type = content_type,
 	    .retry_after = -1,
@@ -374,14 +392,14 @@ refusal(struct reply *r)
 		                     "<hr><center>cloudflare</center>\r\n</body>\r\n</html>\r\n");
 	} else if (sc->json200) {
 		r->content_type = "application/json";
-		r->speech->refusal(&r->body, 500, NULL, NULL,
-		    "The server is overloaded (json200).");
+		r->speech->refusal(
+		    &r->body, 500, NULL, NULL, "The server is overloaded (json200).");
 	} else if (sc->empty) {
 		r->content_type = r->stream ? r->speech->stream_type : "application/json";
 	} else if (sc->status != 0) {
 		r->content_type = "application/json";
-		r->speech->refusal(&r->body, r->status, code, NULL,
-		    "The script asked for this status.");
+		r->speech->refusal(
+		    &r->body, r->status, code, NULL, "The script asked for this status.");
 	} else
 		return false;
 	r->stream = false;
@@ -395,8 +413,8 @@ tokens_plan(struct reply *r, const struct chat *ch, const char *body, size_t bod
 	const struct script *sc = &r->sc;
 	int64_t want = sc->tokens >= 0 ? sc->tokens : 100;
 
-	r->pieces = sc->exact != EXACT_NONE ? words_exact(sc->lang, sc->exact)
-					    : words_lang(sc->lang);
+	r->pieces =
+	    sc->exact != EXACT_NONE ? words_exact(sc->lang, sc->exact) : words_lang(sc->lang);
 	if (sc->echo || sc->text != NULL) {
 		if (sc->echo)
 			words_cut(&r->literal, body, body_len, LITERAL_PIECE_MAX);
@@ -417,6 +435,20 @@ tokens_plan(struct reply *r, const struct chat *ch, const char *body, size_t bod
 	r->prompt = sc->prompt >= 0 ? sc->prompt : (ch->prompt_bytes + 3) / 4;
 }
 
+#define TOOL_ARGUMENTS "{\"city\":\"Paris\",\"days\":3}"
+
+/* Who calls a function has arguments for it. */
+static void
+tool_plan(struct script *sc)
+{
+	if (sc->tool == NULL || sc->text != NULL)
+		return;
+	sc->text = strdup(TOOL_ARGUMENTS);
+	sc->text_len = sizeof(TOOL_ARGUMENTS) - 1;
+	if (sc->text == NULL)
+		abort();
+}
+
 void
 reply_chat(struct reply *r, struct script *sc, const struct chat *ch, const struct request *rq,
     const char *body, size_t body_len, uint64_t id, uint64_t now_ns)
@@ -433,6 +465,9 @@ reply_chat(struct reply *r, struct script *sc, const struct chat *ch, const stru
 	    .chunk_digits = 3};
 	*sc = (struct script){0};
 	sc = &r->sc;
+	tool_plan(&r->sc);
+	r->choices = ch->choices;
+	r->logprobs = ch->logprobs;
 	r->created = (long)time(NULL);
 	r->eol = sc->crlf ? "\r\n" : "\n";
 	r->event_eol = rq->dialect == SPEAK_OLLAMA ? r->eol : sc->crlf ? "\r\n\r\n" : "\n\n";
@@ -453,8 +488,8 @@ reply_chat(struct reply *r, struct script *sc, const struct chat *ch, const stru
 		r->content_type = "application/json";
 		if (sc->fault == FAULT_ERROR || sc->fault == FAULT_ERRORDONE) {
 			r->status = 500;
-			r->speech->refusal(&r->body, 500, NULL, NULL,
-			    "The script asked for this error.");
+			r->speech->refusal(
+			    &r->body, 500, NULL, NULL, "The script asked for this error.");
 		} else if (sc->fault == FAULT_GARBAGE)
 			buf_printf(&r->body, "<<< this is not JSON >>>\n");
 		else
@@ -468,6 +503,79 @@ reply_chat(struct reply *r, struct script *sc, const struct chat *ch, const stru
 	r->speech->prepare(r);
 	r->event_max = r->head_len + r->tail_len + 64 +
 	               (size_t)sc->batch * (r->pieces->len_max > 24 ? r->pieces->len_max : 24);
+}
+
+void
+reply_count(struct reply *r, const struct chat *ch, const struct request *rq)
+{
+	reply_plain(r, rq, 200, "application/json");
+	buf_printf(&r->body, "{\"input_tokens\":%lld}\n", (long long)((ch->prompt_bytes + 3) / 4));
+}
+
+/* Numbers that say which of a vector's they are: 0.5, 0.25 and so on, exact in 32 bits. */
+static void
+vector_put(struct buf *b, const struct embed *e)
+{
+	static const char digit[] =
+	    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+	unsigned bits = 0, have = 0, chars = 0;
+
+	buf_printf(b, e->base64 ? "\"" : "[");
+	for (int64_t i = 0; i < e->dimensions; i++) {
+		float f = 1.0f / (float)(2u << (i % 8));
+		unsigned char raw[sizeof f];
+
+		if (!e->base64) {
+			buf_printf(b, "%s%.9g", i > 0 ? "," : "", (double)f);
+			continue;
+		}
+		memcpy(raw, &f, sizeof raw);
+		for (size_t k = 0; k < sizeof raw; k++) {
+			bits = bits << 8 | raw[k];
+			for (have += 8; have >= 6; have -= 6, chars++)
+				buf_put(b, &digit[bits >> (have - 6) & 63], 1);
+		}
+	}
+	if (have > 0) {
+		buf_put(b, &digit[bits << (6 - have) & 63], 1);
+		chars++;
+	}
+	for (; e->base64 && chars % 4 != 0; chars++)
+		buf_put(b, "=", 1);
+	buf_printf(b, e->base64 ? "\"" : "]");
+}
+
+void
+reply_embeddings(
+    struct reply *r, const struct script *sc, const struct embed *e, const struct request *rq)
+{
+	long long n = (long long)(sc->prompt >= 0 ? sc->prompt : e->prompt_tokens);
+	struct buf *b = &r->body;
+
+	reply_plain(r, rq, 200, "application/json");
+	buf_printf(b, "{\"object\":\"list\",\"data\":[");
+	for (size_t i = 0; i < e->inputs; i++) {
+		buf_printf(b,
+		    "%s{\"object\":\"embedding\",\"index\":%zu,\"embedding\":", i > 0 ? "," : "",
+		    i);
+		vector_put(b, e);
+		buf_printf(b, "}");
+	}
+	buf_printf(b, "],\"model\":\"sim\"");
+	if (sc->usage != USAGE_NO)
+		buf_printf(b, ",\"usage\":{\"prompt_tokens\":%lld,\"total_tokens\":%lld}", n, n);
+	buf_printf(b, "}\n");
+	if (sc->status != 0) {
+		r->status = (int)sc->status;
+		r->retry_after = sc->retry_after;
+		b->len = 0;
+		speech_openai.refusal(
+		    b, r->status, NULL, NULL, "The script asked for this status.");
+	}
+	if (sc->delay_ms > 0) {
+		r->phase = PHASE_DELAY;
+		r->due_ns = clock_ns() + (uint64_t)sc->delay_ms * 1000000u;
+	}
 }
 
 void

@@ -59,7 +59,9 @@ struct reply {
 	int64_t visible; /* tokens that will be shown */
 	int64_t hidden;  /* reasoning tokens, only reported */
 	int64_t prompt;
-	int64_t sent;          /* tokens shown so far */
+	int64_t sent;     /* tokens shown so far, in each choice */
+	unsigned choices; /* how many answers at once, OpenAI's n */
+	bool logprobs;
 	size_t event_max;      /* bytes of the largest content event */
 	int64_t chunk_events;  /* events in the open HTTP chunk */
 	size_t chunk_at;       /* where it begins in the buffer */
@@ -70,12 +72,13 @@ struct reply {
 	int64_t retry_after;
 	uint64_t id;
 	long created;
-	const struct speech *speech;  /* its dialect */
-	const char *eol, *event_eol;  /* the ends of a line and of an event */
-	char head[256]; /* of a content event, up to the text */
+	const struct speech *speech; /* its dialect */
+	const char *eol, *event_eol; /* the ends of a line and of an event */
+	char head[320];              /* of a content event, up to the text */
+	size_t index_at;             /* where a choice's number stands in it (openai) */
 	size_t head_len;
 	size_t base_len; /* of it, what other events begin with, too (openai) */
-	char tail[96]; /* of a content event, after the text */
+	char tail[256];  /* of a content event, after the text */
 	size_t tail_len;
 	struct buf body; /* of a plain reply */
 };
@@ -83,6 +86,11 @@ struct reply {
 /* Answer a chat call as the script says; takes the script over.  The body is what echo=1 echoes. */
 void reply_chat(struct reply *, struct script *, const struct chat *, const struct request *,
     const char *body, size_t body_len, uint64_t id, uint64_t now_ns);
+
+/* An answer with embeddings, and one with a count of tokens. */
+void reply_embeddings(
+    struct reply *, const struct script *, const struct embed *, const struct request *);
+void reply_count(struct reply *, const struct chat *, const struct request *);
 
 /* A plain reply with a body that the caller puts into r->body. */
 void reply_plain(struct reply *, const struct request *, int status, const char *content_type);

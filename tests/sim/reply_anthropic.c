@@ -45,20 +45,53 @@ output_put(const struct reply *r, struct buf *b)
 static const char *
 stop_reason(const struct reply *r)
 {
-	return r->length_finish ? "max_tokens" : "end_turn";
+	return r->length_finish ? "max_tokens" : r->sc.tool != NULL ? "tool_use" : "end_turn";
+}
+
+/* Thoughts are a block of their own, before the answer's. */
+static int
+block(const struct reply *r)
+{
+	return r->sc.think != NULL ? 1 : 0;
 }
 
 static void
 prepare(struct reply *r)
 {
 	int n = snprintf(r->head, sizeof(r->head),
-	    "event: content_block_delta%sdata: {\"type\":\"content_block_delta\",\"index\":0,"
-	    "\"delta\":{\"type\":\"text_delta\",\"text\":\"",
-	    r->eol);
+	    "event: content_block_delta%sdata: {\"type\":\"content_block_delta\",\"index\":%d,"
+	    "\"delta\":{\"type\":\"%s\":\"",
+	    r->eol, block(r),
+	    r->sc.tool != NULL ? "input_json_delta\",\"partial_json" : "text_delta\",\"text");
 
 	r->head_len = (size_t)n;
 	n = snprintf(r->tail, sizeof(r->tail), "\"}}%s", r->event_eol);
 	r->tail_len = (size_t)n;
+}
+
+static void
+think_events(struct reply *r, struct buf *b)
+{
+	event(r, b, "content_block_start",
+	    ",\"index\":0,\"content_block\":{\"type\":\"thinking\",\"thinking\":\"\","
+	    "\"signature\":\"\"}");
+	event_begin(r, b, "content_block_delta");
+	buf_printf(b, ",\"index\":0,\"delta\":{\"type\":\"thinking_delta\",\"thinking\":\"");
+	escaped_put(b, r->sc.think);
+	buf_printf(b, "\"}}%s", r->event_eol);
+	event_end(r, b);
+	event(r, b, "content_block_delta",
+	    ",\"index\":0,\"delta\":{\"type\":\"signature_delta\",\"signature\":\"c2ln\"}");
+	event(r, b, "content_block_stop", ",\"index\":0");
+}
+
+static void
+tool_put(const struct reply *r, struct buf *b, const char *input)
+{
+	buf_printf(b, "{\"type\":\"tool_use\",\"id\":\"toolu_sim%08llx\",\"name\":\"",
+	    (unsigned long long)r->id);
+	escaped_put(b, r->sc.tool);
+	buf_printf(b, "\",\"input\":%s}", input);
 }
 
 static void
@@ -76,15 +109,25 @@ first(struct reply *r, struct buf *b)
 	}
 	buf_printf(b, "}}%s", r->event_eol);
 	event_end(r, b);
-	event(r, b, "content_block_start",
-	    ",\"index\":0,\"content_block\":{\"type\":\"text\",\"text\":\"\"}");
+	if (r->sc.think != NULL)
+		think_events(r, b);
+	event_begin(r, b, "content_block_start");
+	buf_printf(b, ",\"index\":%d,\"content_block\":", block(r));
+	if (r->sc.tool != NULL)
+		tool_put(r, b, "{}");
+	else
+		buf_printf(b, "{\"type\":\"text\",\"text\":\"\"}");
+	buf_printf(b, "}%s", r->event_eol);
+	event_end(r, b);
 	event(r, b, "ping", "");
 }
 
 static void
 finish(struct reply *r, struct buf *b, bool with_reason)
 {
-	event(r, b, "content_block_stop", ",\"index\":0");
+	event_begin(r, b, "content_block_stop");
+	buf_printf(b, ",\"index\":%d}%s", block(r), r->event_eol);
+	event_end(r, b);
 	if (!with_reason)
 		return;
 	event_begin(r, b, "message_delta");
@@ -168,10 +211,22 @@ whole(struct reply *r)
 
 	buf_printf(b,
 	    "{\"id\":\"msg_sim%08llx\",\"type\":\"message\",\"role\":\"assistant\","
-	    "\"model\":\"sim\",\"content\":[{\"type\":\"text\",\"text\":\"",
+	    "\"model\":\"sim\",\"content\":[",
 	    (unsigned long long)r->id);
-	reply_text(r, b);
-	buf_printf(b, "\"}],\"stop_sequence\":null");
+	if (r->sc.think != NULL) {
+		buf_printf(b, "{\"type\":\"thinking\",\"thinking\":\"");
+		escaped_put(b, r->sc.think);
+		buf_printf(b, "\",\"signature\":\"c2ln\"},");
+	}
+	if (r->sc.tool != NULL) {
+		tool_put(r, b, r->sc.text);
+		r->sent = r->visible;
+	} else {
+		buf_printf(b, "{\"type\":\"text\",\"text\":\"");
+		reply_text(r, b);
+		buf_printf(b, "\"}");
+	}
+	buf_printf(b, "],\"stop_sequence\":null");
 	if (r->sc.fault != FAULT_NOFINISH)
 		buf_printf(b, ",\"stop_reason\":\"%s\"", stop_reason(r));
 	if (r->sc.usage != USAGE_NO) {

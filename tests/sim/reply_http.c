@@ -74,6 +74,15 @@ buf_printf(struct buf *b, const char *fmt, ...)
 	b->len += n > 0 ? (size_t)n : 0;
 }
 
+void
+escaped_put(struct buf *b, const char *text)
+{
+	size_t len = strlen(text);
+
+	buf_need(b, 6 * len + 1);
+	b->len += words_escape(b->p + b->len, text, len);
+}
+
 /*
  * An HTTP chunk's size stands before its data.  Room for as many digits as the last chunk had is
  * left open; a wrong guess costs a memmove.

@@ -37,10 +37,35 @@ prepare(struct reply *r)
 }
 
 static void
+tool_put(const struct reply *r, struct buf *b)
+{
+	buf_printf(b, "\"tool_calls\":[{\"function\":{\"name\":\"");
+	escaped_put(b, r->sc.tool);
+	buf_printf(b, "\",\"arguments\":%s}}]", r->sc.text);
+}
+
+/* Before the text: what was thought, and the call of a function, which comes whole. */
+static void
 first(struct reply *r, struct buf *b)
 {
-	(void)r;
-	(void)b;
+	if (r->sc.think != NULL) {
+		chunk_begin(r, b);
+		line_begin(r, b);
+		buf_printf(
+		    b, "\"message\":{\"role\":\"assistant\",\"content\":\"\",\"thinking\":\"");
+		escaped_put(b, r->sc.think);
+		buf_printf(b, "\"},\"done\":false}%s", r->event_eol);
+		event_end(r, b);
+	}
+	if (r->sc.tool != NULL) {
+		chunk_begin(r, b);
+		line_begin(r, b);
+		buf_printf(b, "\"message\":{\"role\":\"assistant\",\"content\":\"\",");
+		tool_put(r, b);
+		buf_printf(b, "},\"done\":false}%s", r->event_eol);
+		event_end(r, b);
+		r->sent = r->visible;
+	}
 }
 
 static void
@@ -117,8 +142,20 @@ whole(struct reply *r)
 
 	line_begin(r, b);
 	buf_printf(b, "\"message\":{\"role\":\"assistant\",\"content\":\"");
-	reply_text(r, b);
-	buf_printf(b, "\"},\"done\":true,");
+	if (r->sc.tool != NULL) {
+		buf_printf(b, "\",");
+		tool_put(r, b);
+		r->sent = r->visible;
+	} else {
+		reply_text(r, b);
+		buf_printf(b, "\"");
+	}
+	if (r->sc.think != NULL) {
+		buf_printf(b, ",\"thinking\":\"");
+		escaped_put(b, r->sc.think);
+		buf_printf(b, "\"");
+	}
+	buf_printf(b, "},\"done\":true,");
 	if (r->sc.fault != FAULT_NOFINISH)
 		buf_printf(b, "\"done_reason\":\"%s\",", r->length_finish ? "length" : "stop");
 	buf_printf(b, DURATIONS);

@@ -28,25 +28,84 @@ usage_null_text(const struct reply *r)
 	return r->usage_null ? ",\"usage\":null" : "";
 }
 
+#define TOKEN_LOGPROBS                                                     \
+	"{\"content\":[{\"token\":\"x\",\"logprob\":-0.5,\"bytes\":[120]," \
+	"\"top_logprobs\":[]}],\"refusal\":null}"
+
+/* A chunk of choice i, from its delta's members on; they stand between head's base and `end`. */
 static void
-first(struct reply *r, struct buf *b)
+delta_event(struct reply *r, struct buf *b, unsigned i, const char *members)
 {
 	chunk_begin(r, b);
+	r->head[r->index_at] = (char)('0' + i);
 	buf_put(b, r->head, r->base_len);
-	buf_printf(b,
-	    "\"role\":\"assistant\",\"content\":\"\",\"refusal\":null},"
-	    "\"logprobs\":null,\"finish_reason\":null}]%s}%s",
+	r->head[r->index_at] = '0';
+	buf_printf(b, "%s},\"logprobs\":null,\"finish_reason\":null}]%s}%s", members,
 	    usage_null_text(r), r->event_eol);
 	event_end(r, b);
 }
 
 static void
-finish_event(struct reply *r, struct buf *b)
+call_put(const struct reply *r, struct buf *b)
+{
+	buf_printf(b, "\"id\":\"call_sim%08llx\",\"type\":\"function\",\"function\":{\"name\":\"",
+	    (unsigned long long)r->id);
+	escaped_put(b, r->sc.tool);
+}
+
+static void
+first(struct reply *r, struct buf *b)
+{
+	struct buf members = {0};
+
+	for (unsigned i = 0; i < r->choices; i++)
+		delta_event(r, b, i,
+		    r->sc.tool != NULL
+		        ? "\"role\":\"assistant\",\"content\":null,\"refusal\":null"
+		        : "\"role\":\"assistant\",\"content\":\"\",\"refusal\":null");
+	if (r->sc.think != NULL) {
+		buf_printf(&members, "\"reasoning_content\":\"");
+		escaped_put(&members, r->sc.think);
+		buf_put(&members, "\"", sizeof("\""));
+		for (unsigned i = 0; i < r->choices; i++)
+			delta_event(r, b, i, members.p);
+		members.len = 0;
+	}
+	if (r->sc.tool != NULL) {
+		buf_printf(&members, "\"tool_calls\":[{\"index\":0,");
+		call_put(r, &members);
+		buf_printf(&members, "\",\"arguments\":\"\"}}]");
+		for (unsigned i = 0; i < r->choices; i++)
+			delta_event(r, b, i, members.p);
+	}
+	buf_free(&members);
+}
+
+static const char *
+finish_reason(const struct reply *r)
+{
+	return r->length_finish ? "length" : r->sc.tool != NULL ? "tool_calls" : "stop";
+}
+
+static void
+finish_choice(struct reply *r, struct buf *b, unsigned i)
 {
 	chunk_begin(r, b);
+	r->head[r->index_at] = (char)('0' + i);
 	buf_put(b, r->head, r->base_len);
-	buf_printf(b, "},\"logprobs\":null,\"finish_reason\":\"%s\"}]",
-	    r->length_finish ? "length" : "stop");
+	r->head[r->index_at] = '0';
+	buf_printf(b, "},\"logprobs\":null,\"finish_reason\":\"%s\"}]", finish_reason(r));
+	if (i + 1 < r->choices) {
+		buf_printf(b, "%s}%s", usage_null_text(r), r->event_eol);
+		event_end(r, b);
+	}
+}
+
+static void
+finish_event(struct reply *r, struct buf *b)
+{
+	for (unsigned i = 0; i < r->choices; i++)
+		finish_choice(r, b, i);
 	if (r->show_usage && r->sc.usage == USAGE_FINISH) {
 		buf_printf(b, ",\"usage\":");
 		usage_put(r, b);
@@ -75,14 +134,18 @@ prepare(struct reply *r)
 	int n = snprintf(r->head, sizeof(r->head),
 	    "data: {\"id\":\"chatcmpl-sim%08llx\",\"object\":\"chat.completion.chunk\","
 	    "\"created\":%ld,\"model\":\"sim\",\"system_fingerprint\":\"fp_sim\","
-	    "\"choices\":[{\"index\":0,\"delta\":{\"content\":\"",
+	    "\"choices\":[{\"index\":0,\"delta\":{",
 	    (unsigned long long)r->id, r->created);
 
+	r->base_len = (size_t)n;
+	r->index_at = r->base_len - strlen("0,\"delta\":{");
+	n += snprintf(r->head + n, sizeof(r->head) - (size_t)n, "%s",
+	    r->sc.tool != NULL ? "\"tool_calls\":[{\"index\":0,\"function\":{\"arguments\":\""
+	                       : "\"content\":\"");
 	r->head_len = (size_t)n;
-	r->base_len = r->head_len - strlen("\"content\":\"");
 	n = snprintf(r->tail, sizeof(r->tail),
-	    "\"},\"logprobs\":null,\"finish_reason\":null}]%s}%s", usage_null_text(r),
-	    r->event_eol);
+	    "\"%s},\"logprobs\":%s,\"finish_reason\":null}]%s}%s", r->sc.tool != NULL ? "}}]" : "",
+	    r->logprobs ? TOKEN_LOGPROBS : "null", usage_null_text(r), r->event_eol);
 	r->tail_len = (size_t)n;
 }
 
@@ -140,6 +203,34 @@ refusal(struct buf *b, int status, const char *code, const char *param, const ch
 	buf_printf(b, code != NULL ? "\"%s\"}}\n" : "%s}}\n", code != NULL ? code : "null");
 }
 
+static void
+whole_choice(struct reply *r, unsigned i)
+{
+	struct buf *b = &r->body;
+
+	buf_printf(b, "%s{\"index\":%u,\"message\":{\"role\":\"assistant\",", i > 0 ? "," : "", i);
+	if (r->sc.think != NULL) {
+		buf_printf(b, "\"reasoning_content\":\"");
+		escaped_put(b, r->sc.think);
+		buf_printf(b, "\",");
+	}
+	if (r->sc.tool != NULL) {
+		buf_printf(b, "\"tool_calls\":[{");
+		call_put(r, b);
+		buf_printf(b, "\",\"arguments\":\"");
+		reply_text(r, b);
+		buf_printf(b, "\"}}],\"content\":null");
+	} else {
+		buf_printf(b, "\"content\":\"");
+		reply_text(r, b);
+		buf_printf(b, "\"");
+	}
+	buf_printf(b, ",\"refusal\":null},\"logprobs\":%s", r->logprobs ? TOKEN_LOGPROBS : "null");
+	if (r->sc.fault != FAULT_NOFINISH)
+		buf_printf(b, ",\"finish_reason\":\"%s\"", finish_reason(r));
+	buf_printf(b, "}");
+}
+
 /* The answer's text as one JSON body. */
 static void
 whole(struct reply *r)
@@ -148,14 +239,14 @@ whole(struct reply *r)
 
 	buf_printf(b,
 	    "{\"id\":\"chatcmpl-sim%08llx\",\"object\":\"chat.completion\",\"created\":%ld,"
-	    "\"model\":\"sim\",\"system_fingerprint\":\"fp_sim\",\"choices\":[{\"index\":0,"
-	    "\"message\":{\"role\":\"assistant\",\"content\":\"",
+	    "\"model\":\"sim\",\"system_fingerprint\":\"fp_sim\",\"choices\":[",
 	    (unsigned long long)r->id, r->created);
-	reply_text(r, b);
-	buf_printf(b, "\",\"refusal\":null},\"logprobs\":null");
-	if (r->sc.fault != FAULT_NOFINISH)
-		buf_printf(b, ",\"finish_reason\":\"%s\"", r->length_finish ? "length" : "stop");
-	buf_printf(b, "}]");
+	for (unsigned i = 0; i < r->choices; i++) {
+		r->sent = 0;
+		r->piece_at = 0;
+		whole_choice(r, i);
+	}
+	buf_printf(b, "]");
 	if (r->sc.usage != USAGE_NO) {
 		buf_printf(b, ",\"usage\":");
 		usage_put(r, b);

@@ -91,6 +91,10 @@ request_line(struct request *rq, const char *p, size_t len)
 		rq->dialect = SPEAK_OLLAMA;
 	else if (strcmp(rq->target, "/v1/messages") == 0)
 		rq->dialect = SPEAK_ANTHROPIC;
+	else if (strcmp(rq->target, "/v1/messages/count_tokens") == 0) {
+		rq->dialect = SPEAK_ANTHROPIC;
+		rq->count = true;
+	}
 	return 0;
 }
 
@@ -206,33 +210,63 @@ limit_of(enum speak dialect, const json_t *root, const char **param)
 	return json_is_integer(v) ? v : json_object_get(root, "max_tokens");
 }
 
+/* A model's name, which is the script; the caller's to free. */
 static int
-chat_parse_new(enum speak dialect, struct chat *ch, const char *body, size_t len,
-    const char **err, const char **param)
+model_of(const json_t *root, char **model, size_t *len, const char **err, const char **param)
+{
+	const json_t *v = json_object_get(root, "model");
+
+	*param = "model";
+	if (!json_is_string(v)) {
+		*err = "you must provide a model parameter";
+		return -1;
+	}
+	*len = json_string_length(v);
+	*model = strndup(json_string_value(v), *len);
+	if (*model == NULL || strlen(*model) != *len) {
+		*err = "bad model parameter";
+		return -1;
+	}
+	return 0;
+}
+
+static int
+choices_of(const json_t *root, struct chat *ch, const char **err, const char **param)
+{
+	const json_t *n = json_object_get(root, "n");
+
+	if (n == NULL)
+		return 0;
+	*param = "n";
+	if (!json_is_integer(n) || json_integer_value(n) < 1 ||
+	    json_integer_value(n) > CHOICES_MAX) {
+		*err = "n must be between 1 and 9";
+		return -1;
+	}
+	ch->choices = (unsigned)json_integer_value(n);
+	return 0;
+}
+
+static int
+chat_parse_new(enum speak dialect, struct chat *ch, const char *body, size_t len, const char **err,
+    const char **param)
 {
 	const json_t *limit;
 	json_t *root = json_loadb(body, len, JSON_ALLOW_NUL, NULL), *v, *message;
 	size_t i;
 	int r = -1;
 
-	*ch = (struct chat){.max_tokens = -1};
+	*ch = (struct chat){.max_tokens = -1, .choices = 1};
 	*param = NULL;
 	if (!json_is_object(root)) {
 		*err = "We could not parse the JSON body of your request.";
 		goto out;
 	}
-	v = json_object_get(root, "model");
-	*param = "model";
-	if (!json_is_string(v)) {
-		*err = "you must provide a model parameter";
+	if (model_of(root, &ch->model, &ch->model_len, err, param) != 0)
 		goto out;
-	}
-	ch->model_len = json_string_length(v);
-	ch->model = strndup(json_string_value(v), ch->model_len);
-	if (ch->model == NULL || strlen(ch->model) != ch->model_len) {
-		*err = "bad model parameter";
+	if (dialect == SPEAK_OPENAI && choices_of(root, ch, err, param) != 0)
 		goto out;
-	}
+	ch->logprobs = dialect == SPEAK_OPENAI && json_is_true(json_object_get(root, "logprobs"));
 	v = json_object_get(root, "messages");
 	*param = "messages";
 	if (!json_is_array(v) || json_array_size(v) == 0) {
@@ -266,6 +300,49 @@ out:
 	return r;
 }
 
+int
+embed_parse(struct embed *e, const char *body, size_t len, const char **err, const char **param)
+{
+	json_t *root = json_loadb(body, len, JSON_ALLOW_NUL, NULL), *v, *part;
+	size_t i;
+	int r = -1;
+
+	*e = (struct embed){.inputs = 1, .dimensions = 8};
+	*param = NULL;
+	if (!json_is_object(root)) {
+		*err = "We could not parse the JSON body of your request.";
+		goto out;
+	}
+	if (model_of(root, &e->model, &e->model_len, err, param) != 0)
+		goto out;
+	*param = "input";
+	*err = "'input' must be a string or an array";
+	v = json_object_get(root, "input");
+	if (json_is_string(v)) {
+		e->prompt_tokens = ((int64_t)json_string_length(v) + 3) / 4;
+	} else if (json_is_array(v) && json_array_size(v) > 0) {
+		/* An array of numbers is one input of tokens; of arrays, one each. */
+		if (!json_is_integer(json_array_get(v, 0)))
+			e->inputs = json_array_size(v);
+		json_array_foreach(v, i, part) e->prompt_tokens +=
+		    json_is_string(part)  ? ((int64_t)json_string_length(part) + 3) / 4
+		    : json_is_array(part) ? (int64_t)json_array_size(part)
+		                          : 1;
+	} else {
+		goto out;
+	}
+	v = json_object_get(root, "dimensions");
+	if (json_is_integer(v) && json_integer_value(v) > 0 && json_integer_value(v) <= 4096)
+		e->dimensions = json_integer_value(v);
+	v = json_object_get(root, "encoding_format");
+	e->base64 = json_is_string(v) && strcmp(json_string_value(v), "base64") == 0;
+	*param = NULL;
+	r = 0;
+out:
+	json_decref(root);
+	return r;
+}
+
 /*
  * A load sends the same call again and again, and parsing it would be a third of what a short
  * answer costs; so the last good one is remembered.
@@ -280,7 +357,7 @@ chat_parse(enum speak dialect, struct chat *ch, const char *body, size_t len, co
 	static struct chat last;
 
 	if (len > 0 && len == last_len && dialect == last_dialect &&
-	     memcmp(body, last_body, len) == 0) {
+	    memcmp(body, last_body, len) == 0) {
 		*ch = last;
 		ch->model = strdup(last_model);
 		if (ch->model == NULL)

@@ -18,6 +18,7 @@ struct request {
 	char method[12];
 	char target[128]; /* without the query */
 	bool http10, keepalive, chunked, expect, auth;
+	bool count;     /* /v1/messages/count_tokens */
 	int64_t length; /* of the body; 0 where none is announced */
 	char ua[128];
 	char bearer[256];  /* Authorization */
@@ -38,12 +39,28 @@ struct chat {
 	char *
 	    model; /* the caller's to free; NULL if there was none; may hold any character but NUL */
 	size_t model_len;
-	bool stream, include_usage;
+	bool stream, include_usage, logprobs;
+	unsigned choices;     /* OpenAI's n, 1 to CHOICES_MAX */
 	int64_t max_tokens;   /* -1: not given */
 	int64_t prompt_bytes; /* of all contents */
 };
 
+#define CHOICES_MAX 9
+
 /* Parse a chat call of a dialect.  On -1, *err is a sentence and *param the field at fault or NULL. */
-int chat_parse(enum speak, struct chat *, const char *body, size_t len, const char **err, const char **param);
+int chat_parse(
+    enum speak, struct chat *, const char *body, size_t len, const char **err, const char **param);
+
+/* A call for embeddings: the vectors that are wanted, of how many numbers each. */
+struct embed {
+	char *model; /* the caller's to free, as above */
+	size_t model_len;
+	size_t inputs;
+	int64_t dimensions;
+	bool base64;
+	int64_t prompt_tokens;
+};
+
+int embed_parse(struct embed *, const char *body, size_t len, const char **err, const char **param);
 
 #endif

@@ -61,6 +61,8 @@ static const struct key {
     BOOL(close),
     BOOL(echo),
     {"text", KIND_TEXT, offsetof(struct script, text), 0, 0},
+    {"tool", KIND_TEXT, offsetof(struct script, tool), 0, 0},
+    {"think", KIND_TEXT, offsetof(struct script, think), 0, 0},
     {"fault", KIND_FAULT, 0, 0, 0},
     INT("status", status, 200, 599),
     INT("retryafter", retry_after, 0, INT_MAX),
@@ -270,5 +272,7 @@ script_free(struct script *sc)
 {
 	free(sc->text);
 	free(sc->key);
-	sc->text = sc->key = NULL;
+	free(sc->tool);
+	free(sc->think);
+	sc->text = sc->key = sc->tool = sc->think = NULL;
 }

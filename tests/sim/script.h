@@ -53,6 +53,8 @@ struct script {
 	bool role, comments, close, echo;
 	char *text; /* NULL, or a literal answer, owned */
 	size_t text_len;
+	char *tool;  /* NULL, or the function that the answer calls; its text is the arguments */
+	char *think; /* NULL, or what is thought aloud before the answer; both owned */
 	enum fault fault;
 	int64_t fault_at;    /* after so many tokens */
 	int64_t status;      /* 0: none */

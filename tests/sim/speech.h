@@ -44,6 +44,9 @@ void event_end(struct reply *, struct buf *);
 /* One line as an event of its own. */
 void line_event(struct reply *, struct buf *, const char *line);
 
+/* A text for a JSON string. */
+void escaped_put(struct buf *, const char *text);
+
 /* For a buffer that buf_need() has made large enough. */
 static inline void
 buf_put_there(struct buf *b, const char *s, size_t len)

@@ -40,7 +40,8 @@
 static int
 usage(void)
 {
-	fprintf(stderr, "usage: tolld-sim [-l ADDR:PORT] [--log FILE] [--ready-fd N] [--tick US]\n");
+	fprintf(
+	    stderr, "usage: tolld-sim [-l ADDR:PORT] [--log FILE] [--ready-fd N] [--tick US]\n");
 	return 2;
 }
 

@@ -46,7 +46,8 @@ static const struct lang_text lang_texts[LANG_MAX] = {
         "\t\ta = b;\n\t\tb = t;\n\t}\n\treturn a;\n}\n\nint\nmain(void)\n{\n"
         "\tprintf(\"%u\\n\", gcd(1071, 462));\n\treturn 0;\n}\n\n"},
     [LANG_EMOJI] = {"emoji", 4,
-        "😀🎉👍🏽 ❤️ 🚀🌍 👨‍👩‍👧‍👦 🇫🇷🇯🇵 ✨🔥 🏳️‍🌈 "
+        "😀🎉👍🏽 ❤️ 🚀🌍 👨‍👩‍👧‍👦 🇫🇷🇯🇵 ✨🔥 "
+        "🏳️‍🌈 "
         "🥳🤖 "
         "💡☕️ "
         "🧑🏿‍🚀\n"},
@@ -197,9 +198,9 @@ words_lang(enum lang lang)
 int
 words_exact_find(const char *name)
 {
-	return strcmp(name, "o200k_base") == 0 ? EXACT_O200K
-	    : strcmp(name, "cl100k_base") == 0 ? EXACT_CL100K
-					       : -1;
+	return strcmp(name, "o200k_base") == 0    ? EXACT_O200K
+	       : strcmp(name, "cl100k_base") == 0 ? EXACT_CL100K
+	                                          : -1;
 }
 
 const struct pieces *
