@@ -208,6 +208,12 @@ streams_free(struct streams *s)
 	free(s);
 }
 
+uint64_t
+stream_expires_s(const struct stream *st)
+{
+	return (st->deadline_us - st->created_us) / 1000000 + st->created_s;
+}
+
 size_t
 streams_open(const struct streams *s)
 {
@@ -496,7 +502,7 @@ tick_stalled(struct stream *st)
 	struct end_waiter *e;
 
 	if (st->state == STREAM_RESERVING)
-		send_give_up(st);
+		begin_give_up(st);
 	if ((st->state == STREAM_CALLING || st->state == STREAM_RUNNING) &&
 	    st->pending.len + st->pending_hidden.len > 0)
 		stream_close(st, OUTCOME_JOURNAL, "journal_unavailable", "%s", no_journal);
@@ -518,7 +524,7 @@ streams_tick(struct streams *s)
 
 	s->w->stalled = durable_stalled_us(s->w->durable, now) > STALL_US;
 	if (s->w->stalled)
-		send_give_up_asked(s->w);
+		begin_give_up_asked(s->w);
 	for (st = s->all; st != NULL; st = next) {
 		next = st->next;
 		if (st->state != STREAM_ENDED) {

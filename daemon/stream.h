@@ -34,6 +34,7 @@ enum stream_state {
 #define PIECE_MAX 254
 #define PIECE_MORE 255
 
+struct api;
 struct watcher;
 
 /* Somebody to be told once when a stream has ended (after its settlement is durable; or before it,
@@ -60,7 +61,9 @@ struct stream {
 	bool include_usage, max_completion_tokens;
 	struct account *account;
 	struct hold *hold;               /* ours until ENDED */
-	struct conn *sender;             /* RESERVING: who waits for the answer to /chat/send */
+	struct conn *sender;             /* RESERVING: who waits for its reserve */
+	void (*begun)(struct stream *, struct conn *sender, int64_t available);
+	const struct api *api;           /* whose dialect the client speaks; NULL: of /chat */
 	struct journal_keyed keyed;      /* of its Idempotency-Key, if has_key */
 	bool has_key;
 	struct meter meter;
@@ -130,6 +133,9 @@ void streams_tick(struct streams *);
 size_t streams_open(const struct streams *);
 /* End all that run, or only those that nobody opened. */
 void streams_stop(struct streams *, bool all);
+
+/* Until when, in seconds since the epoch, it may be opened. */
+uint64_t stream_expires_s(const struct stream *);
 
 /* A stream of this worker by its id, or NULL. */
 struct stream *stream_find(struct streams *, const struct stream_id *);

@@ -47,8 +47,8 @@ struct worker {
 /* The handlers, one file each. */
 conn_handler preview_handler, send_handler, balance_handler;
 /* STREAM_RESERVING, and the disk does not answer: neither does its sender wait any longer. */
-void send_give_up(struct stream *);
-void send_give_up_asked(struct worker *);
+void begin_give_up(struct stream *);
+void begin_give_up_asked(struct worker *);
 conn_handler stream_get_handler, stream_post_handler, stream_delete_handler;
 
 #endif

@@ -1,0 +1,356 @@
+/*
+ * May it start?  Reserves for a request, with what the user said in the reserve's record, and goes
+ * on when that is on disk.  Worker process.
+ */
+#include "daemon/begin.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/metrics.h"
+#include "daemon/quote.h"
+#include "daemon/repeat.h"
+#include "daemon/stream.h"
+#include "daemon/worker.h"
+#include "shm/clock.h"
+#include "shm/fault.h"
+
+static void gone(void *, struct conn *);
+
+static const struct conn_ops ops = {gone, NULL};
+
+static void
+refuse_credit(struct conn *c, const struct quote *q, const char *message)
+{
+	struct buf b = {0};
+
+	buf_str(&b, "{\"error\":{\"message\":");
+	buf_json(&b, message, strlen(message));
+	buf_str(&b, ",\"type\":\"insufficient_quota\","
+		    "\"code\":\"insufficient_credit\",\"param\":null,\"required\":");
+	buf_money(&b, q->required);
+	buf_str(&b, ",\"available\":");
+	/* What the reserve saw: the books may not know yet of what others are taking. */
+	buf_money(&b, account_available(conn_caller(c)->account));
+	buf_str(&b, "}}");
+	conn_header(c, "x-should-retry", "false");
+	conn_reply_buf(c, 402, "application/json", &b);
+	buf_free(&b);
+}
+
+static void
+refuse_overloaded(struct conn *c, enum reserve_kind kind, const char *message)
+{
+	metrics_reserve(kind);
+	/* Whoever waits for the disk has been waiting for seconds: not at once again. */
+	conn_header(c, "Retry-After", kind == RESERVE_UNAVAILABLE ? "5" : "1");
+	conn_error(c, 503, "server_error", "overloaded", NULL, "%s", message);
+}
+
+void
+begin_refuse(struct conn *c, const struct chat_fault *f)
+{
+	if (f->status == 503)
+		refuse_overloaded(c, RESERVE_MEMORY, f->message);
+	else
+		conn_error(c, f->status, "invalid_request_error", f->code, f->param, "%s",
+		    f->message);
+}
+
+static void
+refuse(struct conn *c, enum ledger_result r, const struct quote *q)
+{
+	switch (r) {
+	case LEDGER_SHORT:
+		metrics_reserve(RESERVE_SHORT);
+		refuse_credit(c, q,
+		    "the account's credit does not cover the prompt and one token of an answer");
+		return;
+	case LEDGER_CLOSED:
+		metrics_reserve(RESERVE_CLOSED);
+		refuse_credit(c, q, "the account is closed or frozen");
+		return;
+	default:
+		refuse_overloaded(c, r == LEDGER_FULL ? RESERVE_FULL : RESERVE_BUSY,
+		    r == LEDGER_FULL ? "too many open streams" : "the journal is behind");
+	}
+}
+
+static void
+refuse_journal(struct conn *c)
+{
+	refuse_overloaded(c, RESERVE_UNAVAILABLE, "the journal cannot be written");
+}
+
+/* The record's payload: who it is for, and what the user said. */
+static void
+payload(struct buf *b, const struct stream *st, const struct chat_request *r,
+    const uint8_t message_id[static 16])
+{
+	const char *model = st->w->config->model[r->model].name;
+	struct json_value said = chat_request_said(r);
+	struct journal_reserve j = {
+	    .generation = st->w->generation,
+	    .model_len = (uint16_t)strlen(model),
+	    .keyed = st->has_key,
+	};
+
+	memcpy(j.stream_id, st->id.secret, sizeof j.stream_id);
+	memcpy(j.session_id, r->session_id, sizeof j.session_id);
+	memcpy(j.message_id, message_id, sizeof j.message_id);
+	buf_add(b, &j, sizeof j);
+	buf_str(b, model);
+	if (st->has_key)
+		buf_add(b, &st->keyed, sizeof st->keyed);
+	buf_add(b, said.p, said.len);
+}
+
+static void
+reserved_cb(void *arg, uint64_t position)
+{
+	struct stream *st = arg;
+	struct conn *c = st->sender;
+	struct ring *ring = ledger_ring(st->w->ledger);
+	int64_t available;
+	enum ring_status status = ring_result(ring, position, &available);
+	uint64_t first = ring_first(ring, position);
+
+	FAULT("send.durable");
+	st->sender = NULL;
+	if (status != RING_APPLIED)
+		stream_close(st, OUTCOME_CANCELLED, "overloaded", "the reserve was refused");
+	stream_acknowledged(st);
+	if (c == NULL)
+		return;
+	if (status == RING_REPEATED) {
+		repeat_answer(st->w, c, first, available);
+		return;
+	}
+	if (status == RING_CONFLICT) {
+		repeat_conflict(c);
+		return;
+	}
+	if (status == RING_NOSPACE) {
+		refuse_overloaded(c, RESERVE_REFS, "too many requests with an Idempotency-Key today");
+		return;
+	}
+	if (st->stop_wanted) {
+		if (status == RING_CLOSED)
+			metrics_reserve(RESERVE_CLOSED);
+		conn_header(c, "Retry-After", "1");
+		conn_error(c, 503, "server_error", st->w->draining ? "draining" : "overloaded",
+		    NULL, "the gateway could not take the request");
+		return;
+	}
+	metrics_reserve(RESERVE_OK);
+	st->begun(st, c, available);
+	FAULT("send.answered");
+}
+
+/*
+ * The record is in the ring and becomes durable some day.  Nobody knows its id then, so it is
+ * given back at once, like that of a sender who left; but for one with an Idempotency-Key, who may
+ * come back and be told.
+ */
+void
+begin_give_up(struct stream *st)
+{
+	struct conn *c = st->sender;
+
+	if (c == NULL)
+		return;
+	st->sender = NULL;
+	if (!st->has_key)
+		stream_cancel(st, OUTCOME_CANCELLED);
+	refuse_journal(c);
+}
+
+void
+begin_give_up_asked(struct worker *w)
+{
+	repeat_give_up(w, refuse_journal);
+}
+
+/* Unless it has an Idempotency-Key, nobody will ever know the stream's id. */
+static void
+gone(void *arg, struct conn *c)
+{
+	struct stream *st = arg;
+
+	(void)c;
+	st->sender = NULL;
+	if (!st->has_key)
+		stream_cancel(st, OUTCOME_CANCELLED);
+}
+
+/* "00-<32 hex>-<16 hex>-<2 hex>": what is not exactly that is not passed on. */
+static void
+trace_context(struct stream *st, struct span v)
+{
+	static const char form[] = "xx-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx-xxxxxxxxxxxxxxxx-xx";
+
+	if (v.len != sizeof form - 1)
+		return;
+	for (size_t i = 0; i < v.len; i++)
+		if (form[i] == 'x' ? strchr("0123456789abcdef", v.p[i]) == NULL || v.p[i] == '\0'
+				   : v.p[i] != form[i])
+			return;
+	memcpy(st->traceparent, v.p, v.len);
+	st->traceparent[v.len] = '\0';
+}
+
+static struct stream *
+make_stream(struct conn *c, struct chat_request *r, const struct http_request *h,
+    uint8_t message_id[static 16])
+{
+	struct worker *w = conn_arg(c);
+	struct stream *st = stream_new(w->streams);
+
+	if (st == NULL)
+		return NULL;
+	snprintf(st->request_id, sizeof st->request_id, "%s", conn_request_id(c));
+	trace_context(st, http_header(h, "traceparent"));
+	if (!r->has_session)
+		id_random(r->session_id, sizeof r->session_id);
+	id_random(message_id, 16);
+	id_format(r->session_id, st->session_text);
+	id_format(message_id, st->message_text);
+	st->model = r->model;
+	st->include_usage = r->include_usage;
+	st->max_completion_tokens = r->max_completion_tokens;
+	st->prompt_tokens = r->prompt_tokens;
+	st->prompt_bytes = r->prompt_bytes;
+	st->max_tokens = r->max_tokens;
+	st->deadline_us = st->created_us + (uint64_t)w->config->ledger.hold_ttl * 1000000;
+	return st;
+}
+
+static enum ledger_result
+reserve(struct stream *st, const struct chat_request *r, const struct quote *q,
+    const struct price *price, uint32_t price_id, const uint8_t message_id[static 16],
+    uint64_t *position)
+{
+	uint64_t now_us = realtime_us();
+	struct hold_terms t = {
+	    .account = st->account,
+	    .price = *price,
+	    .price_id = price_id,
+	    .prompt = r->prompt_tokens,
+	    .max_tokens = r->max_tokens,
+	    .min_tokens = q->min_tokens,
+	    .want_tokens = q->want_tokens,
+	    .model = (uint16_t)r->model,
+	    .reserved_us = now_us,
+	    .deadline_us = now_us + (st->deadline_us - st->created_us),
+	};
+	struct buf b = {0};
+	enum ledger_result result = LEDGER_BUSY;
+
+	memcpy(t.stream_id, st->id.secret, sizeof t.stream_id);
+	memcpy(t.session_id, r->session_id, sizeof t.session_id);
+	payload(&b, st, r, message_id);
+	if (!b.failed)
+		result = ledger_reserve(st->w->ledger, &t, b.data, b.len, &st->hold, position);
+	buf_free(&b);
+	return result;
+}
+
+/* Nothing could be reserved for a request with a key that is not known. */
+struct refusal {
+	enum ledger_result result;
+	struct quote quote;
+};
+
+static void
+unknown_cb(struct conn *c, void *arg)
+{
+	const struct refusal *x = arg;
+
+	refuse(c, x->result, &x->quote);
+}
+
+/* Was it the first request with this key that took what is missing now? */
+static void
+ask_or_refuse(struct worker *w, struct conn *c, const struct journal_keyed *keyed,
+    enum ledger_result result, const struct quote *q)
+{
+	struct refusal *x = keyed == NULL || result == LEDGER_BUSY ? NULL : malloc(sizeof *x);
+
+	if (x == NULL) {
+		refuse(c, result, q);
+		return;
+	}
+	*x = (struct refusal){result, *q};
+	repeat_ask(w, c, keyed, unknown_cb, x);
+}
+
+/* May anything start now?  False: answered. */
+static bool
+open_for_requests(struct worker *w, struct conn *c)
+{
+	if (w->draining) {
+		conn_header(c, "Retry-After", "1");
+		conn_error(c, 503, "server_error", "draining", NULL, "the gateway is draining");
+		return false;
+	}
+	/* Relaxed: a hint; without it the answer would only wait for the disk. */
+	if (w->stalled ||
+	    atomic_load_explicit(&w->region->h->journal_ok, memory_order_relaxed) == 0) {
+		refuse_journal(c);
+		return false;
+	}
+	return true;
+}
+
+void
+begin(struct conn *c, const struct http_request *h, struct begin *x)
+{
+	struct worker *w = conn_arg(c);
+	struct chat_request *r = &x->request;
+	struct chat_fault f;
+	struct quote q;
+	struct price price;
+	struct stream *st;
+	uint8_t message_id[16];
+	uint64_t position;
+	uint32_t price_id;
+	enum ledger_result result;
+	struct buf request[DIALECTS] = {{0}};
+
+	if (!open_for_requests(w, c))
+		return;
+	if (dialect_write_all(w->config, r, request, &f) != 0) {
+		begin_refuse(c, &f);
+		return;
+	}
+	price_id = quote_price(w->region, r->model, &price);
+	quote_make(w->config, w->region, r, &price, &q);
+	st = make_stream(c, r, h, message_id);
+	if (st == NULL) {
+		for (int k = 0; k < DIALECTS; k++)
+			buf_free(&request[k]);
+		refuse_overloaded(c, RESERVE_MEMORY, "out of memory");
+		return;
+	}
+	memcpy(st->request, request, sizeof st->request);
+	st->account = conn_caller(c)->account;
+	st->begun = x->begun;
+	st->api = x->api;
+	if (x->has_key) {
+		x->keyed.expires_s = stream_expires_s(st);
+		st->keyed = x->keyed;
+		st->has_key = true;
+	}
+	result = reserve(st, r, &q, &price, price_id, message_id, &position);
+	if (result != LEDGER_OK) {
+		stream_drop(st);
+		ask_or_refuse(w, c, x->has_key ? &x->keyed : NULL, result, &q);
+		return;
+	}
+	FAULT("send.reserved");
+	st->reserved = st->hold->amount;
+	st->sender = c;
+	conn_later(c, &ops, st);
+	durable_wait(w->durable, position, reserved_cb, st);
+}

@@ -1,0 +1,30 @@
+#ifndef DAEMON_BEGIN_H
+#define DAEMON_BEGIN_H
+
+/*
+ * From a request that was read and found good to a stream whose reserve is durable: the one road
+ * of /chat/send and /v1.  Worker.
+ */
+#include "daemon/chat_request.h"
+#include "daemon/conn.h"
+#include "daemon/dialect.h"
+#include "daemon/stream.h"
+
+struct begin {
+	struct chat_request request;
+	struct journal_keyed keyed; /* of the Idempotency-Key, if has_key */
+	bool has_key;
+	const struct api *api;      /* whose dialect the client speaks; NULL: of /chat */
+	/* The stream is WAITING, and its sender hears what is available now. */
+	void (*begun)(struct stream *, struct conn *, int64_t available);
+};
+
+/*
+ * Reserve for the connection's caller.  Either begun is called, from a later event, or the
+ * connection was answered: 402, 503, or what the provider's dialect cannot carry.
+ */
+void begin(struct conn *, const struct http_request *, struct begin *);
+/* Answer with what is wrong with a request. */
+void begin_refuse(struct conn *, const struct chat_fault *);
+
+#endif
