@@ -14,6 +14,7 @@
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "daemon/redact.h"
+#include "daemon/relay.h"
 #include "daemon/stream.h"
 #include "shm/clock.h"
 
@@ -38,6 +39,9 @@ deadline(const struct stream *st)
 	const struct config *cfg = st->w->config;
 	uint32_t s = cfg->timeouts.first_token;
 
+	/* One piece comes when all of it was made. */
+	if (st->relay != NULL && st->relay->whole)
+		return st->call_us + (uint64_t)cfg->timeouts.request * 1000000;
 	return st->call_us +
 	       (uint64_t)(s < cfg->timeouts.stream ? s : cfg->timeouts.stream) * 1000000;
 }
@@ -68,6 +72,8 @@ forget_answer(struct stream *st)
 	decoder_free(&st->decoder);
 	st->decoder = (struct decoder){0};
 	buf_free(&st->raw_error);
+	if (st->relay != NULL)
+		relay_forget(st->relay);
 	st->usage = (struct usage){0};
 	st->usage_odd = st->usage_final = st->done_seen = st->event_stream = false;
 	st->finish = OUTCOME_NONE;
@@ -324,6 +330,11 @@ attempt_tick(struct stream *st, uint64_t now_us)
 	    .status = st->status,
 	    .text = "the provider sent no token in time",
 	};
+
+	if (st->relay != NULL && st->relay->whole) {
+		f.kind = UPSTREAM_REQUEST_TIMEOUT;
+		f.text = "the provider did not answer in time";
+	}
 
 	if (st->call != NULL && now_us > st->attempt.due_us)
 		attempt_failed(st, &f);

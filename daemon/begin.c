@@ -8,8 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/api.h"
 #include "daemon/metrics.h"
 #include "daemon/quote.h"
+#include "daemon/relay.h"
 #include "daemon/repeat.h"
 #include "daemon/stream.h"
 #include "daemon/worker.h"
@@ -103,7 +105,9 @@ payload(struct buf *b, const struct stream *st, const struct chat_request *r,
 	buf_str(b, model);
 	if (st->has_key)
 		buf_add(b, &st->keyed, sizeof st->keyed);
-	buf_add(b, said.p, said.len);
+	/* On /v1 the client keeps its own history. */
+	if (!r->v1)
+		buf_add(b, said.p, said.len);
 }
 
 static void
@@ -219,6 +223,7 @@ make_stream(struct conn *c, struct chat_request *r, const struct http_request *h
 	st->model = r->model;
 	st->include_usage = r->include_usage;
 	st->max_completion_tokens = r->max_completion_tokens;
+	st->choices = r->choices;
 	st->prompt_tokens = r->prompt_tokens;
 	st->prompt_bytes = r->prompt_bytes;
 	st->max_tokens = r->max_tokens;
@@ -303,6 +308,23 @@ open_for_requests(struct worker *w, struct conn *c)
 	return true;
 }
 
+/* Requests for providers of another dialect than the client's are not made; false: all are. */
+static bool
+only_its_own(const struct config *cfg, const struct chat_request *r, const struct api *api,
+    struct buf request[static DIALECTS], struct chat_fault *f)
+{
+	unsigned own = dialect_index(api->dialect);
+
+	for (unsigned k = 0; k < DIALECTS; k++)
+		if (k != own)
+			buf_free(&request[k]);
+	if (request[own].len > 0)
+		return true;
+	(void)chat_request_refuse(f, "model", "the model '%s' is not to be had in this dialect",
+	    cfg->model[r->model].name);
+	return false;
+}
+
 void
 begin(struct conn *c, const struct http_request *h, struct begin *x)
 {
@@ -320,7 +342,8 @@ begin(struct conn *c, const struct http_request *h, struct begin *x)
 
 	if (!open_for_requests(w, c))
 		return;
-	if (dialect_write_all(w->config, r, request, &f) != 0) {
+	if (dialect_write_all(w->config, r, request, &f) != 0 ||
+	    (x->api != NULL && !only_its_own(w->config, r, x->api, request, &f))) {
 		begin_refuse(c, &f);
 		return;
 	}
@@ -337,6 +360,12 @@ begin(struct conn *c, const struct http_request *h, struct begin *x)
 	st->account = conn_caller(c)->account;
 	st->begun = x->begun;
 	st->api = x->api;
+	if (x->api != NULL && (st->relay = relay_new(r->whole)) == NULL) {
+		stream_drop_requests(st);
+		stream_drop(st);
+		refuse_overloaded(c, RESERVE_MEMORY, "out of memory");
+		return;
+	}
 	if (x->has_key) {
 		x->keyed.expires_s = stream_expires_s(st);
 		st->keyed = x->keyed;

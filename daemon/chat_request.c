@@ -1,9 +1,10 @@
 /*
- * What a client may say to /chat/preview and /chat/send.  Pure.
+ * What a client may say to /chat/preview, /chat/send and /v1/chat/completions.  Pure.
  *
  * Our own fields are model, message or messages, session_id, and the token limit; everything
  * else is a sampling field of OpenAI's and goes to the provider as it came.  What would change
- * how the answer is metered (n, stream options) is ours to set.
+ * how the answer is metered (n, stream options) is ours to set.  On /v1 there are neither message
+ * nor session_id, and n may be more than one.
  */
 #include "daemon/chat_request.h"
 
@@ -27,6 +28,17 @@ enum field {
 	F_STREAM_OPTIONS,
 	FIELDS
 };
+
+/* OpenAI's bound for n. */
+#define CHOICES_MAX 128
+/*
+ * Content that is no text is prompt, too, and how much of it is the provider's secret.  A picture:
+ * what OpenAI says of a large one in full detail, and the most that any model of theirs makes of
+ * one.  Anything else is inside the request (a token is a byte at least), or is only named there.
+ */
+#define IMAGE_TOKENS 1105
+#define IMAGE_TOKENS_MAX 50000
+#define NAMED_TOKENS_MAX 200000
 
 /* Also the list of what is not passed on as it came. */
 static const char *const field_name[FIELDS] = {
@@ -78,6 +90,27 @@ invalid(struct chat_fault *f, const char *param, const char *what)
 	return fault(f, 400, "invalid_request", param, "'%s' %s", param, what);
 }
 
+/* A part of a content that is no text: by its kind, and what it may cost at most. */
+static int
+count_part(struct chat_request *r, struct json_value part, struct json_value type,
+    struct chat_fault *f)
+{
+	if (!r->v1)
+		return invalid(f, "messages", "has a content part that is not text");
+	if (type.type != JSON_STRING)
+		return invalid(f, "messages", "has a content part without a type");
+	if (json_is(type, "image_url")) {
+		r->prompt_tokens += IMAGE_TOKENS;
+		r->prompt_bytes += IMAGE_TOKENS_MAX;
+	} else {
+		/* Speech is some 10 tokens a second, a file's page some hundreds: all far less
+		 * than a token for sixteen bytes of it. */
+		r->prompt_tokens += (uint32_t)(part.len / 16);
+		r->prompt_bytes += NAMED_TOKENS_MAX;
+	}
+	return 0;
+}
+
 /* A message's content: a string, an array of parts, or null (an assistant's tool call). */
 static int
 count_content(const struct chat_counter *c, struct chat_request *r, struct json_value content,
@@ -93,11 +126,15 @@ count_content(const struct chat_counter *c, struct chat_request *r, struct json_
 	if (content.type != JSON_ARRAY)
 		return invalid(f, "messages", "has a content that is neither text nor parts");
 	while (json_each(content, &it, NULL, &part)) {
-		if (!json_get(part, "type", &type) || !json_is(type, "text") ||
-		    !json_get(part, "text", &text) || text.type != JSON_STRING)
-			return invalid(f, "messages", "has a content part that is not text");
-		if (chat_tokens_text(c, text, &r->prompt_tokens) != 0)
+		if (part.type != JSON_OBJECT || !json_get(part, "type", &type))
+			type = (struct json_value){0};
+		if (!json_is(type, "text") || !json_get(part, "text", &text) ||
+		    text.type != JSON_STRING) {
+			if (count_part(r, part, type, f) != 0)
+				return -1;
+		} else if (chat_tokens_text(c, text, &r->prompt_tokens) != 0) {
 			return -1;
+		}
 	}
 	return 0;
 }
@@ -225,6 +262,35 @@ parse_limit(const struct config *cfg, const struct json_value v[], struct chat_r
 		if (r->max_tokens > m->context - r->prompt_tokens)
 			r->max_tokens = m->context - r->prompt_tokens;
 	}
+	r->max_tokens = r->max_tokens <= UINT32_MAX / r->choices ? r->max_tokens * r->choices
+								  : UINT32_MAX;
+	return 0;
+}
+
+/* How many answers, and how they are to come. */
+static int
+parse_manner(const struct json_value v[], struct chat_request *r, struct chat_fault *f)
+{
+	struct json_value usage;
+	int64_t n = 1;
+
+	if (v[F_N].type != JSON_NONE && v[F_N].type != JSON_NULL &&
+	    (!json_int(v[F_N], &n) || n < 1 || n > CHOICES_MAX || (n > 1 && !r->v1)))
+		return invalid(f, "n", r->v1 ? "must be from 1 to 128" : "must be 1 here");
+	r->choices = (uint32_t)n;
+	if (v[F_STREAM_OPTIONS].type == JSON_OBJECT &&
+	    json_get(v[F_STREAM_OPTIONS], "include_usage", &usage))
+		r->include_usage = usage.type == JSON_TRUE;
+	if (!r->v1)
+		return 0;
+	if (v[F_STREAM].type != JSON_NONE && v[F_STREAM].type != JSON_NULL &&
+	    v[F_STREAM].type != JSON_TRUE && v[F_STREAM].type != JSON_FALSE)
+		return invalid(f, "stream", "must be true or false");
+	r->whole = v[F_STREAM].type != JSON_TRUE;
+	if (v[F_STREAM_OPTIONS].type != JSON_NONE && v[F_STREAM_OPTIONS].type != JSON_NULL &&
+	    (v[F_STREAM_OPTIONS].type != JSON_OBJECT || r->whole))
+		return invalid(f, "stream_options",
+		    r->whole ? "is only for streams" : "must be an object");
 	return 0;
 }
 
@@ -234,16 +300,18 @@ parse_prompt(const struct config *cfg, const struct json_value v[], struct chat_
 {
 	struct chat_counter c = chat_counter(&cfg->model[r->model]);
 
+	if (r->v1 && v[F_MESSAGES].type == JSON_NONE)
+		return invalid(f, "messages", "is missing");
 	f->status = 0;
 	r->prompt_tokens = CHAT_TOKENS_REQUEST;
 	/* Any field that is passed on may be prompt to the provider: if the bound were less than
 	 * all of them, what is sent in one that we don't count would not be charged. */
 	r->prompt_bytes = r->root.len + 64;
-	if ((v[F_MESSAGE].type == JSON_NONE) == (v[F_MESSAGES].type == JSON_NONE))
+	if (!r->v1 && (v[F_MESSAGE].type == JSON_NONE) == (v[F_MESSAGES].type == JSON_NONE))
 		return invalid(f, v[F_MESSAGE].type == JSON_NONE ? "message" : "messages",
 		    v[F_MESSAGE].type == JSON_NONE ? "is missing"
 						   : "and 'message' can't both be given");
-	if (v[F_MESSAGE].type != JSON_NONE) {
+	if (!r->v1 && v[F_MESSAGE].type != JSON_NONE) {
 		if (v[F_MESSAGE].type != JSON_STRING || v[F_MESSAGE].len <= 2)
 			return invalid(f, "message", "must be a text that is not empty");
 		r->message = v[F_MESSAGE];
@@ -261,16 +329,13 @@ parse_prompt(const struct config *cfg, const struct json_value v[], struct chat_
 	return count_extras(&c, r);
 }
 
-int
-chat_request_parse(const struct config *cfg, struct span body, struct chat_request *r,
-    struct chat_fault *f)
+static int
+parse(const struct config *cfg, struct span body, struct chat_request *r, struct chat_fault *f)
 {
-	struct json_value v[FIELDS], usage;
+	struct json_value v[FIELDS];
 	enum json_error e;
 	size_t at;
-	int64_t n;
 
-	memset(r, 0, sizeof *r);
 	e = json_check(body.p, body.len, &r->root, &at);
 	if (e != JSON_OK)
 		return fault(f, 400, "invalid_json", NULL, "the body is not JSON: %s at byte %zu",
@@ -280,18 +345,14 @@ chat_request_parse(const struct config *cfg, struct span body, struct chat_reque
 	json_get_many(r->root, field_name, v, FIELDS);
 	if (parse_model(cfg, v[F_MODEL], r, f) != 0)
 		return -1;
-	if (v[F_SESSION].type != JSON_NONE && v[F_SESSION].type != JSON_NULL) {
+	if (!r->v1 && v[F_SESSION].type != JSON_NONE && v[F_SESSION].type != JSON_NULL) {
 		if (v[F_SESSION].type != JSON_STRING || v[F_SESSION].len != ID_LEN + 2 ||
 		    !id_parse(v[F_SESSION].p + 1, ID_LEN, r->session_id))
 			return invalid(f, "session_id", "is not one that was given out here");
 		r->has_session = true;
 	}
-	if (v[F_N].type != JSON_NONE && v[F_N].type != JSON_NULL &&
-	    (!json_int(v[F_N], &n) || n != 1))
-		return invalid(f, "n", "must be 1 here");
-	if (v[F_STREAM_OPTIONS].type == JSON_OBJECT &&
-	    json_get(v[F_STREAM_OPTIONS], "include_usage", &usage))
-		r->include_usage = usage.type == JSON_TRUE;
+	if (parse_manner(v, r, f) != 0)
+		return -1;
 	if (parse_prompt(cfg, v, r, f) != 0) {
 		if (f->status == 0)
 			return fault(f, 503, "overloaded", NULL, "out of memory");
@@ -300,12 +361,28 @@ chat_request_parse(const struct config *cfg, struct span body, struct chat_reque
 	return parse_limit(cfg, v, r, f);
 }
 
+int
+chat_request_parse(const struct config *cfg, struct span body, struct chat_request *r,
+    struct chat_fault *f)
+{
+	*r = (struct chat_request){0};
+	return parse(cfg, body, r, f);
+}
+
+int
+chat_request_parse_v1(const struct config *cfg, struct span body, struct chat_request *r,
+    struct chat_fault *f)
+{
+	*r = (struct chat_request){.v1 = true};
+	return parse(cfg, body, r, f);
+}
+
 bool
-chat_request_is_ours(struct json_value key)
+chat_request_is_ours(const struct chat_request *r, struct json_value key)
 {
 	for (int i = 0; i < FIELDS; i++)
 		if (json_is(key, field_name[i]))
-			return true;
+			return !r->v1 || (i != F_MESSAGE && i != F_SESSION && i != F_N);
 	return false;
 }
 

@@ -2,8 +2,9 @@
 #define DAEMON_CHAT_REQUEST_H
 
 /*
- * The body of /chat/preview and /chat/send: what is asked of which model, checked field by
- * field.  What the provider gets for it is its dialect's to write (daemon/dialect.h).  Pure.
+ * The body of /chat/preview and /chat/send, or of /v1/chat/completions: what is asked of which
+ * model, checked field by field.  What the provider gets for it is its dialect's to write
+ * (daemon/dialect.h).  Pure.
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -17,7 +18,10 @@ struct chat_request {
 	struct json_value messages; /* an array, or JSON_NONE */
 	struct json_value message;  /* a string, if there are no messages */
 	struct json_value root;
-	uint32_t max_tokens;     /* what the client asked for, or the model's maximum */
+	uint32_t max_tokens;     /* what the client asked for, or the model's maximum; of all choices */
+	uint32_t choices;        /* OpenAI's n */
+	bool v1;                 /* OpenAI's own contract: what we don't know is not ours */
+	bool whole;              /* the answer is wanted in one body */
 	bool max_completion_tokens; /* it used that name */
 	bool include_usage;
 	bool has_session;
@@ -37,8 +41,12 @@ struct chat_fault {
 int chat_request_parse(const struct config *, struct span body, struct chat_request *,
     struct chat_fault *) __attribute__((warn_unused_result));
 
+/* The same of OpenAI's own contract: any content, several choices, an answer in one body. */
+int chat_request_parse_v1(const struct config *, struct span body, struct chat_request *,
+    struct chat_fault *) __attribute__((warn_unused_result));
+
 /* Is this member of the body for us, and not the provider's as it came? */
-bool chat_request_is_ours(struct json_value key);
+bool chat_request_is_ours(const struct chat_request *, struct json_value key);
 /* Fill in a 400 that names a field; -1. */
 int chat_request_refuse(struct chat_fault *, const char *param, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));

@@ -13,6 +13,7 @@
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "daemon/openai.h"
+#include "daemon/relay.h"
 #include "daemon/settle.h"
 #include "daemon/stream.h"
 #include "daemon/watch.h"
@@ -105,12 +106,10 @@ take(struct stream *st, bool shown, const char *text, size_t len)
 	return false;
 }
 
-/* Text that waits for its slice goes first; what comes meanwhile queues behind it. */
-static void
-arrived(struct stream *st, bool shown, struct span text)
+/* Text has come.  False: too much of it, the stream is closed. */
+static bool
+note_text(struct stream *st, size_t before, size_t more)
 {
-	if (text.len == 0 || st->stop_wanted)
-		return;
 	if (st->first_us == 0) {
 		st->first_us = monotonic_us();
 		st->saw_first = true;
@@ -119,15 +118,45 @@ arrived(struct stream *st, bool shown, struct span text)
 	}
 	st->progress_us = st->w->event_us;
 	/* No tokenizer has a token of more bytes: the provider does not keep to its limit. */
-	if (st->text.len / TOKEN_BYTES_MAX > st->max_tokens) {
+	if (before / TOKEN_BYTES_MAX > st->max_tokens) {
 		stream_close(st, OUTCOME_LENGTH, NULL, NULL);
-		return;
+		return false;
 	}
-	if (st->text.len + st->pending.len + text.len > STREAM_TEXT_MAX) {
+	if (before + more > STREAM_TEXT_MAX) {
 		defect(st, DEFECT_OVERSIZE);
 		stream_close(st, OUTCOME_UPSTREAM, "upstream_error", "the answer is too long");
+		return false;
+	}
+	return true;
+}
+
+/* Events for an api's client have come: meter them, unless one waits already. */
+static void
+relayed(struct stream *st)
+{
+	struct relay *r = st->relay;
+
+	if (relay_failed(r)) {
+		stream_close(st, OUTCOME_UPSTREAM, "overloaded", "out of memory");
 		return;
 	}
+	if (r->text.len > r->text_at && !note_text(st, r->said - (r->text.len - r->text_at),
+					      r->text.len - r->text_at))
+		return;
+	if (!r->stuck)
+		(void)relay_run(st);
+	if (relay_failed(r))
+		stream_close(st, OUTCOME_UPSTREAM, "overloaded", "out of memory");
+	stream_touch(st);
+}
+
+/* Text that waits for its slice goes first; what comes meanwhile queues behind it. */
+static void
+arrived(struct stream *st, bool shown, struct span text)
+{
+	if (text.len == 0 || st->stop_wanted ||
+	    !note_text(st, st->text.len, st->pending.len + text.len))
+		return;
 	if (st->pending.len + st->pending_hidden.len > 0)
 		buf_add(shown ? &st->pending : &st->pending_hidden, text.p, text.len);
 	else
@@ -142,17 +171,11 @@ decode_retry(void *arg)
 	decode_resume(arg, false);
 }
 
-void
-decode_resume(void *arg, bool slice_began)
+static void
+resume_text(struct stream *st)
 {
-	struct stream *st = arg;
 	struct buf hidden = st->pending_hidden, shown = st->pending;
 
-	if (st->stop_wanted)
-		return;
-	/* Ahead of the text that waited for it: only who has all that came before is told. */
-	if (slice_began)
-		watch_slice(st);
 	st->pending_hidden = st->pending = (struct buf){0};
 	if (hidden.len > 0 && !take(st, false, hidden.data, hidden.len)) {
 		if (!st->stop_wanted)
@@ -163,8 +186,24 @@ decode_resume(void *arg, bool slice_began)
 	buf_free(&hidden);
 	buf_free(&shown);
 	check_memory(st);
+}
+
+void
+decode_resume(void *arg, bool slice_began)
+{
+	struct stream *st = arg;
+
+	if (st->stop_wanted)
+		return;
+	/* Ahead of the text that waited for it: only who has all that came before is told. */
+	if (slice_began)
+		watch_slice(st);
+	if (st->relay != NULL)
+		(void)relay_run(st);
+	else
+		resume_text(st);
 	/* What ended the provider's side while text waited can be acted on now. */
-	if (!st->stop_wanted && st->pending.len + st->pending_hidden.len == 0 && st->ended_early)
+	if (!st->stop_wanted && !stream_waits(st) && st->ended_early)
 		decode_end(st, st->end_result, "");
 	stream_touch(st);
 	streams_flush(st->w->streams);
@@ -197,6 +236,11 @@ burst_end(struct stream *st)
 {
 	struct buf *b = &st->w->burst;
 
+	if (st->relay != NULL) {
+		if (!st->stop_wanted && (relay_waits(st->relay) || relay_failed(st->relay)))
+			relayed(st);
+		return;
+	}
 	if (b->failed) {
 		buf_free(b);
 		stream_close(st, OUTCOME_UPSTREAM, "overloaded", "out of memory");
@@ -207,13 +251,19 @@ burst_end(struct stream *st)
 }
 
 static bool
-on_text(void *arg, struct span text)
+on_text(void *arg, struct span text, const struct decoder_event *ev)
 {
 	struct stream *st = arg;
 
 	if (st->stop_wanted)
 		return false;
 	st->chunks++;
+	if (st->relay != NULL) {
+		relay_text(st, text, ev);
+		if (st->relay->text.len - st->relay->text_at > BURST_MAX)
+			burst_end(st);
+		return !st->stop_wanted;
+	}
 	buf_span(&st->w->burst, text);
 	if (st->w->burst.len > BURST_MAX)
 		burst_end(st);
@@ -232,7 +282,7 @@ on_invalid(struct stream *st, const struct delta *d)
 }
 
 static bool
-on_delta(void *arg, const struct delta *d)
+on_delta(void *arg, const struct delta *d, const struct decoder_event *ev)
 {
 	struct stream *st = arg;
 
@@ -254,6 +304,11 @@ on_delta(void *arg, const struct delta *d)
 	if (d->finish != OUTCOME_NONE)
 		st->finish = d->finish;
 	note_usage(st, d);
+	if (st->relay != NULL) {
+		relay_delta(st, d, ev);
+		burst_end(st);
+		return !st->stop_wanted;
+	}
 	arrived(st, false, d->reasoning);
 	arrived(st, false, d->tool_arguments);
 	arrived(st, false, d->other);
@@ -283,6 +338,14 @@ note_dialect(struct stream *st)
 	    found->name, NULL);
 }
 
+/* Was the provider asked for its answer in one piece? */
+static bool
+in_one_piece(const struct stream *st)
+{
+	return st->relay != NULL && st->relay->whole &&
+	    dialect_of(provider(st)->dialect) == dialect_of(st->api->dialect);
+}
+
 void
 decode_head(void *arg, int status, const char *media_type, int64_t retry_after)
 {
@@ -292,7 +355,8 @@ decode_head(void *arg, int status, const char *media_type, int64_t retry_after)
 
 	st->status = status;
 	st->retry_after = retry_after;
-	st->event_stream = status == 200 && decoder_accepts(dialect, media_type);
+	st->event_stream = status == 200 && !in_one_piece(st) &&
+	    decoder_accepts(dialect, media_type);
 	decoder_free(&st->decoder);
 	decoder_init(&st->decoder, dialect, media_type, LINE_BYTES_MAX, &st->w->decoded);
 }
@@ -326,6 +390,18 @@ decoded(struct stream *st, enum decoder_result result)
 	}
 }
 
+/* A part of an answer that comes in one piece. */
+static void
+take_piece(struct stream *st, const char *bytes, size_t len)
+{
+	if (len > RELAY_BODY_MAX - st->relay->body.len) {
+		defect(st, DEFECT_OVERSIZE);
+		failed(st, UPSTREAM_PROTOCOL, (struct span){0}, "the provider's answer is too long");
+		return;
+	}
+	buf_add(&st->relay->body, bytes, len);
+}
+
 void
 decode_data(void *arg, const char *bytes, size_t len)
 {
@@ -334,6 +410,10 @@ decode_data(void *arg, const char *bytes, size_t len)
 
 	st->bytes += len;
 	st->w->event_us = coarse_us();
+	if (st->status == 200 && in_one_piece(st)) {
+		take_piece(st, bytes, len);
+		return;
+	}
 	if (!st->event_stream) {
 		keep_body(st, bytes, len);
 		return;
@@ -447,6 +527,41 @@ end_complete(struct stream *st)
 	stream_close(st, outcome, NULL, NULL);
 }
 
+/* An answer in one piece is here: read and meter it.  False: it was none. */
+static bool
+end_piece(struct stream *st)
+{
+	struct relay *r = st->relay;
+	struct delta d;
+
+	if (relay_failed(r)) {
+		stream_close(st, OUTCOME_UPSTREAM, "overloaded", "out of memory");
+		return false;
+	}
+	st->api->decode_whole((struct span){r->body.data, r->body.len}, &st->w->decoded, &d);
+	if (d.kind == DELTA_ERROR) {
+		failed(st, UPSTREAM_REPORTED, d.message, "the provider reported an error");
+		return false;
+	}
+	if (d.kind == DELTA_INVALID || d.kind == DELTA_EMPTY) {
+		if (d.kind == DELTA_INVALID)
+			(void)on_invalid(st, &d);
+		if (!st->stop_wanted)
+			failed(st, UPSTREAM_PROTOCOL, (struct span){0},
+			    "the provider sent no answer");
+		return false;
+	}
+	if (d.utf8_repaired)
+		defect(st, DEFECT_UTF8);
+	st->chunks++;
+	st->done_seen = st->event_stream = true;
+	st->finish = d.finish != OUTCOME_NONE ? d.finish : OUTCOME_STOP;
+	note_usage(st, &d);
+	relay_delta(st, &d, NULL);
+	burst_end(st);
+	return !st->stop_wanted;
+}
+
 /* What its last bytes hold; false if that was the end of the stream, or of this attempt. */
 static bool
 end_decoder(struct stream *st)
@@ -467,11 +582,14 @@ decode_end(void *arg, enum call_result result, const char *why)
 		return;
 	if (result == CALL_COMPLETE && st->event_stream && !st->done_seen && !end_decoder(st))
 		goto out;
+	if (result == CALL_COMPLETE && st->status == 200 && in_one_piece(st) && !st->done_seen &&
+	    !end_piece(st))
+		goto out;
 	/* Its end mark is the provider's word that all was said: what HTTP makes of the rest (a
 	 * length that was too large, a last chunk that is missing) changes nothing of that. */
 	if (st->done_seen)
 		result = CALL_COMPLETE;
-	if (st->pending.len + st->pending_hidden.len > 0) {
+	if (stream_waits(st)) {
 		/* It has said all, but a part of it still waits for its slice. */
 		st->ended_early = true;
 		st->end_result = result;

@@ -10,6 +10,8 @@
 
 #include "daemon/utf8.h"
 
+static const struct decoder_event nothing = {{"", 0}, {"", 0}};
+
 /* One call of decoder_feed or decoder_end. */
 struct feed {
 	struct decoder *d;
@@ -126,13 +128,14 @@ join_halves(struct feed *f, struct delta *delta)
 		text.len = sizeof pair;
 		delta->text = (struct span){delta->text.p + fffd, delta->text.len - fffd};
 	}
-	return f->ops->text(f->arg, text);
+	return f->ops->text(f->arg, text, &nothing);
 }
 
 static bool
-take_event(struct feed *f, struct span data)
+take_event(struct feed *f, const struct decoder_event *ev)
 {
 	struct decoder *d = f->d;
+	struct span data = ev->data;
 	struct delta delta;
 
 	if (d->dialect == NULL)
@@ -146,7 +149,7 @@ take_event(struct feed *f, struct span data)
 	if ((d->high | delta.high) != 0 && !join_halves(f, &delta))
 		return false;
 	/* After its end mark a stream has nothing more to say. */
-	return f->ops->delta(f->arg, &delta) && !d->marked;
+	return f->ops->delta(f->arg, &delta, ev) && !d->marked;
 }
 
 static bool
@@ -154,18 +157,19 @@ sse_cb(void *arg, const struct sse_event *ev)
 {
 	struct feed *f = arg;
 	struct decoder *d = f->d;
+	const struct decoder_event raw = {ev->event, ev->data};
 	struct span text;
 
 	if (d->high == 0 &&
 	    openai_template_match(&d->template, ev->data.p, ev->data.len, d->scratch, &text))
-		return f->ops->text(f->arg, text);
-	return take_event(f, ev->data);
+		return f->ops->text(f->arg, text, &raw);
+	return take_event(f, &raw);
 }
 
 static bool
 ndjson_cb(void *arg, struct span line)
 {
-	return take_event(arg, line);
+	return take_event(arg, &(struct decoder_event){SPAN(""), line});
 }
 
 /* Both framings name their results alike. */
@@ -214,7 +218,7 @@ decoder_end(struct decoder *d, const struct decoder_ops *ops, void *arg)
 		d->result = DECODER_OVER;
 	if (d->result == DECODER_OK && d->high != 0) {
 		d->high = 0;
-		if (!ops->text(arg, SPAN(UTF8_REPLACEMENT)))
+		if (!ops->text(arg, SPAN(UTF8_REPLACEMENT), &nothing))
 			d->result = DECODER_STOPPED;
 	}
 	return d->result;

@@ -14,11 +14,17 @@
 #include "daemon/openai_template.h"
 #include "daemon/sse.h"
 
+/* An event as it came, for who passes it on. */
+struct decoder_event {
+	struct span type; /* of a server-sent event; "" if it has none */
+	struct span data; /* "" for text that was found to be whole only by a later event */
+};
+
 struct decoder_ops {
 	/* An event that is nothing but text; false: stop. */
-	bool (*text)(void *arg, struct span);
+	bool (*text)(void *arg, struct span, const struct decoder_event *);
 	/* Any other, DELTA_EMPTY ones included; false: stop. */
-	bool (*delta)(void *arg, const struct delta *);
+	bool (*delta)(void *arg, const struct delta *, const struct decoder_event *);
 };
 
 enum decoder_result {

@@ -142,6 +142,55 @@ usage_members(struct buf *b, const struct emit_end *e)
 	member_u64(b, ",\"total_tokens\":", (uint64_t)e->prompt_tokens + e->completion_tokens);
 }
 
+void
+emit_tolld(struct buf *b, const struct emit_end *e)
+{
+	const char *reason = emit_finish_reason(e->outcome);
+
+	member_text(b, ",\"tolld\":{\"finish\":", reason != NULL ? reason : "error");
+	member_money(b, ",\"cost\":", e->cost);
+	LIT(b, "}");
+}
+
+/* Who knows OpenAI's own reasons only takes an answer that was ended early for one cut at a limit. */
+static const char *
+openai_reason(uint8_t outcome)
+{
+	return outcome == OUTCOME_CREDIT || outcome == OUTCOME_CANCELLED
+	    ? "length"
+	    : emit_finish_reason(outcome);
+}
+
+void
+emit_usage(struct buf *b, const struct emit_stream *s, const struct emit_end *e)
+{
+	chunk_head(b, s);
+	LIT(b, ",\"choices\":[],\"usage\":");
+	usage_members(b, e);
+	member_u64(b, ",\"prompt_tokens_details\":{\"cached_tokens\":", e->cached_tokens);
+	LIT(b, "}}");
+	emit_tolld(b, e);
+	LIT(b, "}\n\n");
+}
+
+void
+emit_finish(struct buf *b, const struct emit_stream *s, const struct emit_end *e)
+{
+	chunk_head(b, s);
+	LIT(b, ",\"choices\":[");
+	for (uint32_t i = 0; i == 0 || i < s->choices; i++) {
+		member_u64(b, i > 0 ? ",{\"index\":" : "{\"index\":", i);
+		member_text(b, ",\"delta\":{},\"finish_reason\":", openai_reason(e->outcome));
+		LIT(b, "}");
+	}
+	LIT(b, "]");
+	if (!s->include_usage)
+		emit_tolld(b, e);
+	chunk_tail(b, s);
+	if (s->include_usage)
+		emit_usage(b, s, e);
+}
+
 static void
 usage_chunk(struct buf *b, const struct emit_stream *s, const struct emit_end *e)
 {

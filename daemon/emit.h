@@ -24,6 +24,7 @@ struct emit_stream {
 	int64_t reserved;
 	int64_t created; /* seconds since the epoch */
 	bool include_usage;
+	uint32_t choices; /* how many answers at once; 0 is 1 */
 	const char *provider; /* who answers; NULL: not known yet */
 	/* What emit_template() wrote for this stream; optional, makes the openai dialect faster. */
 	struct span openai_head;
@@ -61,6 +62,11 @@ void emit_meter(struct buf *, enum emit_format, uint64_t offset, uint32_t comple
  * failure (emit_finish_reason() is NULL) goes to emit_error. */
 void emit_done(struct buf *, enum emit_format, const struct emit_stream *, const struct emit_end *,
     uint64_t offset);
+/* For /v1: the finish chunk of an answer that we ended, and what is told of the usage. */
+void emit_finish(struct buf *, const struct emit_stream *, const struct emit_end *);
+void emit_usage(struct buf *, const struct emit_stream *, const struct emit_end *);
+/* A member of our own for the last chunk: ,"tolld":{"finish","cost"}. */
+void emit_tolld(struct buf *, const struct emit_end *);
 /* The bad end: an error event, never [DONE].  In the text format nothing can be said: the caller
  * aborts the connection. */
 void emit_error(struct buf *, enum emit_format, const struct emit_stream *,

@@ -52,6 +52,14 @@ meter_init(struct meter *m, struct ledger *ledger, struct durable *durable, stru
 }
 
 void
+meter_limit(struct meter *m, uint32_t tokens)
+{
+	if (tokens < m->max_tokens)
+		m->max_tokens = tokens;
+	m->paid = billable(m, m->paid);
+}
+
+void
 meter_fini(struct meter *m)
 {
 	token_stream_fini(&m->shown);

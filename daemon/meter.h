@@ -52,6 +52,8 @@ void meter_init(struct meter *, struct ledger *, struct durable *, struct hold *
 enum meter_result meter_take(struct meter *, bool shown, const char *text, size_t len,
     struct span saved, size_t *taken, bool *saved_now) __attribute__((warn_unused_result));
 
+/* The provider was told to end after so many tokens: a count of ours beyond them is its error. */
+void meter_limit(struct meter *, uint32_t tokens);
 void meter_fini(struct meter *);
 
 /* Tokens produced so far, as they are charged; what it costs. */

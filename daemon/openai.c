@@ -113,6 +113,7 @@ finish_of(struct delta_reader *c, struct json_value v)
 	return OUTCOME_STOP;
 }
 
+/* The reader's state is NULL but for whole bodies: some streams repeat all so far as a message. */
 static void
 read_choice(struct delta_reader *c)
 {
@@ -127,7 +128,7 @@ read_choice(struct delta_reader *c)
 	low = c->d->low;
 	high = c->d->high;
 	for ((void)delta_enter(c, JSON_OBJECT, &l); json_next(&c->r, &l, &key);) {
-		if (IS(key, "delta")) {
+		if (c->state == NULL ? IS(key, "delta") : IS(key, "message")) {
 			read_delta(c);
 		} else if (IS(key, "finish_reason")) {
 			if (json_read(&c->r, &v))
@@ -284,6 +285,14 @@ openai_decode(const char *data, size_t len, struct buf *scratch, struct delta *d
 	}
 	delta_read((struct span){"", 0}, read_event, NULL, scratch, d);
 	d->kind = DELTA_DONE;
+}
+
+void
+openai_decode_whole(struct span body, struct buf *scratch, struct delta *d)
+{
+	static char whole;
+
+	delta_read(delta_trim(body), read_event, &whole, scratch, d);
 }
 
 struct span

@@ -15,6 +15,9 @@
  */
 void openai_decode(const char *data, size_t len, struct buf *scratch, struct delta *);
 
+/* The same of an answer in one body: chat.completion. */
+void openai_decode_whole(struct span body, struct buf *scratch, struct delta *);
+
 /* The message inside a JSON error body of any dialect, decoded into scratch; "" if it is none. */
 struct span openai_error_message(const char *body, size_t len, struct buf *scratch);
 

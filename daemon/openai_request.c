@@ -5,6 +5,30 @@
 
 #include "daemon/openai.h"
 
+/* Streams are to end with their usage, whatever else the client wants of them. */
+static void
+write_manner(const struct chat_request *r, struct buf *b)
+{
+	const char *it = NULL;
+	struct json_value options, key, value;
+
+	if (r->whole) {
+		buf_str(b, ",\"stream\":false,");
+		return;
+	}
+	buf_str(b, ",\"stream\":true,\"stream_options\":{\"include_usage\":true");
+	if (r->v1 && json_get(r->root, "stream_options", &options) && options.type == JSON_OBJECT)
+		while (json_each(options, &it, &key, &value)) {
+			if (json_is(key, "include_usage"))
+				continue;
+			buf_str(b, ",");
+			buf_add(b, key.p, key.len);
+			buf_str(b, ":");
+			buf_add(b, value.p, value.len);
+		}
+	buf_str(b, "},");
+}
+
 int
 openai_write(
     const struct config *cfg, const struct chat_request *r, struct buf *b, struct chat_fault *f)
@@ -25,14 +49,14 @@ openai_write(
 		buf_str(b, "}]");
 	}
 	while (json_each(r->root, &it, &key, &value)) {
-		if (chat_request_is_ours(key))
+		if (chat_request_is_ours(r, key))
 			continue;
 		buf_str(b, ",");
 		buf_add(b, key.p, key.len);
 		buf_str(b, ":");
 		buf_add(b, value.p, value.len);
 	}
-	buf_str(b, ",\"stream\":true,\"stream_options\":{\"include_usage\":true},");
+	write_manner(r, b);
 	return 0;
 }
 

@@ -181,7 +181,7 @@ plain_request_read(const struct plain_dialect *dialect, const struct chat_reques
 
 	*p = (struct plain_request){0};
 	while (json_each(r->root, &it, &key, &v)) {
-		if (chat_request_is_ours(key) || says_nothing(v))
+		if (chat_request_is_ours(r, key) || says_nothing(v))
 			continue;
 		for (i = 0; i < PLAIN_FIELDS; i++)
 			if (json_is(key, fields[i].name))

@@ -27,9 +27,9 @@ quote_make(const struct config *cfg, const struct region *region, const struct c
 	const struct config_model *m = &cfg->model[r->model];
 	uint32_t mean, likely = r->max_tokens;
 
-	q->min_tokens = 1;
-	/* Hidden tokens can't be counted in flight, so all of them are paid ahead. */
-	q->want_tokens = m->hidden_tokens || r->max_tokens < cfg->ledger.slice_tokens
+	q->min_tokens = r->choices; /* one of each answer */
+	/* What can't be counted in flight is paid ahead. */
+	q->want_tokens = m->hidden_tokens || r->whole || r->max_tokens < cfg->ledger.slice_tokens
 	    ? r->max_tokens
 	    : cfg->ledger.slice_tokens;
 	q->required = price_cost(price, r->prompt_tokens, 0, q->min_tokens);

@@ -31,6 +31,7 @@ retry_verdict(enum upstream_kind kind, int status)
 	/* Asking a silent one again would use up the time that another one could answer in. */
 	case UPSTREAM_CONNECT_TIMEOUT:
 	case UPSTREAM_FIRST_TOKEN_TIMEOUT:
+	case UPSTREAM_REQUEST_TIMEOUT:
 		return RETRY_OTHER;
 	case UPSTREAM_IDLE_TIMEOUT:
 	case UPSTREAM_STREAM_TIMEOUT:
@@ -66,6 +67,7 @@ retry_http_status(enum upstream_kind kind)
 	case UPSTREAM_FIRST_TOKEN_TIMEOUT:
 	case UPSTREAM_IDLE_TIMEOUT:
 	case UPSTREAM_STREAM_TIMEOUT:
+	case UPSTREAM_REQUEST_TIMEOUT:
 		return 504;
 	case UPSTREAM_RATE_LIMIT:
 		return 503;

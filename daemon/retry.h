@@ -16,6 +16,7 @@ enum upstream_kind {
 	UPSTREAM_FIRST_TOKEN_TIMEOUT,
 	UPSTREAM_IDLE_TIMEOUT,
 	UPSTREAM_STREAM_TIMEOUT,
+	UPSTREAM_REQUEST_TIMEOUT, /* an answer in one piece */
 	UPSTREAM_AUTH,       /* 401, 402, 403: our key, or its account */
 	UPSTREAM_RATE_LIMIT, /* 429 */
 	UPSTREAM_STATUS,     /* another status that is not 200 */
@@ -43,6 +44,7 @@ retry_kind_text(enum upstream_kind kind)
 	    [UPSTREAM_FIRST_TOKEN_TIMEOUT] = "first_token_timeout",
 	    [UPSTREAM_IDLE_TIMEOUT] = "idle_timeout",
 	    [UPSTREAM_STREAM_TIMEOUT] = "stream_timeout",
+	    [UPSTREAM_REQUEST_TIMEOUT] = "request_timeout",
 	    [UPSTREAM_AUTH] = "auth",
 	    [UPSTREAM_RATE_LIMIT] = "rate_limit",
 	    [UPSTREAM_STATUS] = "status",

@@ -34,7 +34,8 @@ believable(const struct stream *st)
 		return false;
 	if (u->prompt < 0 || u->completion < 0 || u->cached < 0 || u->cached > u->prompt)
 		return false;
-	if (u->completion > st->sent_limit || (uint64_t)u->prompt > st->prompt_bytes)
+	if (u->completion > (int64_t)st->sent_limit * st->choices ||
+	    (uint64_t)u->prompt > st->prompt_bytes)
 		return false;
 	/* With text delivered a count of zero is one that is missing. */
 	return meter_tokens(&st->meter) == 0 || (u->completion > 0 && u->prompt > 0);
@@ -89,6 +90,7 @@ work_out(struct stream *st)
 	    st->outcome == OUTCOME_UPSTREAM);
 	bool believed = said && believable(st);
 
+	st->usage_believed = believed;
 	*x = (struct settlement){.outcome = st->outcome};
 	if (said && !believed && (st->usage.present || st->usage_odd))
 		disbelieve(st);

@@ -16,6 +16,7 @@
 #include "daemon/decode.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
+#include "daemon/relay.h"
 #include "daemon/settle.h"
 #include "daemon/watch.h"
 #include "shm/clock.h"
@@ -144,6 +145,7 @@ forget(struct streams *s, struct stream *st)
 		st->next->prev = st->prev;
 	meter_fini(&st->meter);
 	attempt_fini(st);
+	relay_free(st->relay);
 	buf_free(&st->text);
 	buf_free(&st->pieces);
 	buf_free(&st->pending);
@@ -254,6 +256,13 @@ stream_touch(struct stream *st)
 	s->dirty = st;
 }
 
+bool
+stream_waits(const struct stream *st)
+{
+	return st->pending.len + st->pending_hidden.len > 0 ||
+	    (st->relay != NULL && relay_waits(st->relay));
+}
+
 /* The provider is read only while its text has somewhere to go. */
 static void
 update_flow(struct stream *st)
@@ -265,7 +274,7 @@ update_flow(struct stream *st)
 		return;
 	if (lag == SIZE_MAX)
 		lag = st->text.len - st->left_len;
-	stop = st->pending.len + st->pending_hidden.len > 0 || lag > WATCH_LAG_MAX;
+	stop = stream_waits(st) || lag > WATCH_LAG_MAX;
 	if (stop && !call_paused(st->call)) {
 		call_pause(st->call);
 	} else if (!stop && call_paused(st->call)) {
@@ -305,6 +314,7 @@ stream_describe(const struct stream *st, struct emit_stream *es)
 	    .reserved = st->reserved,
 	    .created = (int64_t)st->created_s,
 	    .include_usage = st->include_usage,
+	    .choices = st->choices,
 	    .provider = st->first_us != 0 ? attempt_provider(st) : NULL,
 	};
 }
@@ -387,6 +397,8 @@ stream_close(struct stream *st, uint8_t outcome, const char *error_code, const c
 	attempt_fini(st);
 	buf_free(&st->pending);
 	buf_free(&st->pending_hidden);
+	if (st->relay != NULL)
+		relay_drop(st->relay);
 	decoder_free(&st->decoder);
 	st->stop_wanted = true;
 	/* A reserve that is not on disk yet is settled as soon as it is. */
@@ -415,6 +427,8 @@ stream_run(struct stream *st)
 {
 	const struct config_model *m = &st->w->config->model[st->model];
 	int64_t payable, available = account_available(st->account);
+	/* What can't be counted in flight ends where the hold does. */
+	bool held_only = m->hidden_tokens || (st->relay != NULL && st->relay->whole);
 
 	stream_move(st, STREAM_CALLING);
 	st->opened_us = st->call_us = st->progress_us = monotonic_us();
@@ -422,7 +436,7 @@ stream_run(struct stream *st)
 	/* No more than what the credit can pay, as far as that is known now.  What is held is
 	 * paid even where an operator put the account under its floor. */
 	payable = price_covers(&st->hold->price, st->prompt_tokens, 0,
-	    st->hold->amount + (available > 0 ? available : 0));
+	    st->hold->amount + (available > 0 && !held_only ? available : 0));
 	st->sent_limit = st->max_tokens;
 	if (payable < st->max_tokens) {
 		st->sent_limit = payable < 1 ? 1 : (uint32_t)payable;
@@ -430,6 +444,12 @@ stream_run(struct stream *st)
 	}
 	meter_init(&st->meter, st->w->ledger, st->w->durable, st->hold, m->tokenizer,
 	    calibrate_scale(m), st->w->config->ledger.slice_tokens, decode_resume, st);
+	/* Each of several answers has the same limit; the last token may be nobody's. */
+	if (st->choices > 1)
+		st->sent_limit = st->sent_limit < st->choices ? 1 : st->sent_limit / st->choices;
+	/* An answer that comes in one piece is not cut any more. */
+	if (st->relay != NULL && st->relay->whole)
+		meter_limit(&st->meter, st->sent_limit * st->choices);
 	dialect_limit_all(st->request, st->max_completion_tokens, st->sent_limit);
 	attempt_start(st);
 }
@@ -503,8 +523,7 @@ tick_stalled(struct stream *st)
 
 	if (st->state == STREAM_RESERVING)
 		begin_give_up(st);
-	if ((st->state == STREAM_CALLING || st->state == STREAM_RUNNING) &&
-	    st->pending.len + st->pending_hidden.len > 0)
+	if ((st->state == STREAM_CALLING || st->state == STREAM_RUNNING) && stream_waits(st))
 		stream_close(st, OUTCOME_JOURNAL, "journal_unavailable", "%s", no_journal);
 	if (st->state != STREAM_CLOSING && st->state != STREAM_SETTLING)
 		return;

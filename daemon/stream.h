@@ -35,6 +35,7 @@ enum stream_state {
 #define PIECE_MORE 255
 
 struct api;
+struct relay;
 struct watcher;
 
 /* Somebody to be told once when a stream has ended (after its settlement is durable; or before it,
@@ -75,6 +76,8 @@ struct stream {
 	char traceparent[56];            /* its W3C trace context; "" if it had none */
 	struct attempt attempt;
 	struct call *call;               /* NULL between attempts, too */
+	struct relay *relay;             /* of an api's stream: its frames.  Then there is no text */
+	uint32_t choices;                /* answers asked for at once */
 	/* The provider's request in each dialect that one of the model's providers speaks and that
 	 * can carry it, until the first token; without its limit until it is opened. */
 	struct buf request[DIALECTS];
@@ -119,6 +122,7 @@ struct stream {
 	uint64_t chunks, bytes, defects;
 	bool saw_first;                  /* the first text came in this event */
 	bool complete;                   /* the provider ended it well */
+	bool usage_believed;             /* it is what was charged for */
 	bool usage_odd;                  /* a usage of it went down, or could not be */
 	/* The provider's end came while text waited for its slice. */
 	bool ended_early;
@@ -137,6 +141,8 @@ void streams_stop(struct streams *, bool all);
 /* Until when, in seconds since the epoch, it may be opened. */
 uint64_t stream_expires_s(const struct stream *);
 
+/* Does something that the provider sent wait for a slice? */
+bool stream_waits(const struct stream *);
 /* A stream of this worker by its id, or NULL. */
 struct stream *stream_find(struct streams *, const struct stream_id *);
 

@@ -117,7 +117,8 @@ cancel(struct conn *c, struct stream *st)
 static void
 serve(struct conn *c, struct stream *st, const struct want *want)
 {
-	if (st == NULL || st->state == STREAM_RESERVING) {
+	/* What a client of /v1 got has one reader and its own dialect. */
+	if (st == NULL || st->state == STREAM_RESERVING || (st->api != NULL && !want->cancel)) {
 		not_found(c);
 		return;
 	}

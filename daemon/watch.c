@@ -6,8 +6,11 @@
  * again.  So a slow reader costs one frame's memory, and a thousand of them share one text.
  */
 #include "daemon/watch.h"
+#include "daemon/relay.h"
 #include "shm/clock.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,7 +21,7 @@ struct watcher {
 	struct stream *stream;
 	struct conn *conn;
 	enum emit_format format;
-	size_t at;       /* bytes of the text it got */
+	size_t at;       /* bytes of the text it got; of an api's, of what is out */
 	size_t piece;    /* bytes of stream->pieces it got */
 	size_t skip;     /* bytes of the next piece that it has already (it came back inside one) */
 	uint64_t heard_us; /* when it was last sent something */
@@ -63,6 +66,9 @@ gone(void *arg, struct conn *c)
 
 	(void)c;
 	unlink_watcher(arg);
+	/* Nobody can come back to it. */
+	if (st->api != NULL)
+		stream_cancel(st, OUTCOME_CANCELLED);
 	stream_touch(st); /* whether the provider is paused may change */
 	streams_flush(st->w->streams);
 }
@@ -101,11 +107,29 @@ has_begun(const struct stream *st)
 	return st->first_us != 0 || st->text.len > 0 || stream_is_over(st);
 }
 
+/* What an api's client hears of us: all that is known when its answer begins. */
+static void
+api_headers(struct watcher *x)
+{
+	const struct stream *st = x->stream;
+	uint64_t ours = st->call_us - st->created_us, now = monotonic_us();
+	char available[MONEY_TEXT_MAX], ms[24];
+
+	if (st->first_us != 0)
+		ours += now - st->first_us;
+	money_format(available, account_available(st->account));
+	snprintf(ms, sizeof ms, "%" PRIu64 ".%03" PRIu64, ours / 1000, ours % 1000);
+	conn_header(x->conn, "x-tolld-available", "%s", available);
+	conn_header(x->conn, "x-tolld-overhead-ms", "%s", ms);
+}
+
 static void
 begin_reply(struct watcher *x)
 {
 	const char *provider = attempt_provider(x->stream);
 
+	if (x->stream->api != NULL)
+		api_headers(x);
 	conn_header(x->conn, "Cache-Control", "no-cache, no-transform");
 	conn_header(x->conn, "X-Accel-Buffering", "no");
 	if (provider != NULL && x->stream->first_us != 0)
@@ -130,7 +154,10 @@ refuse(struct watcher *x)
 		    (long long)(st->retry_after > 0 ? st->retry_after : 1));
 	if (provider != NULL)
 		conn_header(c, "x-tolld-provider", "%s", provider);
-	emit_error_end(&b, &end);
+	if (st->api != NULL)
+		st->api->refuse(&b, &end);
+	else
+		emit_error_end(&b, &end);
 	conn_reply_buf(c, st->error_status != 0 ? st->error_status : 503, "application/json", &b);
 	buf_free(&b);
 	unlink_watcher(x);
@@ -171,6 +198,25 @@ watch_start(struct stream *st, struct conn *c, enum emit_format format, uint64_t
 		begin_reply(x);
 	}
 	x->next = st->watchers;
+	st->watchers = x;
+	st->left_us = 0;
+	stream_touch(st);
+	return 0;
+}
+
+int
+watch_start_api(struct stream *st, struct conn *c)
+{
+	struct watcher *x = calloc(1, sizeof *x);
+
+	if (x == NULL)
+		return -1;
+	x->stream = st;
+	x->conn = c;
+	x->format = EMIT_OPENAI;
+	x->heard_us = monotonic_us();
+	x->held = true;
+	conn_later(c, &ops, x);
 	st->watchers = x;
 	st->left_us = 0;
 	stream_touch(st);
@@ -277,6 +323,102 @@ feed(struct watcher *x)
 	unlink_watcher(x);
 }
 
+static void
+api_end(struct stream *st, struct buf *b)
+{
+	struct relay *r = st->relay;
+	struct api_end e = {.usage_said = r->usage_said};
+	struct emit_stream es;
+
+	stream_describe(st, &es);
+	stream_end(st, &e.end);
+	e.last = (struct span){r->last.data, r->last.len};
+	if (st->usage_believed)
+		e.usage = (struct span){r->usage.data, r->usage.len};
+	st->api->end(b, &es, &e);
+}
+
+/* Frames that are out; true when there is more that the socket would take. */
+static bool
+feed_frames(struct watcher *x)
+{
+	struct buf *out = &x->stream->relay->out;
+	size_t n = out->len - x->at < FEED_MAX ? out->len - x->at : FEED_MAX;
+
+	if (n > 0) {
+		x->heard_us = monotonic_us();
+		conn_stream_write(x->conn, out->data + x->at, n);
+		x->at += n;
+	}
+	if (x->at < out->len)
+		return conn_queued(x->conn) == 0;
+	out->len = x->at = 0;
+	return false;
+}
+
+static void
+feed_api(struct watcher *x)
+{
+	struct stream *st = x->stream;
+	struct buf *b = &st->w->scratch;
+
+	while (feed_frames(x))
+		continue;
+	if (x->at < st->relay->out.len || !stream_is_over(st))
+		return;
+	b->len = 0;
+	api_end(st, b);
+	if (b->failed) {
+		buf_free(b);
+		conn_stream_end(x->conn, true);
+	} else {
+		conn_stream_finish(x->conn, b->data, b->len);
+	}
+	b->len = 0;
+	unlink_watcher(x);
+}
+
+/* An answer in one piece: all of it is known, and so is what it cost. */
+static void
+reply_whole(struct watcher *x)
+{
+	struct stream *st = x->stream;
+	struct conn *c = x->conn;
+	const char *reason = emit_finish_reason(st->outcome), *provider = attempt_provider(st);
+	char cost[MONEY_TEXT_MAX];
+
+	api_headers(x);
+	money_format(cost, st->settlement.charge);
+	conn_header(c, "x-tolld-cost", "%s", cost);
+	if (reason != NULL)
+		conn_header(c, "x-tolld-finish", "%s", reason);
+	if (provider != NULL)
+		conn_header(c, "x-tolld-provider", "%s", provider);
+	conn_reply_buf(c, 200, "application/json", &st->relay->body);
+	unlink_watcher(x);
+}
+
+/* An api's client: waits for the first event, or for all of a whole answer. */
+static void
+feed_api_held(struct watcher *x)
+{
+	struct stream *st = x->stream;
+	bool whole = st->relay->whole;
+
+	if (whole ? !stream_is_over(st) : !has_begun(st))
+		return;
+	if ((whole || st->first_us == 0) &&
+	    (st->error_code != NULL || st->state != STREAM_ENDED ||
+		emit_finish_reason(st->outcome) == NULL)) {
+		refuse(x);
+	} else if (whole) {
+		reply_whole(x);
+	} else {
+		begin_reply(x);
+		feed_api(x);
+	}
+}
+
 void
 watch_feed(struct stream *st)
 {
@@ -284,7 +426,14 @@ watch_feed(struct stream *st)
 
 	for (x = st->watchers; x != NULL; x = next) {
 		next = x->next;
-		feed(x);
+		if (st->api == NULL)
+			feed(x);
+		else if (conn_queued(x->conn) > 0)
+			continue;
+		else if (x->held)
+			feed_api_held(x);
+		else
+			feed_api(x);
 	}
 }
 
@@ -330,6 +479,8 @@ watch_slice(struct stream *st)
 {
 	struct buf *b = &st->w->scratch;
 
+	if (st->api != NULL)
+		return;
 	for (struct watcher *x = st->watchers; x != NULL; x = x->next) {
 		if (conn_queued(x->conn) > 0 || x->piece < st->pieces.len || !x->begun)
 			continue;
@@ -346,7 +497,8 @@ watch_lag(const struct stream *st)
 	size_t least = SIZE_MAX;
 
 	for (const struct watcher *x = st->watchers; x != NULL; x = x->next) {
-		size_t lag = st->text.len - x->at + conn_queued(x->conn);
+		size_t have = st->relay != NULL ? st->relay->out.len : st->text.len;
+		size_t lag = have - x->at + conn_queued(x->conn);
 
 		if (lag < least)
 			least = lag;

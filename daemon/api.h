@@ -1,0 +1,53 @@
+#ifndef DAEMON_API_H
+#define DAEMON_API_H
+
+/*
+ * The dialects that clients speak on /v1, as a table each of how an answer is put into it.  Where
+ * the provider speaks the same one, its events go out as they came; else they are written anew
+ * from what they say.  Pure: all of it appends to a buf.
+ */
+#include <stdbool.h>
+
+#include "daemon/buf.h"
+#include "daemon/decoder.h"
+#include "daemon/emit.h"
+
+/* What became of a relayed event. */
+enum api_place {
+	API_NOW,    /* the frame goes out as soon as it is paid */
+	API_END,    /* it says how the answer ended: after the settlement */
+	API_USAGE,  /* the same, and it is the usage alone */
+	API_NOWHERE /* nothing was written */
+};
+
+/* What the end of an answer adds to what the provider said of it. */
+struct api_end {
+	struct emit_end end;
+	struct span last;    /* frames that said how it ended, API_END; may be empty */
+	struct span usage;   /* those of API_USAGE; empty if it was not believed */
+	bool usage_said;     /* `last` has it */
+};
+
+struct api {
+	const char *path; /* of its route */
+	enum config_dialect dialect;
+
+	/* An event as it came.  usage: the client wants to see it. */
+	enum api_place (*relay)(struct buf *, const struct decoder_event *, const struct delta *,
+	    bool usage);
+	/* Text alone, in a frame as it came. */
+	void (*relay_text)(struct buf *, const struct decoder_event *);
+	/* Text in a frame of ours: the part of an event that could be paid. */
+	void (*text)(struct buf *, const struct emit_stream *, struct span);
+	/* The end, good or bad, with its mark. */
+	void (*end)(struct buf *, const struct emit_stream *, const struct api_end *);
+
+	/* A whole body, from JSON to a delta; spans point into scratch. */
+	void (*decode_whole)(struct span body, struct buf *scratch, struct delta *);
+	/* An error as a body, before anything was sent. */
+	void (*refuse)(struct buf *, const struct emit_end *);
+};
+
+extern const struct api api_openai;
+
+#endif

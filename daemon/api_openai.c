@@ -1,0 +1,157 @@
+/*
+ * OpenAI's chat completions, as clients of /v1/chat/completions get them.  Pure.
+ *
+ * A chunk goes out as it came, on one line.  Those that say how the answer ended wait for the
+ * settlement, which writes into the last of them what it was for us: "tolld":{"finish","cost"}.
+ */
+#include <string.h>
+
+#include "daemon/api.h"
+#include "daemon/json.h"
+#include "daemon/openai.h"
+#include "daemon/utf8.h"
+
+/* As it came, but for line ends, which a JSON document has only between its parts. */
+static void
+line(struct buf *b, struct span data)
+{
+	size_t at = b->len;
+
+	if (utf8_valid(data.p, data.len))
+		buf_span(b, data);
+	else
+		utf8_repair(b, data.p, data.len);
+	for (char *p = b->failed ? NULL : b->data + at; p != NULL && p < b->data + b->len; p++)
+		if (*p == '\n' || *p == '\r')
+			*p = ' ';
+}
+
+static void
+relay_text(struct buf *b, const struct decoder_event *ev)
+{
+	buf_str(b, "data: ");
+	line(b, ev->data);
+	buf_str(b, "\n\n");
+}
+
+/* A chunk without its usage; false if it says nothing else. */
+static bool
+without_usage(struct buf *b, struct json_value root)
+{
+	const char *it = NULL;
+	struct json_value key, value;
+	bool some = false, first = true;
+
+	buf_str(b, "data: {");
+	while (json_each(root, &it, &key, &value)) {
+		if (json_is(key, "usage") || json_is(key, "x_groq"))
+			continue;
+		if (json_is(key, "choices"))
+			some = value.type != JSON_ARRAY || value.len > 2;
+		if (!first)
+			buf_str(b, ",");
+		first = false;
+		line(b, (struct span){key.p, key.len});
+		buf_str(b, ":");
+		line(b, (struct span){value.p, value.len});
+	}
+	buf_str(b, "}\n\n");
+	return some;
+}
+
+static bool
+has_choices(struct json_value root)
+{
+	struct json_value choices, first;
+	const char *it = NULL;
+
+	return json_get(root, "choices", &choices) && choices.type == JSON_ARRAY &&
+	    json_each(choices, &it, NULL, &first);
+}
+
+static enum api_place
+relay(struct buf *b, const struct decoder_event *ev, const struct delta *d, bool usage)
+{
+	struct json_value root;
+	size_t before = b->len;
+	bool choices;
+
+	if (d->kind == DELTA_DONE || d->kind == DELTA_ERROR || d->kind == DELTA_INVALID)
+		return API_NOWHERE;
+	if (json_check(ev->data.p, ev->data.len, &root, NULL) != JSON_OK) {
+		/* It was read after a repair. */
+		relay_text(b, ev);
+		return d->finish != OUTCOME_NONE ? API_END : API_NOW;
+	}
+	choices = has_choices(root);
+	if (usage || !(d->usage.present || d->usage_bad)) {
+		relay_text(b, ev);
+		return !choices && (d->usage.present || d->usage_bad) ? API_USAGE
+		    : d->finish != OUTCOME_NONE			      ? API_END
+								      : API_NOW;
+	}
+	if (!without_usage(b, root)) {
+		b->len = before;
+		return API_NOWHERE;
+	}
+	return d->finish != OUTCOME_NONE ? API_END : API_NOW;
+}
+
+static void
+text(struct buf *b, const struct emit_stream *es, struct span s)
+{
+	emit_text(b, EMIT_OPENAI, es, s.p, s.len, 0);
+}
+
+/* Frames of the provider's, and in the last one what it was for us. */
+static void
+frames_with(struct buf *b, struct span frames, const struct emit_end *e)
+{
+	size_t n = frames.len;
+
+	while (n > 0 && frames.p[n - 1] != '}')
+		n--;
+	if (n == 0)
+		return;
+	buf_add(b, frames.p, n - 1);
+	emit_tolld(b, e);
+	buf_str(b, "}\n\n");
+}
+
+static void
+end(struct buf *b, const struct emit_stream *es, const struct api_end *e)
+{
+	if (emit_finish_reason(e->end.outcome) == NULL || e->end.error_code != NULL) {
+		emit_error(b, EMIT_OPENAI, es, &e->end, 0);
+		return;
+	}
+	if (e->last.len == 0) {
+		emit_finish(b, es, &e->end);
+	} else if (es->include_usage && e->usage.len > 0) {
+		buf_span(b, e->last);
+		frames_with(b, e->usage, &e->end);
+	} else if (es->include_usage && !e->usage_said) {
+		buf_span(b, e->last);
+		emit_usage(b, es, &e->end);
+	} else {
+		frames_with(b, e->last, &e->end);
+	}
+	buf_str(b, "data: [DONE]\n\n");
+}
+
+static void
+refuse(struct buf *b, const struct emit_end *e)
+{
+	emit_error_end(b, e);
+}
+
+const struct api api_openai = {
+    .path = "/v1/chat/completions",
+    .dialect = DIALECT_OPENAI,
+    .relay = relay,
+    .relay_text = relay_text,
+    .text = text,
+    .end = end,
+    .decode_whole = openai_decode_whole,
+    .refuse = refuse,
+};

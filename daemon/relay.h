@@ -1,0 +1,55 @@
+#ifndef DAEMON_RELAY_H
+#define DAEMON_RELAY_H
+
+/*
+ * The answer of a stream whose client speaks a dialect of /v1: frames, not text.  An event is
+ * metered, then its frame is let out; what waits for a slice waits here, event by event.  Nothing
+ * is kept that the one watcher has got.  Worker.
+ */
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "daemon/api.h"
+#include "daemon/buf.h"
+
+/* A body that came in one piece; more of it is a failure. */
+#define RELAY_BODY_MAX (16u << 20)
+
+struct stream;
+
+struct relay {
+	struct buf text;   /* what events say that wait for the meter: hidden, then shown, of each */
+	struct buf frames; /* theirs, one after the other */
+	struct buf marks;  /* struct relay_mark, one for each event */
+	size_t mark_at, text_at, frame_at; /* what is done of them */
+	struct buf out;    /* paid: for the watcher */
+	struct buf last, usage; /* for the end: see struct api_end */
+	struct buf body;   /* of a provider that was asked for one piece */
+	uint64_t said;     /* bytes of what its events say, let out or waiting */
+	bool usage_said;   /* `last` has it */
+	bool stuck;        /* an event waits for a record */
+	bool whole;        /* the client wants one piece */
+};
+
+/* For a stream of an api; NULL without memory.  relay_free(NULL) is nothing. */
+struct relay *relay_new(bool whole) __attribute__((warn_unused_result));
+void relay_free(struct relay *);
+/* A provider is asked anew: what the last one said is forgotten. */
+void relay_forget(struct relay *);
+/* No more will come, and what is not paid will not be: only what is out stays. */
+void relay_drop(struct relay *);
+
+/* An event that is text alone, and any other; they are metered by relay_run. */
+void relay_text(struct stream *, struct span text, const struct decoder_event *);
+void relay_delta(struct stream *, const struct delta *, const struct decoder_event *);
+/*
+ * Meter what waits and let it out.  False: go no further; either a record is on its way to disk,
+ * or the stream is closed at the last token that its account can pay.
+ */
+bool relay_run(struct stream *);
+/* Does an event wait for the meter? */
+bool relay_waits(const struct relay *);
+bool relay_failed(const struct relay *); /* out of memory */
+
+#endif
