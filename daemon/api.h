@@ -31,6 +31,11 @@ struct api_end {
 struct api {
 	const char *path; /* of its route */
 	enum config_dialect dialect;
+	const char *upstream_path; /* below a provider's URL; NULL: where its dialect has chat */
+	bool prompt_only;          /* nothing is made that costs by the token, and no limit is sent */
+	/* Its request, where it is not a chat that every dialect can write. */
+	int (*write)(const struct config *, const struct chat_request *, struct buf *,
+	    struct chat_fault *);
 
 	/* An event as it came.  usage: the client wants to see it. */
 	enum api_place (*relay)(struct buf *, const struct decoder_event *, const struct delta *,
@@ -48,6 +53,6 @@ struct api {
 	void (*refuse)(struct buf *, const struct emit_end *);
 };
 
-extern const struct api api_openai;
+extern const struct api api_openai, api_embeddings;
 
 #endif

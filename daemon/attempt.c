@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "daemon/api.h"
 #include "daemon/decode.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
@@ -106,7 +107,9 @@ make_call(struct stream *st)
 		buf_printf(&headers, "traceparent: %s\r\n", st->traceparent);
 	if (!headers.failed)
 		st->call = upstream_post(st->w->upstream, st->provider, a->target,
-		    request_for(st, st->provider), (struct span){headers.data, headers.len}, &call_ops, st);
+		    st->api != NULL ? st->api->upstream_path : NULL,
+		    request_for(st, st->provider), (struct span){headers.data, headers.len},
+		    &call_ops, st);
 	buf_free(&headers);
 	if (st->call == NULL) {
 		stream_close(st, OUTCOME_UPSTREAM, "overloaded", "no room for a call");

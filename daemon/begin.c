@@ -325,6 +325,17 @@ only_its_own(const struct config *cfg, const struct chat_request *r, const struc
 	return false;
 }
 
+static int
+write_requests(const struct config *cfg, const struct chat_request *r, const struct api *api,
+    struct buf request[static DIALECTS], struct chat_fault *f)
+{
+	if (api != NULL && api->write != NULL)
+		return api->write(cfg, r, &request[dialect_index(api->dialect)], f);
+	if (dialect_write_all(cfg, r, request, f) != 0)
+		return -1;
+	return api == NULL || only_its_own(cfg, r, api, request, f) ? 0 : -1;
+}
+
 void
 begin(struct conn *c, const struct http_request *h, struct begin *x)
 {
@@ -342,8 +353,7 @@ begin(struct conn *c, const struct http_request *h, struct begin *x)
 
 	if (!open_for_requests(w, c))
 		return;
-	if (dialect_write_all(w->config, r, request, &f) != 0 ||
-	    (x->api != NULL && !only_its_own(w->config, r, x->api, request, &f))) {
+	if (write_requests(w->config, r, x->api, request, &f) != 0) {
 		begin_refuse(c, &f);
 		return;
 	}

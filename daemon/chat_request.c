@@ -330,9 +330,8 @@ parse_prompt(const struct config *cfg, const struct json_value v[], struct chat_
 }
 
 static int
-parse(const struct config *cfg, struct span body, struct chat_request *r, struct chat_fault *f)
+parse_object(struct span body, struct chat_request *r, struct chat_fault *f)
 {
-	struct json_value v[FIELDS];
 	enum json_error e;
 	size_t at;
 
@@ -342,6 +341,30 @@ parse(const struct config *cfg, struct span body, struct chat_request *r, struct
 		    json_error_text(e), at);
 	if (r->root.type != JSON_OBJECT)
 		return fault(f, 400, "invalid_json", NULL, "the body must be a JSON object");
+	return 0;
+}
+
+int
+chat_request_parse_model(const struct config *cfg, struct span body, struct chat_request *r,
+    struct chat_fault *f)
+{
+	struct json_value model;
+
+	*r = (struct chat_request){0};
+	if (parse_object(body, r, f) != 0)
+		return -1;
+	if (!json_get(r->root, "model", &model))
+		model = (struct json_value){0};
+	return parse_model(cfg, model, r, f);
+}
+
+static int
+parse(const struct config *cfg, struct span body, struct chat_request *r, struct chat_fault *f)
+{
+	struct json_value v[FIELDS];
+
+	if (parse_object(body, r, f) != 0)
+		return -1;
 	json_get_many(r->root, field_name, v, FIELDS);
 	if (parse_model(cfg, v[F_MODEL], r, f) != 0)
 		return -1;

@@ -45,6 +45,10 @@ int chat_request_parse(const struct config *, struct span body, struct chat_requ
 int chat_request_parse_v1(const struct config *, struct span body, struct chat_request *,
     struct chat_fault *) __attribute__((warn_unused_result));
 
+/* Only that it is an object, and which model it names: for what is no chat. */
+int chat_request_parse_model(const struct config *, struct span body, struct chat_request *,
+    struct chat_fault *) __attribute__((warn_unused_result));
+
 /* Is this member of the body for us, and not the provider's as it came? */
 bool chat_request_is_ours(const struct chat_request *, struct json_value key);
 /* Fill in a 400 that names a field; -1. */

@@ -443,16 +443,15 @@ hex_digit(char c)
 	return -1;
 }
 
-/* application/x-www-form-urlencoded, as browsers write queries: '+' is a space. */
 static bool
-query_decode(const char *p, size_t n, char *out, size_t cap, size_t *len)
+percent_decode(const char *p, size_t n, bool plus, char *out, size_t cap, size_t *len)
 {
 	size_t o = 0;
 
 	for (size_t i = 0; i < n; i++) {
 		char c = p[i];
 
-		if (c == '+') {
+		if (c == '+' && plus) {
 			c = ' ';
 		} else if (c == '%') {
 			int high = i + 2 < n ? hex_digit(p[i + 1]) : -1;
@@ -474,6 +473,12 @@ query_decode(const char *p, size_t n, char *out, size_t cap, size_t *len)
 }
 
 bool
+http_unescape(struct span text, char *out, size_t cap, size_t *len)
+{
+	return percent_decode(text.p, text.len, false, out, cap, len);
+}
+
+bool
 http_query(struct span query, const char *name, char *out, size_t cap, size_t *len)
 {
 	const char *p = query.p, *end = query.p + query.len;
@@ -487,7 +492,8 @@ http_query(struct span query, const char *name, char *out, size_t cap, size_t *l
 
 		if (n == name_len && memcmp(p, name, n) == 0) {
 			p = eq != NULL ? eq + 1 : stop;
-			return query_decode(p, (size_t)(stop - p), out, cap, len);
+			/* application/x-www-form-urlencoded, as browsers write queries. */
+			return percent_decode(p, (size_t)(stop - p), true, out, cap, len);
 		}
 		p = stop + 1;
 	}

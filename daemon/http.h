@@ -65,6 +65,9 @@ struct span http_header(const struct http_request *, const char *name);
  * absent, malformed, with a NUL in it or not shorter than cap.  len may be NULL.
  */
 bool http_query(struct span query, const char *name, char *out, size_t cap, size_t *len);
+/* A part of a path, percent-decoded and NUL-terminated; false if malformed, with a NUL in it or not
+ * shorter than cap. */
+bool http_unescape(struct span, char *out, size_t cap, size_t *len);
 
 /* Chunked transfer coding of a request body (daemon/http_chunked.c).  Starts as {0}. */
 struct http_chunked {

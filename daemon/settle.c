@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "daemon/api.h"
 #include "daemon/calibrate.h"
 #include "daemon/decode.h"
 #include "daemon/log.h"
@@ -101,7 +102,8 @@ work_out(struct stream *st)
 		x->charge = price_cost(&st->hold->price, x->prompt, x->cached, x->completion);
 		if (ours > 0)
 			compare(st, x->completion);
-	} else if (ours > 0 && !st->void_wanted) {
+	} else if ((ours > 0 || (st->complete && st->api != NULL && st->api->prompt_only)) &&
+	    !st->void_wanted) {
 		charge_count(st);
 	} else {
 		x->voided = true;

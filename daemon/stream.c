@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/api.h"
 #include "daemon/calibrate.h"
 #include "daemon/decode.h"
 #include "daemon/log.h"
@@ -450,7 +451,8 @@ stream_run(struct stream *st)
 	/* An answer that comes in one piece is not cut any more. */
 	if (st->relay != NULL && st->relay->whole)
 		meter_limit(&st->meter, st->sent_limit * st->choices);
-	dialect_limit_all(st->request, st->max_completion_tokens, st->sent_limit);
+	if (st->api == NULL || !st->api->prompt_only)
+		dialect_limit_all(st->request, st->max_completion_tokens, st->sent_limit);
 	attempt_start(st);
 }
 

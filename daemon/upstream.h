@@ -58,12 +58,13 @@ int upstream_pick(struct upstream *, int provider, uint64_t tried, uint64_t *unt
 struct breaker *upstream_breaker(struct upstream *, int provider, int target);
 
 /*
- * POST `body` to a provider, where its dialect has it.  The body stays the caller's and
+ * POST `body` to a provider, at this path below its base URL, a literal; NULL: where its dialect
+ * has chat.  The body stays the caller's and
  * must not change before head() or end(), or the call is cancelled.  `headers`: more lines for
  * the head, each with its CR LF; copied.  NULL when there is no memory left.
  */
-struct call *upstream_post(struct upstream *, int provider, int target, const struct buf *body,
-    struct span headers, const struct call_ops *, void *arg) __attribute__((warn_unused_result));
+struct call *upstream_post(struct upstream *, int provider, int target, const char *path,
+    const struct buf *body, struct span headers, const struct call_ops *, void *arg) __attribute__((warn_unused_result));
 /* Stop reading; what is read already (some 32 KB at most) still comes. */
 void call_pause(struct call *);
 void call_resume(struct call *);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/dialect.h"
 #include "daemon/upstream_private.h"
 
 #define READS_MAX 4 /* of one connection at a time, when more is there */
@@ -108,7 +109,8 @@ head_cb(void *arg, const struct response *r)
 static size_t
 request_len(const struct call *c)
 {
-	return c->target->head_len + c->head.len + c->body->len;
+	return strlen(c->target->start) + strlen(c->path) + c->target->head_len + c->head.len +
+	    c->body->len;
 }
 
 /* Put what is to be sent next into u->out; how much.  The target's head holds its key, and goes
@@ -116,11 +118,12 @@ request_len(const struct call *c)
 static size_t
 gather(const struct call *c)
 {
-	struct span part[3] = {{c->target->head, c->target->head_len}, {c->head.data, c->head.len},
-	    {c->body->data, c->body->len}};
+	struct span part[] = {{c->target->start, strlen(c->target->start)},
+	    {c->path, strlen(c->path)}, {c->target->head, c->target->head_len},
+	    {c->head.data, c->head.len}, {c->body->data, c->body->len}};
 	size_t skip = c->sent, n = 0;
 
-	for (int i = 0; i < 3; i++) {
+	for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
 		size_t from = skip < part[i].len ? skip : part[i].len;
 		size_t len = part[i].len - from;
 
@@ -277,8 +280,8 @@ call_failed(struct call *c, enum call_result result, const char *why)
 /* Interface. */
 
 struct call *
-upstream_post(struct upstream *u, int provider, int target, const struct buf *body,
-    struct span headers, const struct call_ops *ops, void *arg)
+upstream_post(struct upstream *u, int provider, int target, const char *path,
+    const struct buf *body, struct span headers, const struct call_ops *ops, void *arg)
 {
 	struct target *t = &u->provider[provider].target[target];
 	struct call *c = calloc(1, sizeof *c);
@@ -303,6 +306,7 @@ upstream_post(struct upstream *u, int provider, int target, const struct buf *bo
 	c->u = u;
 	c->link = l;
 	c->target = t;
+	c->path = path != NULL ? path : dialect_of(t->provider->dialect)->path;
 	c->body = body;
 	c->ops = ops;
 	c->arg = arg;

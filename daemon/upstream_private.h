@@ -40,7 +40,8 @@ struct link {
 struct target { /* a base URL of a provider with one of its keys */
 	const struct config_provider *provider;
 	const char *url; /* for the connection */
-	char *head;      /* of every request, up to and without Content-Length; secret.h */
+	char *start;     /* of every request: the method and the URL's own path */
+	char *head;      /* what follows the path, without Content-Length; secret.h */
 	size_t head_len;
 	struct link *idle;
 	int idle_count;
@@ -69,6 +70,7 @@ struct call {
 	struct upstream *u;
 	struct link *link;
 	struct target *target;
+	const char *path;       /* below the target's URL; a literal */
 	struct buf head;        /* what follows the target's; freed when the answer begins */
 	const struct buf *body; /* the owner's; NULL when the answer begins */
 	size_t sent;

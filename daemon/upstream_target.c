@@ -3,6 +3,7 @@
  * and which of them is next.  Worker process.
  */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "daemon/dialect.h"
@@ -50,11 +51,13 @@ target_init(struct target *t, const struct config_provider *p, int which, int ke
 		t->provider = p;
 		t->url = p->base_url[which];
 		t->tls = strcmp(scheme, "https") == 0;
-		buf_printf(&where, "POST %.*s%s HTTP/1.1\r\nHost: %s", (int)n, base, d->path, host);
+		if (asprintf(&t->start, "POST %.*s", (int)n, base) < 0)
+			t->start = NULL;
+		buf_printf(&where, " HTTP/1.1\r\nHost: %s", host);
 		if (port != NULL)
 			buf_printf(&where, ":%s", port);
 		buf_add(&where, "", 1);
-		good = !where.failed && make_head(t, d, where.data, p->api_key[key]);
+		good = t->start != NULL && !where.failed && make_head(t, d, where.data, p->api_key[key]);
 	}
 	buf_free(&where);
 	curl_free(scheme);
@@ -74,6 +77,7 @@ target_fini(struct target *t)
 		t->idle = l->next;
 		link_free(l);
 	}
+	free(t->start);
 	secret_free(t->head);
 }
 

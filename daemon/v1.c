@@ -1,34 +1,92 @@
 /*
- * POST /v1/chat/completions: OpenAI's own contract.  A stream that opens itself as soon as its
- * reserve is durable.  Worker process.
+ * POST /v1/chat/completions, GET /v1/models: OpenAI's own contract.  Worker process.
  */
+#include <string.h>
+
 #include "daemon/api.h"
 #include "daemon/begin.h"
+#include "daemon/quote.h"
 #include "daemon/watch.h"
 #include "daemon/worker.h"
-
-static void
-open_at_once(struct stream *st, struct conn *c, int64_t available)
-{
-	(void)available;
-	if (watch_start_api(st, c) != 0) {
-		conn_error(c, 503, "server_error", "overloaded", NULL, "out of memory");
-		stream_cancel(st, OUTCOME_CANCELLED);
-		return;
-	}
-	stream_run(st);
-	streams_flush(st->w->streams);
-}
 
 void
 openai_chat_handler(struct conn *c, const struct http_request *h, struct span body)
 {
 	struct worker *w = conn_arg(c);
-	struct begin x = {.begun = open_at_once, .api = &api_openai};
+	struct begin x = {.begun = watch_open_api, .api = &api_openai};
 	struct chat_fault f;
 
 	if (chat_request_parse_v1(w->config, body, &x.request, &f) != 0)
 		begin_refuse(c, &f);
 	else
 		begin(c, h, &x);
+}
+
+/* One of OpenAI's model objects, with what it costs here: credits for a million tokens. */
+static void
+put_model(struct worker *w, struct buf *b, int model)
+{
+	const struct config_model *m = &w->config->model[model];
+	const char *owner = w->config->provider[m->providers[0]].name;
+	struct price price;
+
+	(void)quote_price(w->region, model, &price);
+	buf_str(b, "{\"id\":");
+	buf_json(b, m->name, strlen(m->name));
+	buf_str(b, ",\"object\":\"model\",\"created\":0,\"owned_by\":");
+	buf_json(b, owner, strlen(owner));
+	buf_str(b, ",\"context_length\":");
+	buf_u64(b, m->context);
+	buf_str(b, ",\"max_completion_tokens\":");
+	buf_u64(b, m->max_completion);
+	buf_str(b, ",\"price\":{\"prompt\":");
+	buf_money(b, price.prompt);
+	buf_str(b, ",\"cached\":");
+	buf_money(b, price.cached);
+	buf_str(b, ",\"completion\":");
+	buf_money(b, price.completion);
+	buf_str(b, "}}");
+}
+
+void
+openai_models_handler(struct conn *c, const struct http_request *h, struct span body)
+{
+	struct worker *w = conn_arg(c);
+	struct buf b = {0};
+
+	(void)h;
+	(void)body;
+	buf_str(&b, "{\"object\":\"list\",\"data\":[");
+	for (int i = 0; i < w->config->model_count; i++) {
+		if (i > 0)
+			buf_str(&b, ",");
+		put_model(w, &b, i);
+	}
+	buf_str(&b, "]}");
+	conn_reply_buf(c, 200, "application/json", &b);
+	buf_free(&b);
+}
+
+void
+openai_model_handler(struct conn *c, const struct http_request *h, struct span body)
+{
+	static const char prefix[] = "/v1/models/";
+	struct worker *w = conn_arg(c);
+	char name[256];
+	size_t len;
+	int model = -1;
+	struct buf b = {0};
+
+	(void)body;
+	if (http_unescape((struct span){h->path.p + sizeof prefix - 1, h->path.len - (sizeof prefix - 1)},
+		name, sizeof name, &len))
+		model = config_model(w->config, name, len);
+	if (model < 0) {
+		conn_error(c, 404, "invalid_request_error", "model_not_found", "model",
+		    "there is no model of that name here");
+		return;
+	}
+	put_model(w, &b, model);
+	conn_reply_buf(c, 200, "application/json", &b);
+	buf_free(&b);
 }

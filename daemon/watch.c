@@ -204,13 +204,17 @@ watch_start(struct stream *st, struct conn *c, enum emit_format format, uint64_t
 	return 0;
 }
 
-int
-watch_start_api(struct stream *st, struct conn *c)
+void
+watch_open_api(struct stream *st, struct conn *c, int64_t available)
 {
 	struct watcher *x = calloc(1, sizeof *x);
 
-	if (x == NULL)
-		return -1;
+	(void)available;
+	if (x == NULL) {
+		conn_error(c, 503, "server_error", "overloaded", NULL, "out of memory");
+		stream_cancel(st, OUTCOME_CANCELLED);
+		return;
+	}
 	x->stream = st;
 	x->conn = c;
 	x->format = EMIT_OPENAI;
@@ -219,8 +223,9 @@ watch_start_api(struct stream *st, struct conn *c)
 	conn_later(c, &ops, x);
 	st->watchers = x;
 	st->left_us = 0;
+	stream_run(st);
 	stream_touch(st);
-	return 0;
+	streams_flush(st->w->streams);
 }
 
 /* Frame text from where the watcher is, piece by piece as it came, up to FEED_MAX bytes. */

@@ -18,8 +18,8 @@
 /* Answer a connection with the stream from a byte offset of its text on; -1 without memory. */
 int watch_start(struct stream *, struct conn *, enum emit_format, uint64_t offset)
     __attribute__((warn_unused_result));
-/* The one client of an api's stream; the same. */
-int watch_start_api(struct stream *, struct conn *) __attribute__((warn_unused_result));
+/* Run an api's stream for the one client that it has: struct begin's begun. */
+void watch_open_api(struct stream *, struct conn *, int64_t available);
 /* Feed every watcher; ends their replies when the stream has ended. */
 void watch_feed(struct stream *);
 /* A comment to those who heard nothing for so long. */

@@ -35,6 +35,9 @@ static const struct route routes[] = {
     {"/chat/stream", HTTP_POST, false, ROUTE_STREAM, stream_post_handler},
     {"/chat/stream", HTTP_DELETE, false, ROUTE_STREAM, stream_delete_handler},
     {"/v1/chat/completions", HTTP_POST, true, ROUTE_OPENAI_CHAT, openai_chat_handler},
+    {"/v1/models", HTTP_GET, true, ROUTE_OPENAI_MODELS, openai_models_handler},
+    {"/v1/models/*", HTTP_GET, true, ROUTE_OPENAI_MODELS, openai_model_handler},
+    {"/v1/embeddings", HTTP_POST, true, ROUTE_OPENAI_EMBEDDINGS, embeddings_handler},
     {"/balance", HTTP_GET, true, ROUTE_BALANCE, balance_handler},
     {NULL, 0, false, 0, NULL},
 };

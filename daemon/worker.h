@@ -49,7 +49,8 @@ conn_handler preview_handler, send_handler, balance_handler;
 /* STREAM_RESERVING, and the disk does not answer: neither does its sender wait any longer. */
 void begin_give_up(struct stream *);
 void begin_give_up_asked(struct worker *);
-conn_handler openai_chat_handler;
+conn_handler openai_chat_handler, openai_models_handler, openai_model_handler;
+conn_handler embeddings_handler;
 conn_handler stream_get_handler, stream_post_handler, stream_delete_handler;
 
 #endif
