@@ -93,17 +93,19 @@ config_model(const struct config *c, const char *name, size_t len)
 }
 
 static bool
-text_cb(void *arg, struct span text)
+text_cb(void *arg, struct span text, const struct decoder_event *ev)
 {
+	(void)ev;
 	(void)arg;
 	sink += text.len;
 	return true;
 }
 
 static bool
-delta_cb(void *arg, const struct delta *d)
+delta_cb(void *arg, const struct delta *d, const struct decoder_event *ev)
 {
-	return text_cb(arg, d->text);
+	(void)ev;
+	return text_cb(arg, d->text, ev);
 }
 
 /* As a stream does: ten events a read, all but the first by the template. */

@@ -48,8 +48,9 @@ struct told {
 };
 
 static bool
-on_text(void *arg, struct span text)
+on_text(void *arg, struct span text, const struct decoder_event *ev)
 {
+	(void)ev;
 	struct told *t = arg;
 
 	CHECK(utf8_valid(text.p, text.len));
@@ -67,8 +68,9 @@ note(struct told *t, const char *name, struct span text)
 }
 
 static bool
-on_delta(void *arg, const struct delta *d)
+on_delta(void *arg, const struct delta *d, const struct decoder_event *ev)
 {
+	(void)ev;
 	struct told *t = arg;
 
 	CHECK(t->done == 0);
@@ -80,7 +82,7 @@ on_delta(void *arg, const struct delta *d)
 		CHECK(d->text.len + d->reasoning.len + d->message.len == 0 && !d->usage.present &&
 		    d->finish == OUTCOME_NONE);
 	t->done += d->kind == DELTA_DONE;
-	(void)on_text(t, d->text);
+	(void)on_text(t, d->text, ev);
 	note(t, "refusal", d->refusal);
 	note(t, "reasoning", d->reasoning);
 	note(t, "tool", d->tool_arguments);

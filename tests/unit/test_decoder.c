@@ -56,8 +56,9 @@ struct told {
 static struct buf scratch;
 
 static bool
-on_text(void *arg, struct span text)
+on_text(void *arg, struct span text, const struct decoder_event *ev)
 {
+	(void)ev;
 	struct told *t = arg;
 
 	assert_true(utf8_valid(text.p, text.len));
@@ -66,8 +67,9 @@ on_text(void *arg, struct span text)
 }
 
 static bool
-on_delta(void *arg, const struct delta *d)
+on_delta(void *arg, const struct delta *d, const struct decoder_event *ev)
 {
+	(void)ev;
 	struct told *t = arg;
 
 	t->errors += d->kind == DELTA_ERROR;
@@ -83,8 +85,8 @@ on_delta(void *arg, const struct delta *d)
 		t->finish = d->finish;
 	if (d->usage.present)
 		t->usage = d->usage;
-	(void)on_text(t, d->refusal);
-	return on_text(t, d->text);
+	(void)on_text(t, d->refusal, ev);
+	return on_text(t, d->text, ev);
 }
 
 static const struct decoder_ops ops = {on_text, on_delta};

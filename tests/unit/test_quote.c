@@ -63,7 +63,7 @@ static void
 test_want(void **state)
 {
 	struct region region;
-	struct chat_request r = {.model = 0, .prompt_tokens = 1000, .max_tokens = 700};
+	struct chat_request r = {.choices = 1, .model = 0, .prompt_tokens = 1000, .max_tokens = 700};
 	struct quote q;
 
 	(void)state;
@@ -129,7 +129,7 @@ test_allowed_is_granted(void **state)
 	l = ledger_new(&region, PROC_WORKER);
 	assert_non_null(l);
 	for (uint32_t prompt = 4; prompt < 4000; prompt = prompt * 2 + 1) {
-		struct chat_request r = {.prompt_tokens = prompt, .max_tokens = 900};
+		struct chat_request r = {.choices = 1, .prompt_tokens = prompt, .max_tokens = 900};
 
 		quote_make(&config, &region, &r, &price, &q);
 		for (int64_t more = -2; more <= 2; more++) {
@@ -141,7 +141,7 @@ test_allowed_is_granted(void **state)
 		}
 	}
 	for (uint32_t flag = ACCOUNT_CLOSED; flag <= ACCOUNT_FROZEN; flag <<= 1) {
-		struct chat_request r = {.prompt_tokens = 10, .max_tokens = 900};
+		struct chat_request r = {.choices = 1, .prompt_tokens = 10, .max_tokens = 900};
 
 		if ((flag & (ACCOUNT_CLOSED | ACCOUNT_FROZEN)) == 0)
 			continue;
@@ -159,7 +159,7 @@ static void
 test_mean(void **state)
 {
 	struct region region;
-	struct chat_request r = {.prompt_tokens = 100, .max_tokens = 4000};
+	struct chat_request r = {.choices = 1, .prompt_tokens = 100, .max_tokens = 4000};
 	struct quote q;
 
 	(void)state;
