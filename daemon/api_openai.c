@@ -11,27 +11,41 @@
 #include "daemon/openai.h"
 #include "daemon/utf8.h"
 
-/* As it came, but for line ends, which a JSON document has only between its parts. */
+/*
+ * As it came, but for the ends of lines that an event of several had: in a JSON document they
+ * stand only between its parts.
+ */
 static void
 line(struct buf *b, struct span data)
 {
 	size_t at = b->len;
+	char *p;
 
-	if (utf8_valid(data.p, data.len))
-		buf_span(b, data);
-	else
-		utf8_repair(b, data.p, data.len);
-	for (char *p = b->failed ? NULL : b->data + at; p != NULL && p < b->data + b->len; p++)
-		if (*p == '\n' || *p == '\r')
-			*p = ' ';
+	buf_span(b, data);
+	if (b->failed)
+		return;
+	for (p = b->data + at; (p = memchr(p, '\n', (size_t)(b->data + b->len - p))) != NULL;)
+		*p = ' ';
 }
 
+/* What has just text is known to be valid UTF-8. */
 static void
 relay_text(struct buf *b, const struct decoder_event *ev)
 {
-	buf_str(b, "data: ");
+	buf_add(b, "data: ", 6);
 	line(b, ev->data);
-	buf_str(b, "\n\n");
+	buf_add(b, "\n\n", 2);
+}
+
+static void
+relay_repaired(struct buf *b, const struct decoder_event *ev)
+{
+	struct buf good = {0};
+
+	utf8_repair(&good, ev->data.p, ev->data.len);
+	b->failed |= good.failed;
+	relay_text(b, &(struct decoder_event){.data = {good.data, good.len}});
+	buf_free(&good);
 }
 
 /* A chunk without its usage; false if it says nothing else. */
@@ -80,7 +94,7 @@ relay(struct buf *b, const struct decoder_event *ev, const struct delta *d, bool
 		return API_NOWHERE;
 	if (json_check(ev->data.p, ev->data.len, &root, NULL) != JSON_OK) {
 		/* It was read after a repair. */
-		relay_text(b, ev);
+		relay_repaired(b, ev);
 		return d->finish != OUTCOME_NONE ? API_END : API_NOW;
 	}
 	choices = has_choices(root);

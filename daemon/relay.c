@@ -195,6 +195,22 @@ shown_together(struct relay *r)
 	return n;
 }
 
+/* All is paid. */
+static void
+let_all_out(struct relay *r)
+{
+	if (r->out.len == 0 && r->frame_at == 0) {
+		struct buf empty = r->out;
+
+		r->out = r->frames;
+		r->frames = empty;
+	} else {
+		buf_add(&r->out, r->frames.data + r->frame_at, r->frames.len - r->frame_at);
+	}
+	r->text.len = r->frames.len = r->marks.len = 0;
+	r->mark_at = r->text_at = r->frame_at = 0;
+}
+
 /* So much of the text of the present events is paid. */
 static void
 account(struct relay *r, size_t taken)
@@ -236,11 +252,14 @@ relay_run(struct stream *st)
 		n = shown_together(r);
 		taken = 0;
 		result = n > 0 ? take(st, true, n, &taken) : METER_TAKEN;
+		if (result == METER_TAKEN && r->text_at == r->text.len) {
+			let_all_out(r);
+			return true;
+		}
 		account(r, taken);
 		if (result != METER_TAKEN)
 			return wait_or_end(st, result);
 	}
-	r->text.len = r->frames.len = r->marks.len = 0;
-	r->mark_at = r->text_at = r->frame_at = 0;
+	let_all_out(r);
 	return true;
 }

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #define FEED_MAX 16384 /* bytes framed at a time for one watcher */
+#define FRAMES_MAX 65536 /* of frames that are there already */
 
 struct watcher {
 	struct watcher *next;
@@ -348,7 +349,7 @@ static bool
 feed_frames(struct watcher *x)
 {
 	struct buf *out = &x->stream->relay->out;
-	size_t n = out->len - x->at < FEED_MAX ? out->len - x->at : FEED_MAX;
+	size_t n = out->len - x->at < FRAMES_MAX ? out->len - x->at : FRAMES_MAX;
 
 	if (n > 0) {
 		x->heard_us = monotonic_us();
