@@ -6,7 +6,7 @@
 #        etc/install-deps.sh --missing GROUP...   only say what is missing; exit 1 if anything is
 #        etc/install-deps.sh --list [GROUP...]    what each group needs, and why
 #
-# Groups: build demo check bench npm texts model fuzz lint full.  Does nothing, and calls no apt, when all
+# Groups: build demo check bench npm texts metrics model fuzz lint full.  Does nothing, and calls no apt, when all
 # is there.  Uses sudo when it isn't root.
 
 set -u
@@ -54,6 +54,7 @@ lint  | clang      | clang                           | a second opinion on warni
 lint  | cppcheck   | cppcheck                        | static analysis
 lint  | python3    | python3                         | checks who includes whom
 lint  | git        | git                             | lists the files
+metrics | promtool | prometheus                      | reads metrics and tries the alerts
 full  | valgrind   | valgrind                        | finds leaks and wild reads
 '
 
@@ -65,9 +66,9 @@ usage() {
 # The groups that a group stands for.
 expand() {
     case $1 in
-    build | model | npm | texts) echo "$1" ;;
+    build | model | metrics | npm | texts) echo "$1" ;;
     demo | check | bench | fuzz | lint) echo "build $1" ;;
-    full) echo "build demo check bench npm texts model fuzz lint full" ;;
+    full) echo "build demo check bench npm texts metrics model fuzz lint full" ;;
     *) return 1 ;;
     esac
 }
