@@ -75,6 +75,7 @@ struct config {
 	} journal;
 	struct { /* seconds */
 		uint32_t connect, first_token, idle, stream, request, header, drain;
+		uint32_t hang; /* 0: never */
 	} timeouts;
 	struct config_provider provider[CONFIG_PROVIDERS_MAX];
 	int provider_count;

@@ -38,6 +38,7 @@ static const struct config_key top_keys[] = {
 	{ "log_format", value_log_format, C(log_format), 0, 0, false },
 	{ "log_level", value_log_level, C(log_level), 0, 0, false },
 	{ "drain_timeout", value_uint, C(timeouts.drain), 0, DAY, false },
+	{ "hang_timeout", value_uint, C(timeouts.hang), 0, DAY, false },
 	{ 0 },
 };
 
@@ -137,6 +138,7 @@ config_defaults(struct config *c)
 	c->timeouts.request = 60;
 	c->timeouts.header = 10;
 	c->timeouts.drain = 30;
+	c->timeouts.hang = 10;
 }
 
 /* The rules. */

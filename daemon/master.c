@@ -59,6 +59,8 @@ struct master {
 	bool killed;           /* this phase has used SIGKILL */
 	bool keeper_told;      /* to stop */
 	unsigned keeper_again; /* times it had to be started for its last commit */
+	uint64_t watchdog_us;  /* how often the service manager is told that we live; 0: never */
+	uint64_t told_us;
 	bool leave;            /* an end was asked for before there was anyone to serve */
 	bool failed;           /* the start failed, though nothing is left behind */
 };
@@ -346,6 +348,8 @@ wait_ms(const struct master *m)
 	uint64_t now = monotonic_us(), next = supervise_next_us(&m->s);
 	if (m->deadline_us < next)
 		next = m->deadline_us;
+	if (m->watchdog_us > 0 && m->told_us + m->watchdog_us < next)
+		next = m->told_us + m->watchdog_us;
 	if ((m->phase == PHASE_LOAD || supervise_reaping(&m->s)) && now + LOOK_US < next)
 		next = now + LOOK_US;
 	if (next == UINT64_MAX)
@@ -353,6 +357,16 @@ wait_ms(const struct master *m)
 	if (next <= now)
 		return 0;
 	return next - now > 60 * SECOND_US ? 60000 : (int)((next - now + 999) / 1000);
+}
+
+static void
+tell_watchdog(struct master *m)
+{
+	uint64_t now = monotonic_us();
+	if (m->watchdog_us == 0 || now < m->told_us + m->watchdog_us)
+		return;
+	m->told_us = now;
+	notify("WATCHDOG=1");
 }
 
 static void
@@ -367,6 +381,7 @@ loop(struct master *m)
 		/* First "I sleep", then a look at everything: a keeper that finds us awake sees
 		 * to it that we look once more. */
 		wake_prepare(&m->h->region, PROC_MASTER);
+		tell_watchdog(m);
 		read_signals(m);
 		supervise_collect(&m->s);
 		do {
@@ -403,6 +418,7 @@ master_run(struct config *config)
 	memset(&m, 0, sizeof(m));
 	m.h = &m.up.heritage;
 	m.started_us = monotonic_us();
+	m.watchdog_us = notify_watchdog_us();
 	log_init("master", config->log_format, config->log_level);
 	title_set("tolld: master");
 

@@ -12,6 +12,19 @@
 
 #include "daemon/log.h"
 
+uint64_t
+notify_watchdog_us(void)
+{
+	const char *usec = getenv("WATCHDOG_USEC"), *pid = getenv("WATCHDOG_PID");
+	char *end;
+	unsigned long long n;
+
+	if (!usec || *usec < '0' || *usec > '9' || (pid && atol(pid) != (long)getpid()))
+		return 0;
+	n = strtoull(usec, &end, 10);
+	return *end == '\0' ? n / 2 : 0;
+}
+
 void
 notify(const char *state)
 {

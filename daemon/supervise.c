@@ -189,6 +189,8 @@ start(struct supervisor *s, uint32_t proc, uint64_t now_us)
 	struct proc_slot *slot = region_proc(&s->heritage->region, proc);
 	char name[16], pid_text[16];
 	atomic_store_explicit(&slot->bad, 0, memory_order_relaxed);
+	/* The last one's says nothing of this one. */
+	atomic_store_explicit(&slot->heartbeat_us, 0, memory_order_relaxed);
 	FAULT("master.respawning");
 	pid_t pid = spawn(s->heritage, proc, s->owner, s->signal_fd);
 	if (pid < 0) {
@@ -199,6 +201,7 @@ start(struct supervisor *s, uint32_t proc, uint64_t now_us)
 	atomic_store_explicit(&slot->pid, (uint32_t)pid, memory_order_relaxed);
 	FAULT("master.spawned");
 	c->pid = pid;
+	c->condemned = false;
 	c->started_us = now_us;
 	if (c->starts++ > 0 && proc >= PROC_WORKER)
 		metrics_restart();
@@ -259,6 +262,57 @@ kill_bad(const struct supervisor *s, uint32_t proc)
 	kill(s->child[proc].pid, SIGKILL);
 }
 
+/* When it will have hung for too long; UINT64_MAX: nothing is known of it yet. */
+static uint64_t
+hangs_at(const struct supervisor *s, uint32_t proc)
+{
+	/* Relaxed: compared with the clock. */
+	uint64_t beat = atomic_load_explicit(&region_proc(&s->heritage->region, proc)->heartbeat_us,
+	    memory_order_relaxed);
+	uint64_t limit = s->heritage->config->timeouts.hang * SECOND_US;
+	/* The keeper's first may take long: it loads the books. */
+	if (beat == 0 && proc != PROC_KEEPER)
+		beat = s->child[proc].started_us;
+	return s->child[proc].condemned || limit == 0 || beat == 0 || beat > UINT64_MAX - limit
+	    ? UINT64_MAX
+	    : beat + limit;
+}
+
+/* Its letter in /proc/PID/stat; 0: not known. */
+static char
+process_state(pid_t pid)
+{
+	char path[32], text[512], *end;
+	FILE *f;
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	if (!(f = fopen(path, "re")))
+		return 0;
+	end = fgets(text, sizeof(text), f) ? strrchr(text, ')') : NULL;
+	fclose(f);
+	return end && end[1] == ' ' ? end[2] : 0;
+}
+
+/*
+ * No sign of life for too long: its streams are better off settled.  Not while it waits for a
+ * disk, which no signal ends and which may still answer, nor under a debugger.
+ */
+static void
+kill_hung(struct supervisor *s, uint32_t proc, uint64_t now_us)
+{
+	struct child *c = &s->child[proc];
+	char name[16], pid[16], state;
+	if (hangs_at(s, proc) > now_us)
+		return;
+	state = process_state(c->pid);
+	if (state == 'D' || state == 't')
+		return;
+	snprintf(pid, sizeof(pid), "%d", (int)c->pid);
+	log_event(LOG_ERROR, "killing a process that hangs", "process", spawn_name(proc, name),
+	    "pid", pid, NULL);
+	c->condemned = true;
+	kill(c->pid, SIGKILL);
+}
+
 void
 supervise_step(struct supervisor *s)
 {
@@ -271,16 +325,26 @@ supervise_step(struct supervisor *s)
 			start(s, p, now_us);
 		if (c->state == CHILD_RUNNING && p != PROC_KEEPER)
 			kill_bad(s, p);
+		if (c->state == CHILD_RUNNING)
+			kill_hung(s, p, now_us);
 	}
 }
 
 uint64_t
 supervise_next_us(const struct supervisor *s)
 {
-	uint64_t next = UINT64_MAX;
-	for (uint32_t p = PROC_KEEPER; p < s->procs; p++)
-		if (s->child[p].state == CHILD_WAITING && s->child[p].start_us < next)
-			next = s->child[p].start_us;
+	uint64_t next = UINT64_MAX, now_us = monotonic_us();
+	for (uint32_t p = PROC_KEEPER; p < s->procs; p++) {
+		const struct child *c = &s->child[p];
+		uint64_t due = c->state == CHILD_WAITING ? c->start_us
+		    : c->state == CHILD_RUNNING		 ? hangs_at(s, p)
+							 : UINT64_MAX;
+		/* It was left alone: look again in a while. */
+		if (c->state == CHILD_RUNNING && due <= now_us)
+			due = now_us + SECOND_US;
+		if (due < next)
+			next = due;
+	}
 	return next;
 }
 

@@ -32,6 +32,7 @@ struct child {
 	uint64_t start_us;   /* WAITING: not before */
 	unsigned quick;      /* deaths in a row within a second of the start */
 	unsigned starts;
+	bool condemned;      /* it was sent a SIGKILL because it hangs */
 	struct reap reap;
 };
 

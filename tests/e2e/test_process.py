@@ -53,6 +53,36 @@ class Process(unittest.TestCase):
         self.assertEqual(micro(show["balance"]), 100000000 - micro(done["cost"]))
         self.t.audit()
 
+    def test_a_hung_process_is_killed(self):
+        """Stopped, it hangs as far as anybody can see; what it held is settled, others go on."""
+        self.t.stop()
+        self.t.hang = 2
+        self.t.write_config()
+        self.t.start()
+        kids, streams = self.t.children(), []
+        for _ in range(12):  # they fall to both workers
+            s = self.t.open(self.t.send(self.key, "hi", "endless")["stream_id"])
+            self.addCleanup(s.close)
+            it = s.typed()
+            while next(it)["type"] != "token":
+                pass
+            streams.append(it)
+        os.kill(kids["tolld: worker 1"], signal.SIGSTOP)
+        wait_for(lambda: "killing a process that hangs" in self.t.log(), 10, "the kill")
+        wait_for(lambda: self.t.children().get("tolld: worker 1") not in (None, kids["tolld: worker 1"]),
+                 10, "a new one")
+        self.assertEqual(self.t.children()["tolld: worker 2"], kids["tolld: worker 2"])
+        # (More than what a dead one had sent before it was stopped.)
+        alive = [it for it in streams if all(next(it, None) is not None for _ in range(150))]
+        self.assertTrue(0 < len(alive) < 12, len(alive))
+        wait_for(lambda: len(self.t.ctl("hold", "list")) == len(alive), 10, "the others' settlement")
+        for p in ("tolld: keeper", "tolld: admin"):
+            os.kill(kids[p], signal.SIGSTOP)
+            wait_for(lambda: self.t.children().get(p) not in (None, kids[p]), 15, f"a new {p}")
+        wait_for(self.t.ready, 10, "the probe")
+        self.assertEqual([next(it)["type"] for it in alive if next(it, None) is None], [])
+        self.t.audit()
+
     def test_drain_is_bounded(self):
         self.t.stop()
         self.t.extra = ("drain_timeout = 1", "", "")

@@ -146,6 +146,7 @@ class Tolld:
         self.env = dict(os.environ, **(env or {}))
         self.wrapper = list(wrapper)  # of the daemon: valgrind, strace
         self.process = None
+        self.hang = 60  # tests stop processes for longer than is right
         self.write_config()
 
     def write_config(self):
@@ -159,6 +160,7 @@ listen = {{"127.0.0.1:{self.port}"}}
 admin_listen = "127.0.0.1:{self.admin_port}"
 state_dir = "{self.folder}/state"
 runtime_dir = "{self.folder}/run"
+hang_timeout = {self.hang}
 {config}
 ledger {{ {ledger} }}
 timeouts {{ {timeouts} }}
