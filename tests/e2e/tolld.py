@@ -184,6 +184,8 @@ provider "nobody" {{
                 upstream, extra = upstream
             if "tokenizer" not in extra:
                 extra += '\n    tokenizer = "o200k_base"'
+            if "max_completion" not in extra:
+                extra += "\n    max_completion = 100000"
             if upstream == "nobody":
                 provider = "nobody"
             text += f'''
@@ -194,7 +196,6 @@ model "{name}" {{
     price_cached = 0.075
     price_completion = 0.60
     context = 1000000
-    max_completion = 100000
     {extra}
 }}
 '''
