@@ -26,6 +26,7 @@ struct api_end {
 	struct span last;    /* frames that said how it ended, API_END; may be empty */
 	struct span usage;   /* those of API_USAGE; empty if it was not believed */
 	bool usage_said;     /* `last` has it */
+	bool believed;       /* it is what was charged for */
 };
 
 struct api {
@@ -42,6 +43,9 @@ struct api {
 	    bool usage);
 	/* Text alone, in a frame as it came. */
 	void (*relay_text)(struct buf *, const struct decoder_event *);
+	/* How frames of ours begin, from the first event: they are of the same answer.  May be
+	 * NULL, or write nothing. */
+	void (*head)(struct buf *, struct span data);
 	/* Text in a frame of ours: the part of an event that could be paid. */
 	void (*text)(struct buf *, const struct emit_stream *, struct span);
 	/* The end, good or bad, with its mark. */

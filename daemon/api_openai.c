@@ -112,6 +112,24 @@ relay(struct buf *b, const struct decoder_event *ev, const struct delta *d, bool
 }
 
 static void
+head(struct buf *b, struct span data)
+{
+	static const char *const keys[] = {"id", "object", "created", "model"};
+	struct json_value root, v[4];
+
+	if (json_check(data.p, data.len, &root, NULL) != JSON_OK)
+		return;
+	json_get_many(root, keys, v, 4);
+	if (v[0].type != JSON_STRING || v[1].type != JSON_STRING || v[2].type != JSON_NUMBER ||
+	    v[3].type != JSON_STRING)
+		return;
+	for (int i = 0; i < 4; i++) {
+		buf_printf(b, "%s\"%s\":", i == 0 ? "data: {" : ",", keys[i]);
+		buf_add(b, v[i].p, v[i].len);
+	}
+}
+
+static void
 text(struct buf *b, const struct emit_stream *es, struct span s)
 {
 	emit_text(b, EMIT_OPENAI, es, s.p, s.len, 0);
@@ -132,6 +150,26 @@ frames_with(struct buf *b, struct span frames, const struct emit_end *e)
 	buf_str(b, "}\n\n");
 }
 
+/* Frames of the provider's but for the usage in them. */
+static void
+frames_without_usage(struct buf *b, struct span frames)
+{
+	static const char begin[] = "data: ", end[] = "\n\n";
+	struct json_value root;
+
+	while (frames.len > 0) {
+		const char *stop = memmem(frames.p, frames.len, end, sizeof end - 1);
+		size_t n = (size_t)(stop - frames.p) + sizeof end - 1;
+
+		if (json_check(frames.p + sizeof begin - 1,
+			(size_t)(stop - frames.p) - (sizeof begin - 1), &root, NULL) == JSON_OK)
+			(void)without_usage(b, root);
+		else
+			buf_add(b, frames.p, n);
+		frames = (struct span){frames.p + n, frames.len - n};
+	}
+}
+
 static void
 end(struct buf *b, const struct emit_stream *es, const struct api_end *e)
 {
@@ -144,8 +182,11 @@ end(struct buf *b, const struct emit_stream *es, const struct api_end *e)
 	} else if (es->include_usage && e->usage.len > 0) {
 		buf_span(b, e->last);
 		frames_with(b, e->usage, &e->end);
-	} else if (es->include_usage && !e->usage_said) {
-		buf_span(b, e->last);
+	} else if (es->include_usage && !(e->usage_said && e->believed)) {
+		if (e->usage_said)
+			frames_without_usage(b, e->last);
+		else
+			buf_span(b, e->last);
 		emit_usage(b, es, &e->end);
 	} else {
 		frames_with(b, e->last, &e->end);
@@ -164,6 +205,7 @@ const struct api api_openai = {
     .dialect = DIALECT_OPENAI,
     .relay = relay,
     .relay_text = relay_text,
+    .head = head,
     .text = text,
     .end = end,
     .decode_whole = openai_decode_whole,

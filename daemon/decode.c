@@ -140,6 +140,12 @@ relayed(struct stream *st)
 		stream_close(st, OUTCOME_UPSTREAM, "overloaded", "out of memory");
 		return;
 	}
+	if (r->last.len > RELAY_END_MAX) {
+		defect(st, DEFECT_OVERSIZE);
+		failed(st, UPSTREAM_PROTOCOL, (struct span){0},
+		    "the provider's answer does not end");
+		return;
+	}
 	if (r->text.len > r->text_at && !note_text(st, r->said - (r->text.len - r->text_at),
 					      r->text.len - r->text_at))
 		return;

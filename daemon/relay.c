@@ -45,9 +45,10 @@ relay_forget(struct relay *r)
 	buf_free(&r->out);
 	buf_free(&r->last);
 	buf_free(&r->usage);
+	buf_free(&r->head);
 	buf_free(&r->body);
 	r->said = 0;
-	r->usage_said = false;
+	r->begun = r->usage_said = false;
 }
 
 void
@@ -69,7 +70,7 @@ bool
 relay_failed(const struct relay *r)
 {
 	return r->text.failed || r->frames.failed || r->marks.failed || r->out.failed ||
-	    r->last.failed || r->usage.failed || r->body.failed;
+	    r->last.failed || r->usage.failed || r->head.failed || r->body.failed;
 }
 
 static void
@@ -82,16 +83,41 @@ push(struct relay *r, size_t hidden, size_t shown, size_t frame)
 	buf_add(&r->marks, &m, sizeof m);
 }
 
+static void
+note_head(struct stream *st, const struct decoder_event *ev)
+{
+	st->relay->begun = true;
+	if (st->api->head != NULL)
+		st->api->head(&st->relay->head, ev->data);
+}
+
 void
 relay_text(struct stream *st, struct span text, const struct decoder_event *ev)
 {
 	struct relay *r = st->relay;
 	size_t before = r->frames.len;
 
+	if (!r->begun && ev->data.len > 0)
+		note_head(st, ev);
 	buf_span(&r->text, text);
 	if (ev->data.len > 0)
 		st->api->relay_text(&r->frames, ev);
 	push(r, 0, text.len, r->frames.len - before);
+}
+
+/* The meter need not wait for these: nobody sees them before the settlement. */
+static void
+keep_for_end(struct stream *st, enum api_place place, size_t frame, bool usage)
+{
+	struct relay *r = st->relay;
+	struct buf *to = place == API_END ? &r->last : &r->usage;
+
+	r->usage_said |= place == API_END && usage && st->include_usage;
+	/* Who says it more than once means the last one. */
+	if (place == API_USAGE)
+		to->len = 0;
+	buf_add(to, r->frames.data + frame, r->frames.len - frame);
+	r->frames.len = frame;
 }
 
 void
@@ -107,15 +133,16 @@ relay_delta(struct stream *st, const struct delta *d, const struct decoder_event
 	hidden = r->text.len - text;
 	buf_span(&r->text, d->refusal);
 	buf_span(&r->text, d->text);
-	if (ev != NULL && ev->data.len > 0)
+	if (ev != NULL && ev->data.len > 0) {
+		if (!r->begun)
+			note_head(st, ev);
 		place = st->api->relay(&r->frames, ev, d, st->include_usage);
-	/* The meter need not wait for these: nobody sees them before the settlement. */
-	if (place == API_END || place == API_USAGE) {
-		r->usage_said |= place == API_END && d->usage.present && st->include_usage;
-		buf_add(place == API_END ? &r->last : &r->usage, r->frames.data + frame,
-		    r->frames.len - frame);
-		r->frames.len = frame;
 	}
+	/* The ends of other choices keep their place behind the first one's. */
+	if (place == API_NOW && r->last.len > 0 && r->text.len == text)
+		place = API_END;
+	if (place == API_END || place == API_USAGE)
+		keep_for_end(st, place, frame, d->usage.present || d->usage_bad);
 	push(r, hidden, r->text.len - text - hidden, r->frames.len - frame);
 }
 

@@ -15,6 +15,8 @@
 
 /* A body that came in one piece; more of it is a failure. */
 #define RELAY_BODY_MAX (16u << 20)
+/* So much may a provider say of its answer's end; more of it is a failure. */
+#define RELAY_END_MAX (1u << 20)
 
 struct stream;
 
@@ -25,8 +27,10 @@ struct relay {
 	size_t mark_at, text_at, frame_at; /* what is done of them */
 	struct buf out;    /* paid: for the watcher */
 	struct buf last, usage; /* for the end: see struct api_end */
+	struct buf head;   /* how frames of ours begin */
 	struct buf body;   /* of a provider that was asked for one piece */
 	uint64_t said;     /* bytes of what its events say, let out or waiting */
+	bool begun;        /* head is what the first event made of it */
 	bool usage_said;   /* `last` has it */
 	bool stuck;        /* an event waits for a record */
 	bool whole;        /* the client wants one piece */

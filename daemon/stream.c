@@ -318,6 +318,8 @@ stream_describe(const struct stream *st, struct emit_stream *es)
 	    .choices = st->choices,
 	    .provider = st->first_us != 0 ? attempt_provider(st) : NULL,
 	};
+	if (st->relay != NULL)
+		es->openai_head = (struct span){st->relay->head.data, st->relay->head.len};
 }
 
 bool

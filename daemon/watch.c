@@ -333,14 +333,18 @@ static void
 api_end(struct stream *st, struct buf *b)
 {
 	struct relay *r = st->relay;
-	struct api_end e = {.usage_said = r->usage_said};
+	struct api_end e = {.believed = st->usage_believed};
 	struct emit_stream es;
 
 	stream_describe(st, &es);
 	stream_end(st, &e.end);
-	e.last = (struct span){r->last.data, r->last.len};
-	if (st->usage_believed)
-		e.usage = (struct span){r->usage.data, r->usage.len};
+	/* The provider's end is the answer's only if all of it was paid: there may be text in it. */
+	if (st->complete) {
+		e.last = (struct span){r->last.data, r->last.len};
+		e.usage_said = r->usage_said;
+		if (st->usage_believed)
+			e.usage = (struct span){r->usage.data, r->usage.len};
+	}
 	st->api->end(b, &es, &e);
 }
 
