@@ -384,7 +384,7 @@ class V1(Case):
                            "messages": [{"role": "user", "content": "x"}]})
         with socket.socket() as s:
             s.settimeout(60)
-            s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 131072)
             s.connect(("127.0.0.1", self.t.port))
             s.sendall(f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}"
                       f"\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode())
