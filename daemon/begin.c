@@ -14,6 +14,7 @@
 #include "daemon/relay.h"
 #include "daemon/repeat.h"
 #include "daemon/stream.h"
+#include "daemon/turn.h"
 #include "daemon/worker.h"
 #include "shm/clock.h"
 #include "shm/fault.h"
@@ -125,6 +126,8 @@ reserved_cb(void *arg, uint64_t position)
 	if (status != RING_APPLIED)
 		stream_close(st, OUTCOME_CANCELLED, "overloaded", "the reserve was refused");
 	stream_acknowledged(st);
+	if (st->has_key)
+		turn_over(st->w, st->account->number, &st->keyed);
 	if (c == NULL)
 		return;
 	if (status == RING_REPEATED) {
@@ -336,7 +339,7 @@ write_requests(const struct config *cfg, const struct chat_request *r, const str
 	return api == NULL || only_its_own(cfg, r, api, request, f) ? 0 : -1;
 }
 
-void
+bool
 begin(struct conn *c, const struct http_request *h, struct begin *x)
 {
 	struct worker *w = conn_arg(c);
@@ -352,10 +355,10 @@ begin(struct conn *c, const struct http_request *h, struct begin *x)
 	struct buf request[DIALECTS] = {{0}};
 
 	if (!open_for_requests(w, c))
-		return;
+		return false;
 	if (write_requests(w->config, r, x->api, request, &f) != 0) {
 		begin_refuse(c, &f);
-		return;
+		return false;
 	}
 	price_id = quote_price(w->region, r->model, &price);
 	quote_make(w->config, w->region, r, &price, &q);
@@ -364,7 +367,7 @@ begin(struct conn *c, const struct http_request *h, struct begin *x)
 		for (int k = 0; k < DIALECTS; k++)
 			buf_free(&request[k]);
 		refuse_overloaded(c, RESERVE_MEMORY, "out of memory");
-		return;
+		return false;
 	}
 	memcpy(st->request, request, sizeof st->request);
 	st->account = conn_caller(c)->account;
@@ -374,22 +377,23 @@ begin(struct conn *c, const struct http_request *h, struct begin *x)
 		stream_drop_requests(st);
 		stream_drop(st);
 		refuse_overloaded(c, RESERVE_MEMORY, "out of memory");
-		return;
+		return false;
 	}
-	if (x->has_key) {
-		x->keyed.expires_s = stream_expires_s(st);
-		st->keyed = x->keyed;
+	if (x->keyed != NULL) {
+		st->keyed = *x->keyed;
+		st->keyed.expires_s = stream_expires_s(st);
 		st->has_key = true;
 	}
 	result = reserve(st, r, &q, &price, price_id, message_id, &position);
 	if (result != LEDGER_OK) {
 		stream_drop(st);
-		ask_or_refuse(w, c, x->has_key ? &x->keyed : NULL, result, &q);
-		return;
+		ask_or_refuse(w, c, x->keyed, result, &q);
+		return false;
 	}
 	FAULT("send.reserved");
 	st->reserved = st->hold->amount;
 	st->sender = c;
 	conn_later(c, &ops, st);
 	durable_wait(w->durable, position, reserved_cb, st);
+	return true;
 }

@@ -12,18 +12,18 @@
 
 struct begin {
 	struct chat_request request;
-	struct journal_keyed keyed; /* of the Idempotency-Key, if has_key */
-	bool has_key;
+	const struct journal_keyed *keyed; /* of the Idempotency-Key, whose turn it is; or NULL */
 	const struct api *api;      /* whose dialect the client speaks; NULL: of /chat */
 	/* The stream is WAITING, and its sender hears what is available now. */
 	void (*begun)(struct stream *, struct conn *, int64_t available);
 };
 
 /*
- * Reserve for the connection's caller.  Either begun is called, from a later event, or the
- * connection was answered: 402, 503, or what the provider's dialect cannot carry.
+ * Reserve for the connection's caller.  True: begun is called from a later event, or it is answered
+ * then, and a keyed one's turn_over is called.  False: the connection was (or, when the keeper has
+ * been asked about the key, will be) answered: 402, 503, or what the provider's dialect cannot carry.
  */
-void begin(struct conn *, const struct http_request *, struct begin *);
+bool begin(struct conn *, const struct http_request *, struct begin *);
 /* Answer with what is wrong with a request. */
 void begin_refuse(struct conn *, const struct chat_fault *);
 

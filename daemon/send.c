@@ -3,27 +3,36 @@
  */
 #include "daemon/begin.h"
 #include "daemon/repeat.h"
+#include "daemon/turn.h"
 #include "daemon/worker.h"
 
 static void
 answer(struct stream *st, struct conn *c, int64_t available)
 {
 	repeat_write(c, &(struct send_answer){.stream_id = st->id_text,
-	    .session_id = st->session_text, .message_id = st->message_text,
-	    .reserved = st->reserved, .available = available, .expires_s = stream_expires_s(st)});
+	                    .session_id = st->session_text,
+	                    .message_id = st->message_text,
+	                    .reserved = st->reserved,
+	                    .available = available,
+	                    .expires_s = stream_expires_s(st)});
+}
+
+static bool
+send_turn(struct conn *c, const struct http_request *h, struct span body,
+    const struct journal_keyed *keyed)
+{
+	struct worker *w = conn_arg(c);
+	struct begin x = {.begun = answer, .keyed = keyed};
+	struct chat_fault f;
+
+	if (chat_request_parse(w->config, body, &x.request, &f) == 0)
+		return begin(c, h, &x);
+	begin_refuse(c, &f);
+	return false;
 }
 
 void
 send_handler(struct conn *c, const struct http_request *h, struct span body)
 {
-	struct worker *w = conn_arg(c);
-	struct begin x = {.begun = answer};
-	struct chat_fault f;
-
-	if (!repeat_key(c, h, "/chat/send", body, &x.keyed, &x.has_key))
-		return;
-	if (chat_request_parse(w->config, body, &x.request, &f) != 0)
-		begin_refuse(c, &f);
-	else
-		begin(c, h, &x);
+	turn_request(c, h, body, "/chat/send", send_turn);
 }

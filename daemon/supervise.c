@@ -19,6 +19,7 @@
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "daemon/spawn.h"
+#include "shm/claim.h"
 #include "shm/clock.h"
 #include "shm/fault.h"
 #include "shm/wake.h"
@@ -242,6 +243,8 @@ step_reaping(struct supervisor *s, uint32_t proc)
 	if (after != REAP_DONE)
 		return;
 	FAULT("master.reaped");
+	claim_release_dead(region, proc);
+	FAULT("master.released");
 	log_reaped(c, proc);
 	/* Release, pairs with whoever looks whether the slot may be used again. */
 	atomic_store_explicit(&region_proc(region, proc)->reaping, 0, memory_order_release);

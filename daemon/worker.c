@@ -18,6 +18,7 @@
 #include "daemon/metrics.h"
 #include "daemon/past.h"
 #include "daemon/repeat.h"
+#include "daemon/turn.h"
 #include "daemon/settle.h"
 #include "daemon/stream.h"
 #include "shm/clock.h"
@@ -153,6 +154,7 @@ fini(struct loop *l)
 
 	past_fini(w);
 	repeat_fini(w);
+	turn_fini(w);
 	handover_close(w);
 	server_free(w->server);
 	streams_free(w->streams);

@@ -30,6 +30,9 @@ struct worker {
 	struct server *server;
 	struct state_reader *state; /* opened when first needed */
 	struct streams *streams;    /* daemon/stream.c */
+	struct turn *turns;         /* daemon/turn.c: who waits for another send with its key */
+	struct event *turn_timer;
+	size_t turns_size;          /* their memory */
 	struct repeat *repeats;     /* daemon/repeat.c: who waits for the keeper's word on a key */
 	struct journal_reader *journal; /* opened when first needed */
 	struct past *pasts;         /* daemon/past.c: who waits for a dead worker's stream */

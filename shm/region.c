@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "shm/account.h"
+#include "shm/claim.h"
 #include "shm/ledger.h"
 
 #define PAGE UINT64_C(4096)
@@ -97,6 +98,7 @@ layout(struct region_header *h, const struct region_dims *d)
 	h->counters_at = place(&at, h->procs, COUNTERS_BYTES);
 	h->rings_at = place(&at, rings, h->ring_stride);
 	h->holds_at = place(&at, (uint64_t)h->holds_per_proc * rings, sizeof(struct hold));
+	h->claims_at = place(&at, CLAIM_WORDS, sizeof(uint32_t));
 	h->key_index_at = place(&at, h->key_index_len, sizeof(uint64_t));
 	h->keys_at = place(&at, d->max_keys, sizeof(struct key_entry));
 	h->account_index_at = place(&at, h->account_index_len, sizeof(uint64_t));

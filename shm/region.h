@@ -6,7 +6,7 @@
  * It outlives a crash of all of them (that is what makes recovery exact to the chunk) and is
  * unlinked after a clean shutdown.  Offsets only, never pointers.  Sections start on pages:
  *
- *   header | procs | prices | counters | rings | holds | key index | keys |
+ *   header | procs | prices | counters | rings | holds | claims | key index | keys |
  *   account index | accounts
  *
  * Everything but keys and accounts is allocated at creation, so that "no space" is an error at
@@ -22,7 +22,7 @@
 #include "shm/ring.h"
 
 #define REGION_MAGIC UINT64_C(0x313044444c4c4f54) /* "TOLLDD01" */
-#define REGION_VERSION 4
+#define REGION_VERSION 5
 
 /* Process slots.  Twice the workers, so that old and new ones can overlap in a reload. */
 #define PROC_MASTER 0
@@ -101,6 +101,7 @@ struct region_header { /* one page */
 	uint64_t size;            /* of the whole file */
 	uint64_t procs_at, prices_at, counters_at, rings_at, ring_stride, holds_at;
 	uint64_t key_index_at, keys_at, account_index_at, accounts_at;
+	uint64_t claims_at;
 	uint32_t key_index_len, account_index_len; /* entries, powers of two */
 	_Atomic uint32_t filled;  /* REGION_FILLED: the keeper has loaded accounts and keys (release) */
 	_Atomic uint32_t clean;   /* all holds closed, all rings durable */

@@ -1,6 +1,7 @@
 """Goal:   a process killed at any named step between reserve and settle costs nobody anything:
         nothing stays held, each stream ends once and is charged what its client is told, top-ups
-        count once, other processes' streams go on, every client gets an end.
+        and sends with an Idempotency-Key count once, other processes' streams go on, every client
+        gets an end.
 Method: the list of points is read from the source, so none is forgotten.  For each: arm it in a
         running daemon (built with -DTOLLD_FAULTS), let clients come until it has struck, wait
         for the recovery, then compare the balance with what the clients were told, and audit.
@@ -66,14 +67,14 @@ class Client(threading.Thread):
         super().__init__(daemon=True)
         self.place, self.model, self.fields = place, model, fields
         self.id = None
+        self.once = {"Idempotency-Key": os.urandom(16).hex()}
         self.events = []
         self.broken = None
         self.start()
 
     def run(self):
         try:
-            self.id = self.place.t.send(self.place.key, "hello", self.model,
-                                        **self.fields)["stream_id"]
+            self.id = self.send()
             s = self.place.t.open(self.id)
             try:
                 for e in s.typed():
@@ -82,6 +83,14 @@ class Client(threading.Thread):
                 s.close()
         except Exception as e:  # the daemon was killed: that is what the test is about
             self.broken = e
+
+    def send(self):
+        status, _, body = self.place.t.request(
+            "POST", "/chat/send", dict(self.fields, model=self.model, message="hello"),
+            self.place.key, self.once)
+        if status != 200:
+            raise AssertionError(f"send: {status} {body}")
+        return body["stream_id"]
 
     def ended(self):
         return bool(self.events) and self.events[-1]["type"] in ("done", "error")
@@ -241,11 +250,21 @@ class Place:
     def settle(self, c):
         """What this client is told that it has cost."""
         if c.id is None:
-            return  # never acknowledged, so never charged
+            self.repeat(c)
         kind, end = end_of(self.again(c))
         if c.ended() and micro(c.events[-1]["data"]["cost"]) != micro(end["cost"]):
             raise AssertionError(f"told {c.events[-1]['data']}, later {end}")
         self.charged += micro(end["cost"])
+
+    def repeat(self, c):
+        """Never acknowledged: what it holds, if it does, is what its repetition gets."""
+        def ask():
+            try:
+                c.id = c.send()
+                return c.send() == c.id
+            except (OSError, http.client.HTTPException, AssertionError):
+                return False
+        wait_for(ask, 15, "an answer to a repeated send")
 
     def check(self):
         wait_for(lambda: self.t.ctl("hold", "list") == [], 15, "holds to be closed")

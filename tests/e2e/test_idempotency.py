@@ -10,7 +10,8 @@ import os
 import signal
 import unittest
 
-from tolld import Case, Tolld, end_of, micro, wait_for
+from clock import Clock
+from tolld import BUILD, Case, Tolld, end_of, micro, wait_for
 
 MODELS = {"short": "sim:tokens=12", "slow": "sim:tokens=400,rate=40"}
 
@@ -41,7 +42,8 @@ class Repeated(Case):
             self.assertEqual((status, again), (200, first))
             self.assertEqual(headers["idempotent-replayed"], "true")
         wait_for(lambda: self.t.show(self.name)["held"] == held, 10, "one hold to be left")
-        self.assertEqual(sum(h["account"] == self.name for h in self.t.ctl("hold", "list")), 1)
+        wait_for(lambda: [h["account"] for h in self.t.ctl("hold", "list")].count(self.name) == 1,
+                 10, "one hold to be left")
         end, done = end_of(list(self.t.open(first["stream_id"]).typed()))
         self.assertEqual(end, "done")
         status, _, again = keyed(self.t, me, "one")
@@ -133,6 +135,79 @@ class Repeated(Case):
                                              {"Idempotency-Key": f"left-{n}"})
             self.assertEqual(status, 200)
             self.assertEqual(end_of(list(self.t.open(sent["stream_id"]).typed()))[0], "done")
+
+
+class Scarce(Case):
+    OPTIONS = dict(workers=4, models=MODELS)
+
+    def test_all_at_once(self):
+        """Credit for one hold: who comes at the same moment waits for it, and is not refused."""
+        me = self.t.account("alice", "0.0003", "0")
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            for n in range(60):
+                answers = list(pool.map(lambda _: keyed(self.t, me, f"scarce-{n}"), range(8)))
+                self.assertEqual({a[0] for a in answers}, {200}, answers)
+                self.assertEqual(len({json.dumps(a[2]) for a in answers}), 1)
+                self.t.request("DELETE", "/stream?id=" + answers[0][2]["stream_id"])
+                wait_for(lambda: micro(self.t.show("alice")["available"]) == 300, 10,
+                         "the hold to be given back")
+        self.invariants()
+
+
+class Day(unittest.TestCase):
+    def begin(self, ledger):
+        self.t = Tolld(workers=1, models=MODELS, ledger=ledger)
+        self.addCleanup(self.t.close)
+        self.clock = Clock(BUILD, self.t.folder)
+        self.t.env.update(self.clock.env)
+        self.t.start()
+        self.key = self.t.account("alice")
+        self.t.ctl("topup", "alice", "100")  # no ref: `--balance` would have one
+
+    def test_a_full_table(self):
+        self.begin("max_refs = 3")
+        known = self.t.ctl("topup", "alice", "1", "--ref", "r")
+        answers = [keyed(self.t, self.key, "k0")[2], keyed(self.t, self.key, "k1")[2]]
+        before = self.t.show("alice")
+        status, headers, body = keyed(self.t, self.key, "k2")
+        self.assertEqual((status, body["error"]["code"]), (503, "overloaded"))
+        self.assertIsNotNone(headers["Retry-After"])
+        self.assertEqual(self.t.metric('tolld_table_full_total{table="refs"}'), 1)
+        for n, first in enumerate(answers):
+            self.assertEqual(keyed(self.t, self.key, f"k{n}")[2], first)
+        again = self.t.ctl("topup", "alice", "1", "--ref", "r")
+        self.assertEqual(again["balance"], known["balance"])
+        wait_for(lambda: self.t.show("alice") == before, 10, "nothing more to be held")
+        status, _, body = self.t.request("POST", "/chat/send",
+                                         {"model": "short", "message": "no key"}, self.key)
+        self.assertEqual(status, 200, body)
+
+    def test_after_a_day(self):
+        self.begin("max_refs = 2")
+        first = keyed(self.t, self.key, "k")[2]
+        self.t.ctl("topup", "alice", "1", "--ref", "r")
+        self.clock.forward(86400 - 600)
+        self.assertEqual(keyed(self.t, self.key, "k")[2], first)
+        self.t.ctl("topup", "alice", "1", "--ref", "r")
+        self.assertEqual(micro(self.t.show("alice")["balance"]), 101000000)
+        self.assertEqual(keyed(self.t, self.key, "other")[0], 503)
+        # Their room is for others a little later.
+        self.clock.forward(7200)
+        self.t.request("POST", "/chat/send", {"model": "short", "message": "no key"}, self.key)
+        wait_for(lambda: keyed(self.t, self.key, "others")[0] == 200, 10, "room for another key")
+        self.assertEqual(micro(self.t.ctl("topup", "alice", "1", "--ref", "r")["balance"]),
+                         102000000)
+        status, _, second = keyed(self.t, self.key, "others")
+        self.assertEqual(status, 200, second)
+        self.assertNotEqual(second["stream_id"], first["stream_id"])
+        self.t.audit()
+        # What was forgotten stays so, and what is known too.
+        self.t.stop()
+        self.t.start()
+        self.assertEqual(keyed(self.t, self.key, "others")[2], second)
+        self.assertEqual(micro(self.t.ctl("topup", "alice", "1", "--ref", "r")["balance"]),
+                         102000000)
+        self.t.audit()
 
 
 class Deaths(unittest.TestCase):

@@ -4,7 +4,7 @@
  * Method: fork real workers on one account in shared memory, kill them at random moments
  *         thousands of times, reap while others go on, compare memory with the books.  Then
  *         single slots brought into each state by hand.
- * objs: shm/money.o shm/ring.o shm/region.o shm/account.o shm/ledger.o shm/reap.o tests/unit/books.o
+ * objs: shm/money.o shm/ring.o shm/region.o shm/account.o shm/ledger.o shm/claim.o shm/reap.o tests/unit/books.o
  */
 #include <sched.h>
 #include <setjmp.h>
@@ -19,6 +19,7 @@
 
 #include <cmocka.h>
 
+#include "shm/claim.h"
 #include "shm/ledger.h"
 #include "shm/ring.h"
 #include "tests/unit/books.h"
@@ -353,6 +354,41 @@ a_credit_counts_if_it_was_published(void **state)
 }
 
 static void
+a_dead_one_s_claims_are_released(void **state)
+{
+	struct reap r;
+	int pushed;
+
+	(void)state;
+	begin(1000);
+	assert_true(claim_take(&region, PROC_WORKER, 0));
+	assert_true(claim_take(&region, PROC_WORKER, 65535));
+	assert_true(claim_take(&region, PROC_WORKER + 1, 7));
+	assert_false(claim_take(&region, PROC_WORKER + 1, 0));
+	assert_false(claim_take(&region, PROC_WORKER, 0));
+	(void)held();
+	/* Not before what it published is durable and its holds are finished. */
+	reap_start(&r, &region, PROC_WORKER, 1);
+	assert_int_not_equal(reap_step(&r, &pushed), REAP_DONE);
+	assert_false(claim_take(&region, PROC_WORKER + 1, 0));
+	books_drain(&books, &region, PROC_WORKER);
+	assert_int_not_equal(reap_step(&r, &pushed), REAP_DONE);
+	assert_false(claim_take(&region, PROC_WORKER + 1, 0));
+	books_drain(&books, &region, PROC_WORKER);
+	assert_int_equal(reap_step(&r, &pushed), REAP_DONE);
+	claim_release_dead(&region, PROC_WORKER);
+	assert_true(claim_take(&region, PROC_WORKER + 1, 0));
+	assert_true(claim_take(&region, PROC_WORKER + 1, 65535));
+	assert_false(claim_take(&region, PROC_WORKER, 7));
+	claim_release(&region, PROC_WORKER, 7); /* not ours */
+	assert_false(claim_take(&region, PROC_WORKER, 7));
+	claim_release(&region, PROC_WORKER + 1, 7);
+	assert_true(claim_take(&region, PROC_WORKER, 7));
+	ledger_free(ledger);
+	region_unmap(&region);
+}
+
+static void
 a_refused_settlement_gives_nothing(void **state)
 {
 	struct hold *h;
@@ -409,6 +445,7 @@ main(void)
 	    cmocka_unit_test(a_credit_counts_if_it_was_published),
 	    cmocka_unit_test(a_refused_settlement_gives_nothing),
 	    cmocka_unit_test(garbage_in_a_slot_does_not_hurt_the_reaper),
+	    cmocka_unit_test(a_dead_one_s_claims_are_released),
 	    cmocka_unit_test(killed_at_random),
 	};
 
