@@ -5,11 +5,12 @@
  * Idempotency-Key: a request that is sent again changes nothing and gets the first answer, for
  * 24 hours (draft-ietf-httpapi-idempotency-key-header).  Worker.
  *
- * There is no state for it in shared memory.  The key goes with the RESERVE, and the keeper, which
- * sees all reserves one after the other, takes only the first one with it: key and hold become
- * durable in one commit.  A later one is answered REPEATED (or CONFLICT, if its body differs) and
- * void in memory, like any reserve that the books do not take.  When nothing could be reserved,
- * the keeper is asked (JOURNAL_ASK): the credit may be what the first request has taken.
+ * A route uses it by daemon/turn.h, where requests with one key that come together wait for each
+ * other.  What a key stands for is not in shared memory: the key goes with the RESERVE, and the
+ * keeper, which sees all reserves one after the other, takes only the first one with it: key and
+ * hold become durable in one commit.  A later one is answered REPEATED (or CONFLICT, if its body
+ * differs) and void in memory, like any reserve that the books do not take.  When nothing could be
+ * reserved, the keeper is asked (JOURNAL_ASK): the credit may be what the first request has taken.
  */
 #include <stdbool.h>
 #include <stdint.h>
