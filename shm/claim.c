@@ -11,6 +11,7 @@ claim_at(const struct region *r, uint32_t word)
 	return (_Atomic uint32_t *)(void *)(r->base + r->h->claims_at) + word;
 }
 
+/* Model: claim_take() in tests/model/claim.pml */
 bool
 claim_take(struct region *r, uint32_t proc, uint16_t word)
 {
@@ -26,6 +27,7 @@ claim_take(struct region *r, uint32_t proc, uint16_t word)
 	    claim_at(r, word), &owner, proc, memory_order_acquire, memory_order_relaxed);
 }
 
+/* Model: claim_release() in tests/model/claim.pml */
 void
 claim_release(struct region *r, uint32_t proc, uint16_t word)
 {
@@ -34,6 +36,7 @@ claim_release(struct region *r, uint32_t proc, uint16_t word)
 	    claim_at(r, word), &proc, 0, memory_order_release, memory_order_relaxed);
 }
 
+/* Model: claim_release_dead() in tests/model/claim.pml */
 void
 claim_release_dead(struct region *r, uint32_t proc)
 {
