@@ -26,6 +26,25 @@ cost(uint32_t tokens)
 	return price_cost(&storm_price, STORM_PROMPT, 0, tokens);
 }
 
+/* The key of a reserve: it has no other. */
+static bool
+enter_once(const struct journal_entry *e, uint16_t model_len, uint32_t account)
+{
+	struct told_once *o;
+	uint32_t once;
+
+	memcpy(&once, (const char *)e->payload + sizeof(struct journal_reserve) + model_len,
+	    sizeof once);
+	if (once >= STORM_ONCE_MAX || once >= atomic_load(&told->onces))
+		WRONG("record %" PRIu64 ": key %u was never used", e->sequence, once);
+	o = &told->once[once];
+	if (++o->j_times > 1 || o->account != account)
+		WRONG("record %" PRIu64 ": key %u, %u times, account %u", e->sequence, once,
+		    o->j_times, account);
+	o->j_sequence = e->sequence;
+	return true;
+}
+
 static bool
 enter_reserve(const struct journal_entry *e)
 {
@@ -47,6 +66,8 @@ enter_reserve(const struct journal_entry *e)
 	if (told->account[t->account].j_closed)
 		WRONG("record %" PRIu64 ": a reserve of account %u, which is closed", e->sequence,
 		    t->account);
+	if (head.keyed && !enter_once(e, head.model_len, t->account))
+		return false;
 	t->j_reserved = 1;
 	t->j_first = t->j_amount = e->record.amount;
 	told->slot_stream[e->record.slot] = number + 1;
@@ -319,6 +340,20 @@ judge_credit(uint32_t i, const struct told_credit *t)
 	return true;
 }
 
+/* Keys that may still be repeated are looked at again. */
+static bool
+judge_once(uint32_t i, const struct told_once *o)
+{
+	uint64_t first = atomic_load(&o->repeated_of);
+
+	if (o->j_times < atomic_load(&o->granted))
+		WRONG("key %u: granted, but not in the journal", i);
+	if (first != 0 && (o->j_times != 1 || first != o->j_sequence))
+		WRONG("key %u: a repetition was told of record %" PRIu64 ", it is %" PRIu64, i,
+		    first, o->j_sequence);
+	return true;
+}
+
 static bool
 judge_setting(uint32_t i, const struct told_setting *t)
 {
@@ -446,6 +481,9 @@ examine(const struct heritage *h)
 	for (i = told->settings_done; good && i < atomic_load(&told->settings); i++)
 		good = judge_setting(i, &told->setting[i]);
 	told->settings_done = i;
+	for (i = told->onces_done; good && i < atomic_load(&told->onces) && i < STORM_ONCE_MAX; i++)
+		good = judge_once(i, &told->once[i]);
+	told->onces_done = i > 16 ? i - 16 : 0;
 	good = good && judge_keys(&h->region) && judge_memory(&h->region) && run_audit(journal, state);
 	atomic_store(&told->walked_us,
 	    (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000);

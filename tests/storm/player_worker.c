@@ -5,6 +5,9 @@
  */
 #include <string.h>
 
+#include "shm/account.h"
+#include "shm/claim.h"
+#include "shm/clock.h"
 #include "shm/mail.h"
 #include "shm/ring.h"
 #include "tests/storm/player.h"
@@ -19,8 +22,11 @@ struct stream {
 	int64_t taken;     /* by the extend that is waited for */
 	uint32_t paid;     /* tokens that durable records pay for */
 	bool reserving, closing;
-	bool refused; /* the account was closed meanwhile: the reserve was not taken */
-	uint8_t mail; /* a letter came: enum mail_verb */
+	bool refused;  /* the account was closed meanwhile: the reserve was not taken */
+	uint8_t mail;  /* a letter came: enum mail_verb */
+	uint32_t once; /* its key + 1, and its claim is ours; 0: none */
+	bool asking;   /* nothing was reserved: is the key known? */
+	bool other;    /* with another body than its key's first */
 };
 
 static void
@@ -43,16 +49,141 @@ raise_mark(struct player *p, struct stream *s, uint64_t position)
 		atomic_store(&s->t->marked, tokens);
 }
 
+static uint16_t
+once_word(uint32_t once)
+{
+	/* A few words, so that keys share them. */
+	return (uint16_t)(once % 64 * 1021);
+}
+
+static struct journal_keyed
+once_keyed(uint32_t once, bool other)
+{
+	struct journal_keyed keyed = {.expires_s = 1};
+
+	memcpy(keyed.key, &once, sizeof once);
+	memcpy(keyed.body, &once, sizeof once);
+	keyed.body[15] = other;
+	return keyed;
+}
+
+static uint64_t
+myself(const struct player *p)
+{
+	uint32_t generation = atomic_load(&region_proc(p->region, p->proc)->generation);
+
+	return (uint64_t)atomic_load(&told->life) << 40 | (uint64_t)p->proc << 32 | generation;
+}
+
+static void
+once_over(struct player *p, struct stream *s)
+{
+	atomic_store(&told->once[s->once - 1].claimant, 0);
+	claim_release(p->region, p->proc, once_word(s->once - 1));
+	s->once = 0;
+}
+
+/*
+ * Now and then with a key: a new one, or one of those that others are just using.  False: it is
+ * somebody's turn.
+ */
+static bool
+once_begin(struct player *p, struct stream *s, uint32_t *account)
+{
+	uint32_t n = atomic_load(&told->onces), back = storm_draw(&p->rng, 12), once;
+	struct told_once *o;
+	uint64_t was;
+
+	if (storm_draw(&p->rng, 3) != 0)
+		return true;
+	if (back < n && back > 1) {
+		once = n - back;
+	} else if ((once = atomic_fetch_add(&told->onces, 1)) < STORM_ONCE_MAX) {
+		told->once[once].account = *account;
+		atomic_store(&told->once[once].made, 1);
+	}
+	if (once >= STORM_ONCE_MAX || !atomic_load(&told->once[once].made))
+		return true;
+	o = &told->once[once];
+	if (!claim_take(p->region, p->proc, once_word(once))) {
+		told_count(OP_ONCE_WAITED);
+		return false;
+	}
+	was = atomic_exchange(&o->claimant, myself(p));
+	/* Who died with it has been finished, and has a successor at the most. */
+	if (was >> 40 == atomic_load(&told->life) &&
+	    (uint32_t)was == atomic_load(&region_proc(p->region, was >> 32 & 0xff)->generation))
+		storm_fail("key %u: two at the same time, %llx and %llx", once,
+		    (unsigned long long)was, (unsigned long long)myself(p));
+	*account = o->account;
+	s->once = once + 1;
+	s->other = atomic_load(&o->granted) && storm_draw(&p->rng, 8) == 0;
+	told_count(OP_ONCE);
+	return true;
+}
+
+/* Nothing could be reserved with this key. */
+static bool
+once_ask(struct player *p, struct stream *s, struct account *account)
+{
+	struct journal_keyed keyed = once_keyed(s->once - 1, s->other);
+	struct journal_record ask = {.type = JOURNAL_ASK,
+	    .version = JOURNAL_VERSION,
+	    .slot = JOURNAL_NONE,
+	    .account = account->number,
+	    .price = JOURNAL_NONE,
+	    .time_us = realtime_us()};
+
+	s->position = ring_push(p->ring, &ask, &keyed, sizeof keyed);
+	if (s->position == 0) {
+		once_over(p, s);
+		return false;
+	}
+	s->asking = true;
+	told_count(OP_ONCE_ASKED);
+	player_wake_keeper(p, false);
+	return true;
+}
+
+/* What the keeper said to a reserve or a question with a key; false: it is a failure. */
+static void
+once_answered(struct player *p, struct stream *s, enum ring_status status)
+{
+	struct told_once *o = &told->once[s->once - 1];
+	uint64_t first = ring_first(p->ring, s->position), none = 0;
+
+	if (status == RING_REPEATED) {
+		told_count(OP_ONCE_AGAIN);
+		if (!atomic_compare_exchange_strong(&o->repeated_of, &none, first) && none != first)
+			storm_fail("key %u: repetitions were told of records %llu and %llu",
+			    s->once - 1, (unsigned long long)none, (unsigned long long)first);
+	}
+	if (s->other != (status == RING_CONFLICT))
+		storm_fail(
+		    "key %u: body %d, the keeper said %d", s->once - 1, s->other, (int)status);
+	if (atomic_load(&o->granted) && status != RING_REPEATED && status != RING_CONFLICT)
+		storm_fail("key %u: granted, and the keeper said %d", s->once - 1, (int)status);
+	if (!s->asking && status == RING_APPLIED)
+		atomic_store(&o->granted, 1);
+	once_over(p, s);
+}
+
 static bool
 begin(struct player *p, struct stream *s)
 {
 	uint32_t number = p->spare != 0 ? p->spare - 1 : atomic_fetch_add(&told->streams, 1);
 	uint32_t account = atomic_load(&told->active[storm_draw(&p->rng, STORM_ACCOUNTS)]);
 	struct journal_reserve head = {.model_len = 5};
-	unsigned char payload[sizeof head + 5];
-	struct hold_terms t = {.price = storm_price, .prompt = STORM_PROMPT, .max_tokens = 1000,
-	    .min_tokens = 1 + storm_draw(&p->rng, 3), .want_tokens = 3 + storm_draw(&p->rng, 30),
-	    .reserved_us = 1, .deadline_us = UINT64_MAX / 2};
+	struct journal_keyed keyed;
+	unsigned char payload[sizeof head + 5 + sizeof keyed];
+	size_t len = sizeof head + 5;
+	struct hold_terms t = {.price = storm_price,
+	    .prompt = STORM_PROMPT,
+	    .max_tokens = 1000,
+	    .min_tokens = 1 + storm_draw(&p->rng, 3),
+	    .want_tokens = 3 + storm_draw(&p->rng, 30),
+	    .reserved_us = 1,
+	    .deadline_us = UINT64_MAX / 2};
 
 	*s = (struct stream){0};
 	p->spare = number + 1;
@@ -60,16 +191,27 @@ begin(struct player *p, struct stream *s)
 		storm_fail("too many streams for this program's table");
 		return false;
 	}
-	if ((t.account = player_account(p, account)) == NULL)
+	if (!once_begin(p, s, &account))
+		return false;
+	if ((t.account = player_account(p, account)) == NULL) {
+		if (s->once != 0)
+			once_over(p, s);
 		return false; /* not made yet */
+	}
 	s->t = &told->stream[number];
 	s->t->account = account;
 	s->t->boot = atomic_load(&told->boots);
 	memcpy(t.stream_id, &number, sizeof number);
 	memcpy(head.stream_id, t.stream_id, sizeof head.stream_id);
+	if (s->once != 0) {
+		head.keyed = 1;
+		keyed = once_keyed(s->once - 1, s->other);
+		memcpy(payload + len, &keyed, sizeof keyed);
+		len += sizeof keyed;
+	}
 	memcpy(payload, &head, sizeof head);
 	memcpy(payload + sizeof head, "model", 5);
-	switch (ledger_reserve(p->ledger, &t, payload, sizeof payload, &s->h, &s->position)) {
+	switch (ledger_reserve(p->ledger, &t, payload, len, &s->h, &s->position)) {
 	case LEDGER_OK:
 		s->reserving = true;
 		p->spare = 0;
@@ -78,12 +220,14 @@ begin(struct player *p, struct stream *s)
 		return true;
 	case LEDGER_SHORT:
 		told_count(OP_SHORT);
-		return false;
+		return s->once != 0 && once_ask(p, s, t.account);
 	case LEDGER_CLOSED:
 		if (!atomic_load(&told->account[account].closing))
 			storm_fail("account %u is frozen or closed", account);
-		return false;
+		return s->once != 0 && once_ask(p, s, t.account);
 	default:
+		if (s->once != 0)
+			once_over(p, s);
 		return false;
 	}
 }
@@ -168,7 +312,22 @@ static void
 acknowledged(struct player *p, struct stream *s)
 {
 	enum ring_status status = ring_result(p->ring, s->position, NULL);
+	bool keyed = s->once != 0;
 
+	if (keyed && (s->asking || status != RING_CLOSED))
+		once_answered(p, s, status);
+	else if (keyed)
+		once_over(p, s);
+	if (s->asking) {
+		*s = (struct stream){0};
+		return;
+	}
+	if (keyed && (status == RING_REPEATED || status == RING_CONFLICT)) {
+		s->refused = true;
+		s->reserving = false;
+		s->position = 0;
+		return;
+	}
 	if (status == RING_CLOSED && s->reserving &&
 	    atomic_load(&told->account[s->t->account].closing)) {
 		s->refused = true;
@@ -177,8 +336,8 @@ acknowledged(struct player *p, struct stream *s)
 		return;
 	}
 	if (status != RING_APPLIED) {
-		storm_fail("stream %ld: the keeper said %d", (long)(s->t - told->stream),
-		    (int)status);
+		storm_fail(
+		    "stream %ld: the keeper said %d", (long)(s->t - told->stream), (int)status);
 		return;
 	}
 	if (s->closing) {
@@ -212,7 +371,7 @@ step(struct player *p, struct stream *s, uint64_t durable, bool ending)
 		raise_mark(p, s, s->mark);
 		s->mark = 0;
 	}
-	if (s->h == NULL)
+	if (s->h == NULL && !s->asking)
 		return !ending && begin(p, s);
 	if (s->position > durable)
 		return false;
@@ -274,7 +433,7 @@ player_worker(struct heritage *h, uint32_t proc, uint64_t seed)
 		read_mail(&p, stream);
 		for (int i = 0; i < STREAMS; i++) {
 			did |= step(&p, &stream[i], durable, ending);
-			busy |= stream[i].h != NULL;
+			busy |= stream[i].h != NULL || stream[i].asking;
 		}
 		ring_ack(p.ring, durable);
 		if (atomic_load(&told->failed))

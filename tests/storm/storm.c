@@ -154,7 +154,8 @@ report(uint64_t seed, double seconds)
 	static const char *const op_name[OP_KINDS] = {"reserves", "refused for credit", "extends",
 	    "overdraws", "meter", "marks", "settles", "voids", "top-ups", "repeated refs",
 	    "adjustments", "syncs", "compactions", "settings", "accounts closed", "keys", "revocations",
-	    "keys refused", "letters", "streams ended by mail"};
+	    "keys refused", "letters", "streams ended by mail", "with a key", "repeated", "waited",
+	    "asked about"};
 	static const char *const disk_name[DISK_KINDS] = {"full", "write errors", "half writes",
 	    "flush errors", "slow"};
 

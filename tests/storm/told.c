@@ -44,7 +44,7 @@ storm_ops(void)
 	uint64_t n = 0;
 
 	for (int i = 0; i < OP_KINDS; i++)
-		if (i != OP_METER && i != OP_SHORT)
+		if (i != OP_METER && i != OP_SHORT && i != OP_ONCE_WAITED)
 			n += atomic_load(&told->ops[i]);
 	return n;
 }

@@ -19,6 +19,7 @@
 #define STORM_KEYS_MAX 1024
 #define STORM_SETTINGS_MAX (1u << 19)
 #define STORM_STREAMS_MAX (1u << 21)
+#define STORM_ONCE_MAX (1u << 19)
 #define STORM_CREDITS_MAX (1u << 20)
 #define STORM_SLOTS_MAX 1024
 #define STORM_PROMPT 10
@@ -42,6 +43,17 @@ struct told_stream {
 	uint8_t j_reserved, j_ended, j_type, j_outcome, j_proc;
 	uint32_t j_mark, j_completion;
 	int64_t j_amount, j_first, j_charge, j_uncollected;
+};
+
+/* A key of repeated reserves (Idempotency-Key); by its number. */
+struct told_once {
+	uint32_t account;
+	_Atomic uint8_t made;         /* account is set */
+	_Atomic uint8_t granted;      /* acknowledged: it has a hold */
+	_Atomic uint64_t claimant;    /* who reserves with it just now, and in which life */
+	_Atomic uint64_t repeated_of; /* told to a repetition: the first one's sequence */
+	uint32_t j_times;
+	uint64_t j_sequence;
 };
 
 /* A top-up or adjustment. */
@@ -113,6 +125,10 @@ enum op_kind {
 	OP_TABLE_FULL,
 	OP_LETTER,
 	OP_BY_MAIL,
+	OP_ONCE,
+	OP_ONCE_AGAIN,
+	OP_ONCE_WAITED,
+	OP_ONCE_ASKED,
 	OP_KINDS
 };
 
@@ -134,14 +150,14 @@ struct told {
 	_Atomic uint32_t failed;
 	char difference[512];
 	_Atomic uint64_t kills[KILL_KINDS], ops[OP_KINDS], disk[DISK_KINDS], looks, rests, spawned;
-	_Atomic uint32_t streams, credits, settings, keys, accounts; /* numbers given out */
+	_Atomic uint32_t streams, credits, settings, keys, onces, accounts; /* numbers given out */
 	_Atomic uint32_t active[STORM_ACCOUNTS]; /* accounts that are used now */
 	/* examine.c's own. */
 	uint64_t walked; /* journal records that were entered below */
 	_Atomic uint64_t walked_us; /* those of before that time: they may be compacted */
 	_Atomic uint64_t compacted; /* checkpoints that were seen at rest */
 	uint64_t base;              /* the last one's sequence */
-	uint32_t streams_done, credits_done, settings_done;
+	uint32_t streams_done, credits_done, settings_done, onces_done;
 	uint32_t slot_stream[STORM_SLOTS_MAX]; /* open hold: its stream + 1 */
 	int64_t balance[STORM_ACCOUNTS_MAX], held[STORM_ACCOUNTS_MAX];
 	struct told_account account[STORM_ACCOUNTS_MAX];
@@ -149,6 +165,7 @@ struct told {
 	struct told_setting setting[STORM_SETTINGS_MAX];
 	struct told_stream stream[STORM_STREAMS_MAX];
 	struct told_credit credit[STORM_CREDITS_MAX];
+	struct told_once once[STORM_ONCE_MAX];
 };
 
 extern struct told *told;
