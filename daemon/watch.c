@@ -417,6 +417,14 @@ feed_api_held(struct watcher *x)
 
 	if (whole ? !stream_is_over(st) : !has_begun(st))
 		return;
+	if (whole && !st->complete && st->error_code == NULL && st->state == STREAM_ENDED) {
+		/* By an operator: a part of a body is no answer. */
+		conn_header(x->conn, "x-should-retry", "false");
+		conn_error(x->conn, 503, "server_error", "cancelled", NULL,
+		    "the request was cancelled");
+		unlink_watcher(x);
+		return;
+	}
 	if ((whole || st->first_us == 0) &&
 	    (st->error_code != NULL || st->state != STREAM_ENDED ||
 		emit_finish_reason(st->outcome) == NULL)) {

@@ -4,6 +4,7 @@ Method: plain HTTP against two workers and the simulated provider; processes are
         mid-answer; every charge is checked, the books too.
 """
 import base64
+import concurrent.futures
 import http.client
 import json
 import os
@@ -112,6 +113,20 @@ class Embeddings(Case):
         wait_for(lambda: self.t.ctl("hold", "list"), 10, "the hold")
         _, paid = self.paid(c.close)
         self.assertEqual(paid, 0)
+
+
+    def test_operators_cancel(self):
+        """Nobody takes an error for an answer, or a part of one."""
+        body = {"model": "late", "messages": [{"role": "user", "content": "hello"}]}
+        for path, body in (("/v1/embeddings", {"model": "late", "input": "x"}),
+                           ("/v1/chat/completions", body)):
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                asked = pool.submit(post, self.t, path, body, self.key)
+                open_now = wait_for(lambda: self.t.ctl("stream", "list"), 10, "the stream")
+                _, paid = self.paid(lambda: self.t.ctl("stream", "cancel", open_now[0]["stream_id"]))
+                got = asked.result()
+            self.assertEqual((got.status, got.error()["code"], paid), (503, "cancelled", 0))
+            self.assertEqual(got.headers["x-should-retry"], "false")
 
 
 class Models(Case):
