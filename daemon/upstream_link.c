@@ -79,6 +79,19 @@ link_rest(struct link *l)
 	event_add(&l->rd, NULL);
 }
 
+/*
+ * Has the peer said nothing, nor closed?  What it says before it is asked is no answer to the next
+ * call, and the event loop may not have come to it yet.
+ */
+static bool
+is_quiet(const struct link *l)
+{
+	char c;
+
+	return recv(l->fd, &c, 1, MSG_PEEK | MSG_DONTWAIT) < 0 &&
+	    (errno == EAGAIN || errno == EWOULDBLOCK);
+}
+
 /* The connection used last is the one most likely to be still there. */
 struct link *
 link_reuse(struct target *t)
@@ -89,7 +102,7 @@ link_reuse(struct target *t)
 	while ((l = t->idle) != NULL) {
 		t->idle = l->next;
 		t->idle_count--;
-		if (now - l->idle_us < IDLE_US) {
+		if (now - l->idle_us < IDLE_US && is_quiet(l)) {
 			l->state = LINK_BUSY;
 			return l;
 		}

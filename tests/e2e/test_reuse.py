@@ -3,6 +3,8 @@
 Method: a provider of a few lines that keeps connections open, and closes them at chosen moments.
 """
 import json
+import os
+import signal
 import socket
 import threading
 import unittest
@@ -13,6 +15,7 @@ BODY = ('data: {"choices":[{"index":0,"delta":{"content":"hello"},"finish_reason
         'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
         'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":1}}\n\n'
         "data: [DONE]\n\n")
+STALE = BODY.replace("hello", "another's").encode()
 
 
 class Provider:
@@ -21,6 +24,7 @@ class Provider:
 
     def __init__(self):
         self.mode = "keep"
+        self.held = None  # the connection that was used last
         self.connections = self.requests = 0
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
@@ -38,7 +42,10 @@ class Provider:
     def request(self, c):
         data = b""
         while b"\r\n\r\n" not in data:
-            more = c.recv(65536)
+            try:
+                more = c.recv(65536)
+            except ConnectionResetError:
+                return False
             if not more:
                 return False
             data += more
@@ -53,6 +60,7 @@ class Provider:
 
     def talk(self, c):
         first = True
+        self.held = c
         while self.request(c):
             if self.mode == "deaf" or (self.mode == "drop" and not first):
                 break
@@ -102,6 +110,33 @@ model "m" {{
         self.provider.mode = "idle"
         self.answers(5)
         self.assertEqual(self.provider.connections, 5)
+
+    def test_what_was_not_asked_for_is_no_answer(self):
+        """An answer that comes while nobody asked must not become that of the next, whoever asks:
+        not even if the worker sees the question first."""
+        self.answers(1)
+        sent = self.t.send(self.key, "hi", "m")
+        worker = next(p for t, p in self.t.children().items() if "worker" in t)
+        with socket.create_connection(("127.0.0.1", self.t.port)) as c:
+            c.sendall(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
+            self.assertIn(b" 404 ", c.recv(65536))
+            os.kill(worker, signal.SIGSTOP)
+            try:
+                # Linux tells of what is ready in the order in which it became so.
+                c.sendall(f"GET /stream?id={sent['stream_id']} HTTP/1.1\r\nHost: x\r\n"
+                          "Connection: close\r\n\r\n".encode())
+                self.provider.held.sendall(
+                    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+                    b"Content-Length: %d\r\n\r\n%s" % (len(STALE), STALE))
+            finally:
+                os.kill(worker, signal.SIGCONT)
+            got = b""
+            while more := c.recv(65536):
+                got += more
+        self.assertIn(b'"full_text":"hello"', got)
+        self.assertNotIn(b"another", got)
+        self.assertEqual((self.provider.connections, self.provider.requests), (2, 2))
+        self.t.audit()
 
     def test_never_twice_on_a_new_connection(self):
         self.provider.mode = "deaf"
