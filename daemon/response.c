@@ -108,20 +108,23 @@ read_media_type(struct response *r, struct span v)
 {
 	size_t n = 0;
 
-	while (n < v.len && n < sizeof r->media_type - 1 && v.p[n] != ';' && v.p[n] != ' ') {
+	while (n < v.len && n < sizeof r->media_type - 1 && v.p[n] != ';' && v.p[n] != ' ' &&
+	    v.p[n] != '\t') {
 		r->media_type[n] = (char)(v.p[n] >= 'A' && v.p[n] <= 'Z' ? v.p[n] + 32 : v.p[n]);
 		n++;
 	}
 	r->media_type[n] = '\0';
 }
 
-/* Seconds, or a date. */
+/* Seconds, or a date in one of HTTP's three forms. */
 static void
 read_retry_after(struct response *r, struct span v)
 {
-	char text[64];
-	struct tm tm = {0};
-	time_t at, now = time(NULL);
+	static const char *const forms[] = {
+	    "%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y"};
+	char text[64], *end = NULL;
+	struct tm tm;
+	int64_t left;
 
 	if (v.len == 0 || v.len >= sizeof text)
 		return;
@@ -129,13 +132,19 @@ read_retry_after(struct response *r, struct span v)
 	text[v.len] = '\0';
 	if (strspn(text, "0123456789") == v.len) {
 		r->retry_after = v.len < 10 ? atoll(text) : INT32_MAX;
-	} else {
-		if (strptime(text, "%a, %d %b %Y %H:%M:%S GMT", &tm) == NULL)
-			return;
-		at = timegm(&tm);
-		if (at > now)
-			r->retry_after = (int64_t)(at - now);
+		return;
 	}
+	for (size_t i = 0; i < sizeof forms / sizeof *forms && end == NULL; i++) {
+		tm = (struct tm){0};
+		end = strptime(text, forms[i], &tm);
+		if (end != NULL && *end != '\0')
+			end = NULL;
+	}
+	if (end == NULL)
+		return;
+	left = (int64_t)timegm(&tm) - (int64_t)time(NULL);
+	if (left > 0)
+		r->retry_after = left < INT32_MAX ? left : INT32_MAX;
 }
 
 static bool
@@ -148,6 +157,8 @@ read_field(struct response *r, struct span line)
 		return bad(r, "a bad header line");
 	name = (struct span){line.p, (size_t)(colon - line.p)};
 	value = trim((struct span){colon + 1, line.len - name.len - 1});
+	/* A length or a coding must not go unseen for a blank before its colon. */
+	name = trim(name);
 	if (span_case_eq(name, "content-length"))
 		return read_length(r, value);
 	if (span_case_eq(name, "transfer-encoding")) {
@@ -164,7 +175,7 @@ read_field(struct response *r, struct span line)
 	} else if (span_case_eq(name, "retry-after")) {
 		read_retry_after(r, value);
 	} else if (span_case_eq(name, "content-encoding") && !span_case_eq(value, "identity")) {
-		return bad(r, "an encoding that was not asked for");
+		r->coded = true;
 	}
 	return true;
 }
@@ -194,8 +205,11 @@ read_head(struct response *r, const char *p, size_t len)
 	const char *end = p + len;
 	bool first = true;
 
-	r->chunked = r->has_length = false;
+	/* Of an interim response nothing is kept. */
+	r->chunked = r->has_length = r->coded = false;
 	r->left = 0;
+	r->retry_after = 0;
+	r->media_type[0] = '\0';
 	while (p < end) {
 		const char *lf = memchr(p, '\n', (size_t)(end - p));
 		struct span line = {p, (size_t)(lf - p)};
@@ -215,6 +229,9 @@ read_head(struct response *r, const char *p, size_t len)
 		return bad(r, "not an HTTP/1 response");
 	if (r->chunked && r->has_length)
 		return bad(r, "a length beside chunks");
+	/* A refusal's status says enough without its body. */
+	if (r->coded && r->status == 200)
+		return bad(r, "an encoding that was not asked for");
 	return true;
 }
 

@@ -25,7 +25,7 @@ enum response_result {
 struct response {
 	int state;
 	int status;
-	int64_t retry_after; /* seconds; 0: not said */
+	int64_t retry_after; /* seconds, at most INT32_MAX; 0: not said */
 	char media_type[RESPONSE_MEDIA_MAX]; /* lower case, without parameters; "" if none */
 	const char *why;
 	struct buf head;  /* until it is whole */
@@ -33,6 +33,7 @@ struct response {
 	uint64_t left;    /* of the body or the chunk */
 	uint32_t line;    /* bytes of the chunk's line or of trailers so far */
 	bool chunked, has_length, keep_alive, leftover, line_empty;
+	bool coded; /* the body is compressed, though nobody asked for that */
 };
 
 typedef bool response_head_fn(void *arg, const struct response *);

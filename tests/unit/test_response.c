@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -60,6 +61,9 @@ static const struct wanted table[] = {
     {CHUNKED "5\r\nhello\r\n0\r\n", RESPONSE_MORE, RESPONSE_MORE, 200, "hello", false},
     {"HTTP/1.1 200 OK", RESPONSE_MORE, RESPONSE_MORE, 0, "", false},
     {"", RESPONSE_MORE, RESPONSE_MORE, 0, "", false},
+    {OK "Content-Length : 1\r\n\r\nx", RESPONSE_COMPLETE, -1, 200, "x", true},
+    {"HTTP/1.1 429 No\r\nContent-Encoding: br\r\nContent-Length: 1\r\n\r\nx",
+	RESPONSE_COMPLETE, -1, 429, "x", true},
     /* Refused. */
     {CHUNKED "5\r\nhello!\r\n", RESPONSE_BAD, -1, 200, "hello", false},
     {CHUNKED "0x5\r\nhello\r\n", RESPONSE_BAD, -1, 200, "", false},
@@ -76,6 +80,7 @@ static const struct wanted table[] = {
     {OK "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", RESPONSE_BAD, -1, 0,
 	"", false},
     {OK "Content-Encoding: gzip\r\n\r\n", RESPONSE_BAD, -1, 0, "", false},
+    {OK "Content-Length: 5\r\nTransfer-Encoding : chunked\r\n\r\n", RESPONSE_BAD, -1, 0, "", false},
     {OK " folded: 1\r\n\r\n", RESPONSE_BAD, -1, 0, "", false},
     {OK "no colon\r\n\r\n", RESPONSE_BAD, -1, 0, "", false},
     {"HTTP/1.1 101 Switching\r\n\r\n", RESPONSE_BAD, -1, 0, "", false},
@@ -189,6 +194,66 @@ reads_what_matters(void **state)
 	response_fini(&r);
 }
 
+static int64_t
+retry_after(const char *field)
+{
+	struct response r, seen;
+	char text[400];
+
+	snprintf(text, sizeof text, "HTTP/1.1 103 Wait\r\nRetry-After: 3\r\n\r\n"
+	    "HTTP/1.1 503 No\r\n%s\r\nContent-Length: 0\r\n\r\n", field);
+	response_init(&r);
+	assert_int_equal(
+	    response_feed(&r, text, strlen(text), keep_head, body, &seen), RESPONSE_COMPLETE);
+	response_fini(&r);
+	return seen.retry_after;
+}
+
+/* A date in each of HTTP's three forms. */
+static void
+write_date(char *to, size_t size, int form, time_t at)
+{
+	size_t length;
+	struct tm tm;
+
+	gmtime_r(&at, &tm);
+	if (form == 0) {
+		strftime(to, size, "Retry-After: %a, %d %b %Y %H:%M:%S GMT", &tm);
+	} else if (form == 1) {
+		length = strftime(to, size, "retry-after: %A, %d-%b-", &tm);
+		snprintf(to + length, size - length, "%02d %02d:%02d:%02d GMT", tm.tm_year % 100,
+		    tm.tm_hour, tm.tm_min, tm.tm_sec);
+	} else {
+		strftime(to, size, "Retry-After: %a %b %e %H:%M:%S %Y", &tm);
+	}
+}
+
+static void
+reads_when_to_come_back(void **state)
+{
+	char field[100];
+	time_t now = time(NULL);
+
+	(void)state;
+	assert_int_equal(retry_after("X: 1"), 0); /* not that of the interim response */
+	assert_int_equal(retry_after("Retry-After: 0"), 0);
+	assert_int_equal(retry_after("Retry-After: 999999999"), 999999999);
+	assert_int_equal(retry_after("Retry-After: 99999999999999999999999999"), INT32_MAX);
+	assert_int_equal(retry_after("Retry-After: Fri, 31 Dec 9999 23:59:59 GMT"), INT32_MAX);
+	assert_int_equal(retry_after("Retry-After: -5"), 0);
+	assert_int_equal(retry_after("Retry-After: soon"), 0);
+	assert_int_equal(retry_after("Retry-After:"), 0);
+	for (int form = 0; form < 3; form++) {
+		write_date(field, sizeof field, form, now + 1000);
+		assert_in_range(retry_after(field), 900, 1000);
+		write_date(field, sizeof field, form, now - 1000);
+		assert_int_equal(retry_after(field), 0);
+		write_date(field, sizeof field, form, now + 1000);
+		strcat(field, "x");
+		assert_int_equal(retry_after(field), 0);
+	}
+}
+
 static void
 bounds_heads_lines_and_trailers(void **state)
 {
@@ -223,6 +288,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(ends_where_it_should_in_any_pieces),
 	    cmocka_unit_test(reads_what_matters),
+	    cmocka_unit_test(reads_when_to_come_back),
 	    cmocka_unit_test(bounds_heads_lines_and_trailers),
 	};
 
