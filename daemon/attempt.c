@@ -326,6 +326,15 @@ attempt_worked(struct stream *st)
 }
 
 void
+attempt_hurry(struct stream *st, uint64_t us)
+{
+	uint64_t due = monotonic_us() + us;
+
+	if (st->state == STREAM_CALLING && due < st->attempt.due_us)
+		st->attempt.due_us = due;
+}
+
+void
 attempt_tick(struct stream *st, uint64_t now_us)
 {
 	struct failure f = {
@@ -338,8 +347,12 @@ attempt_tick(struct stream *st, uint64_t now_us)
 		f.kind = UPSTREAM_REQUEST_TIMEOUT;
 		f.text = "the provider did not answer in time";
 	}
-
-	if (st->call != NULL && now_us > st->attempt.due_us)
+	if (st->call == NULL || now_us <= st->attempt.due_us)
+		return;
+	/* Its status says more than that it took too long to say why. */
+	if (st->status != 0 && st->status != 200)
+		decode_refused(st);
+	else
 		attempt_failed(st, &f);
 }
 

@@ -50,6 +50,8 @@ void attempt_start(struct stream *);
 void attempt_failed(struct stream *, const struct failure *);
 /* The first token has come: there will be no other call. */
 void attempt_worked(struct stream *);
+/* The present call has no longer than this for its first token, or to fail. */
+void attempt_hurry(struct stream *, uint64_t us);
 /* Every tick while CALLING. */
 void attempt_tick(struct stream *, uint64_t now_us);
 /* The stream's calls are over, however they ended. */

@@ -35,6 +35,7 @@ struct config_provider {
 	int retries;
 	uint32_t breaker_failures; /* 0: it never opens */
 	uint32_t breaker_seconds;
+	uint32_t max_line; /* bytes of a line, or an event, of its answers */
 };
 
 struct config_model {

@@ -84,6 +84,7 @@ static const struct config_key provider_keys[] = {
 	{ "retries", value_int, P(retries), 0, 10, false },
 	{ "breaker_failures", value_uint, P(breaker_failures), 0, 1000, false },
 	{ "breaker_seconds", value_uint, P(breaker_seconds), 1, 3600, false },
+	{ "max_line", value_uint, P(max_line), 4096, 8 << 20, false },
 	{ 0 },
 };
 
@@ -253,6 +254,7 @@ check_provider(struct config_file *f, struct config *c, size_t section)
 	p->retries = 2;
 	p->breaker_failures = 8;
 	p->breaker_seconds = 10;
+	p->max_line = 1 << 20;
 	apply_section(f, section, provider_keys, p);
 	if (p->base_urls == 0 && !find(f, section, "base_url") && !f->broken)
 		config_fault(f, s->line, "base_url", "is missing in provider \"%s\"", p->name);

@@ -20,6 +20,9 @@
 #include "shm/clock.h"
 
 #define BURST_MAX 4096
+/* So long may a refusal take to say why: what its status says is known already. */
+#define REFUSAL_US (5 * UINT64_C(1000000))
+#define DECODED_KEPT (8u << 20) /* of the room that events are decoded in */
 #define GATHER_AFTER 16 /* events, before it may be read together with others */
 
 static void
@@ -364,29 +367,36 @@ decode_head(void *arg, int status, const char *media_type, int64_t retry_after)
 	st->event_stream = status == 200 && !in_one_piece(st) &&
 	    decoder_accepts(dialect, media_type);
 	decoder_free(&st->decoder);
-	decoder_init(&st->decoder, dialect, media_type, LINE_BYTES_MAX, &st->w->decoded);
+	decoder_init(&st->decoder, dialect, media_type, provider(st)->max_line,
+	    &st->w->decoded);
+	if (status != 200)
+		attempt_hurry(st, REFUSAL_US);
 }
 
-/* A body that is no stream: what it says is for the error. */
+/* A body that is no stream: what it says is for the error.  One without end is not waited for. */
 static void
 keep_body(struct stream *st, const char *bytes, size_t len)
 {
-	if (st->raw_error.len < ERROR_BODY_MAX)
-		buf_add(&st->raw_error, bytes,
-		    len < ERROR_BODY_MAX - st->raw_error.len ? len
-							     : ERROR_BODY_MAX - st->raw_error.len);
+	size_t room = ERROR_BODY_MAX - st->raw_error.len;
+
+	buf_add(&st->raw_error, bytes, len < room ? len : room);
+	if (len >= room)
+		decode_refused(st);
 }
 
 static void
 decoded(struct stream *st, enum decoder_result result)
 {
+	char text[80];
+
 	burst_end(st);
 	note_dialect(st);
 	switch (result) {
 	case DECODER_OVERSIZE:
 		defect(st, DEFECT_OVERSIZE);
-		failed(st, UPSTREAM_PROTOCOL, (struct span){0},
-		    "the provider sent a line over 1 MiB");
+		snprintf(text, sizeof text, "the provider sent a line of over %u bytes",
+		    (unsigned)provider(st)->max_line);
+		failed(st, UPSTREAM_PROTOCOL, (struct span){0}, text);
 		break;
 	case DECODER_NOMEM:
 		stream_close(st, OUTCOME_UPSTREAM, "overloaded", "out of memory");
@@ -425,6 +435,9 @@ decode_data(void *arg, const char *bytes, size_t len)
 		return;
 	}
 	result = decoder_feed(&st->decoder, bytes, len, &decoder_ops, st);
+	/* What a giant event took is not kept for the usual ones. */
+	if (st->w->decoded.cap > DECODED_KEPT)
+		buf_free(&st->w->decoded);
 	if (result == DECODER_FOREIGN) {
 		st->event_stream = false;
 		keep_body(st, bytes, len);
@@ -456,8 +469,8 @@ decode_flush(void *arg)
 }
 
 /* A refusal, or a 200 that is not a stream. */
-static void
-end_refused(struct stream *st)
+void
+decode_refused(struct stream *st)
 {
 	char text[64];
 	struct span message = openai_error_message(st->raw_error.data == NULL ? "" :
@@ -485,7 +498,7 @@ end_failed(struct stream *st, enum call_result result, const char *why)
 	case CALL_TRUNCATED:
 		/* What a status says is whole without the rest of its body. */
 		if (st->status != 200) {
-			end_refused(st);
+			decode_refused(st);
 			break;
 		}
 		broken_off(st, "the provider's answer broke off");
@@ -514,7 +527,7 @@ end_complete(struct stream *st)
 	uint8_t outcome = st->finish == OUTCOME_NONE ? OUTCOME_STOP : st->finish;
 
 	if (!st->event_stream) {
-		end_refused(st);
+		decode_refused(st);
 		return;
 	}
 	if (!st->done_seen) {

@@ -11,15 +11,19 @@
 
 #include "daemon/upstream.h"
 
-#define LINE_BYTES_MAX (1u << 20) /* of a line or an event of the provider's */
 #define TOKEN_BYTES_MAX 128
 #define STREAM_TEXT_MAX (8u << 20) /* a longer answer is ended as oversize */
-#define ERROR_BODY_MAX 65536
+#define ERROR_BODY_MAX 65536 /* more is not read of what is no stream */
+
+struct stream;
 
 void decode_head(void *stream, int status, const char *media_type, int64_t retry_after);
 void decode_data(void *stream, const char *, size_t);
 void decode_flush(void *stream);
 void decode_end(void *stream, enum call_result, const char *why);
+/* The present call was answered, but not with a stream: end it, what its body says so far is
+ * enough. */
+void decode_refused(struct stream *);
 /* The meter: what text waited for is durable; a slice began. */
 void decode_resume(void *stream, bool slice_began);
 /* The ring has room again. */

@@ -136,6 +136,8 @@ static const struct bad {
 	{ "\nprovider p { }", "2: base_url" },
 	{ "provider p {\n base_url = \"http://h\"\n dialect = soap }", "3: dialect" },
 	{ "provider p { base_url = \"http://h\" retries = 11 }", "1: retries" },
+	{ "provider p { base_url = \"http://h\" max_line = 4095 }", "1: max_line" },
+	{ "provider p { base_url = \"http://h\" max_line = 8388609 }", "1: max_line" },
 	{ "provider p { base_url = \"http://h\"\n api_key = \"${TEST_UNSET}\" }", "2: api_key" },
 	{ "provider p { base_url = \"http://h\"\n api_key = ${TEST_UNSET} }", "2: api_key" },
 	{ "provider p { base_url = \"http://h\"\n api_key = \"a b\" }", "2: api_key" },
@@ -333,7 +335,7 @@ static const char everything[] =
     "  api_key = \"x-${TEST_KEY}-${TEST_UNSET:-none}\" retries = 0 }\n"
     "provider \"q\" { base_url = http://[::1]:11434 dialect = auto }\n"
     "provider \"r\" { base_url = {http://h, \"https://g/v1/\"} api_key = {'${TEST_KEY}', k2}\n"
-    "  breaker_failures = 0 breaker_seconds = 3 }\n"
+    "  breaker_failures = 0 breaker_seconds = 3 max_line = 4096 }\n"
     "provider \"s\" { base_url = http://h api_key = \"\\${TEST_KEY}\" }\n";
 
 static void
@@ -374,6 +376,8 @@ every_key_arrives(void **state)
 	assert_int_equal(c->provider[1].retries, 2);
 	assert_string_equal(c->provider[2].api_key[0], "${TEST_KEY}");
 	assert_string_equal(c->provider[3].api_key[0], "${TEST_KEY}");
+	assert_int_equal(c->provider[1].max_line, 1 << 20);
+	assert_int_equal(c->provider[2].max_line, 4096);
 	assert_int_equal(c->provider[2].base_urls, 2);
 	assert_string_equal(c->provider[2].base_url[1], "https://g/v1");
 	assert_int_equal(c->provider[2].api_keys, 2);
