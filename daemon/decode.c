@@ -166,6 +166,13 @@ arrived(struct stream *st, bool shown, struct span text)
 	if (text.len == 0 || st->stop_wanted ||
 	    !note_text(st, st->text.len, st->pending.len + text.len))
 		return;
+	/* Some providers do not count their thoughts against max_tokens; but no model thinks for
+	 * ever, and its client pays. */
+	if (!shown && (st->hidden_bytes += text.len) / TOKEN_BYTES_MAX >
+	        st->w->config->model[st->model].max_completion) {
+		stream_close(st, OUTCOME_LENGTH, NULL, NULL);
+		return;
+	}
 	if (st->pending.len + st->pending_hidden.len > 0)
 		buf_add(shown ? &st->pending : &st->pending_hidden, text.p, text.len);
 	else

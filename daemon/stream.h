@@ -69,6 +69,7 @@ struct stream {
 	bool has_key;
 	struct meter meter;
 	uint64_t prompt_bytes;
+	uint64_t hidden_bytes;           /* said, and not shown */
 	int64_t reserved;
 	uint32_t prompt_tokens, max_tokens;
 

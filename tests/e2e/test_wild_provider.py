@@ -201,7 +201,8 @@ class WildProvider(unittest.TestCase):
 provider "p" {{ base_url = "http://127.0.0.1:{cls.p.port}/v1"
     retries = 0 breaker_failures = 0 max_line = {MAX_LINE} }}
 model "m" {{ provider = {{"p"}} tokenizer = "o200k_base"
-    price_prompt = 0.15 price_cached = 0.075 price_completion = 0.60 }}
+    price_prompt = 0.15 price_cached = 0.075 price_completion = 0.60
+    max_completion = 100 }}
 ''')
         cls.addClassCleanup(cls.t.close)
         cls.addClassCleanup(cls.p.socket.close)
@@ -269,6 +270,18 @@ model "m" {{ provider = {{"p"}} tokenizer = "o200k_base"
         kind, end, _, charged = self.run_one(
             [b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n"], "flood")
         self.assertEqual((kind, end["error"]["kind"], charged), ("error", "protocol", 0), end)
+        wait_for(lambda: self.p.left == left + 1, 5, "the provider to be left")
+
+    def test_thoughts_without_end(self):
+        """A provider that never comes to its answer: it is left, and the bill has an end."""
+        thought = event(choices=[{"index": 0, "delta": {"reasoning": "hm " * 300}}]).encode()
+        left = self.p.left
+        kind, end, got, charged = self.run_one([UNTIL_CLOSE] + [thought] * 200, "hang")
+        self.assertEqual((kind, end["finish_reason"], got), ("done", "length", ""), end)
+        self.assertEqual(charged, micro(end["cost"]))
+        # Of 60,000 tokens no more than 100 * 128 bytes, and the event that went beyond.
+        self.assertGreater(charged, cost(self.prompt, 0))
+        self.assertLess(charged, cost(self.prompt, 100 * 128 // 3 + 600))
         wait_for(lambda: self.p.left == left + 1, 5, "the provider to be left")
 
     def test_line_of_just_the_limit(self):
