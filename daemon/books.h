@@ -98,6 +98,8 @@ void books_free(struct books *);
 	(BOOKS_TYPE(JOURNAL_TOPUP) | BOOKS_TYPE(JOURNAL_ADJUST) | BOOKS_TYPE(JOURNAL_ACCOUNT) |   \
 	    BOOKS_TYPE(JOURNAL_KEY) | BOOKS_TYPE(JOURNAL_KEY_REVOKE) | BOOKS_TYPE(JOURNAL_SYNC) | \
 	    BOOKS_TYPE(JOURNAL_ACCOUNT_SET) | BOOKS_TYPE(JOURNAL_COMPACT))
+/* Beside these, in the ring of a process that is being reaped. */
+#define BOOKS_FROM_REAPER BOOKS_TYPE(JOURNAL_GONE)
 #define BOOKS_FROM_JOURNAL (~0u)
 
 struct books_input {

@@ -335,6 +335,7 @@ books_apply(struct books *b, const struct journal_record *r, const void *payload
 	case JOURNAL_SYNC:
 	case JOURNAL_COMPACT:
 	case JOURNAL_ASK:
+	case JOURNAL_GONE:
 	case JOURNAL_TYPES:
 		break;
 	}

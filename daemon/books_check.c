@@ -10,6 +10,7 @@
 
 #include "daemon/books_private.h"
 #include "shm/account.h"
+#include "shm/ledger.h"
 
 static void
 answer(struct books_verdict *v, enum ring_status status)
@@ -47,7 +48,22 @@ own_slot(const struct books_input *in)
 	const struct journal_record *r = in->record;
 
 	return r->slot >= in->slot_first && r->slot - in->slot_first < in->slot_count &&
-	    r->op != 0 && r->op >> 44 == 0;
+	    r->op != 0 && r->op < HOLD_SEQ_END;
+}
+
+/*
+ * Further on than the slot's owner can have come: taken, it would leave the slot's next owner no
+ * operations.  What the keeper adds itself has room behind it; of the journal nothing is asked that
+ * was not asked when it was written.
+ */
+static bool
+too_far(const struct books *b, const struct books_input *in)
+{
+	const struct journal_record *r = in->record;
+	uint64_t last = latest(books_hold(b, r->slot));
+
+	return in->types != BOOKS_FROM_JOURNAL && r->op > last &&
+	    (r->op - last > HOLD_SEQ_STEP || r->op >= HOLD_SEQ_END - HOLD_SEQ_STEP);
 }
 
 bool
@@ -55,7 +71,8 @@ books_next(const struct books *b, const struct books_input *in)
 {
 	const struct journal_record *r = in->record;
 
-	return books_has_slot(r->type) && own_slot(in) && r->op > latest(books_hold(b, r->slot));
+	return books_has_slot(r->type) && own_slot(in) && !too_far(b, in) &&
+	    r->op > latest(books_hold(b, r->slot));
 }
 
 /*
@@ -74,6 +91,10 @@ check_slot(const struct books *b, const struct books_input *in, struct books_ver
 
 	if (!own_slot(in)) {
 		contradicts(v, "slot or operation are not the sender's");
+		return false;
+	}
+	if (too_far(b, in)) {
+		contradicts(v, "the operation is too far ahead");
 		return false;
 	}
 	if (r->op > latest(h) || (r->type == JOURNAL_MARK && r->op == latest(h)))
@@ -473,6 +494,7 @@ check_type(const struct books *b, const struct books_input *in, struct books_ver
 		break;
 	case JOURNAL_SYNC:
 	case JOURNAL_COMPACT:
+	case JOURNAL_GONE:
 		v->store = false;
 		break;
 	case JOURNAL_ASK:

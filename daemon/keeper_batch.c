@@ -162,6 +162,30 @@ publish_rings(struct keeper *k, bool synced)
 	}
 }
 
+/*
+ * A process is gone: what the books say of each of its slots, whatever it wrote there itself, for the
+ * reaper to go on from.
+ */
+static int
+show_gone(struct keeper *k, uint32_t proc)
+{
+	uint32_t first = hold_first(k->region, proc);
+
+	for (uint32_t slot = first; slot < first + k->region->h->holds_per_proc; slot++) {
+		const struct books_hold *h = books_hold(k->books, slot);
+
+		if (h == NULL || h->answered_op == 0)
+			keeper_show_hold(k, slot, h == NULL ? 0 : h->op, RING_APPLIED);
+		else
+			keeper_show_hold(k, slot, h->answered_op > h->op ? h->answered_op : h->op,
+			    h->answered_op >= h->op ? h->answered_status : RING_APPLIED);
+		if (h != NULL && h->account < books_accounts(k->books) &&
+		    keeper_show_account(k, h->account) < 0)
+			return -1;
+	}
+	return 0;
+}
+
 /* The batch is on disk: make it visible, in the order in which it happened. */
 /* Model: publish() in tests/model/keeper.pml. */
 static int
@@ -177,6 +201,11 @@ publish(struct keeper *k)
 		if (p->number >= 0 && p->type != JOURNAL_ACCOUNT &&
 		    keeper_show_key(k, (uint32_t)p->number) < 0)
 			return -1;
+		if (p->type == JOURNAL_GONE && p->status == RING_APPLIED) {
+			FAULT("keeper.forgotten");
+			if (show_gone(k, (uint32_t)p->op) < 0)
+				return -1;
+		}
 		if (p->slot != JOURNAL_NONE && p->type != JOURNAL_MARK)
 			keeper_show_hold(k, p->slot, p->op, p->status);
 	}
@@ -205,15 +234,23 @@ keeper_commit_own(struct keeper *k)
 
 /* Taking records. */
 
+/* Is the master finishing what it left? */
+static bool
+reaping(const struct keeper *k, uint32_t proc)
+{
+	/* Acquire: the master set it after waitpid, so the ring's owner writes no more. */
+	return atomic_load_explicit(&region_proc(k->region, proc)->reaping,
+	    memory_order_acquire) != 0;
+}
+
 /* Have a process killed. */
 static void
 mark_bad(struct keeper *k, uint32_t proc)
 {
 	struct proc_slot *slot = region_proc(k->region, proc);
 
-	/* A dead one is not to be killed: the mark would meet its successor.  Relaxed: the
-	 * master clears the mark when it starts one. */
-	if (atomic_load_explicit(&slot->reaping, memory_order_relaxed) != 0)
+	/* A dead one is not to be killed: the mark would meet its successor. */
+	if (reaping(k, proc))
 		return;
 	atomic_store_explicit(&slot->bad, 1, memory_order_release);
 	wake(k->region, PROC_MASTER, k->heritage->wake_fd[PROC_MASTER]);
@@ -293,10 +330,8 @@ end_refused(struct keeper *k, const struct books_input *in, bool next, struct ke
 	if ((r->type != JOURNAL_SETTLE && r->type != JOURNAL_VOID) || h == NULL || !h->open)
 		return;
 	if (!next) {
-		/* Relaxed: the reaper is the master's, and its record came after this was set. */
 		if (r->slot < in->slot_first || r->slot - in->slot_first >= in->slot_count ||
-		    atomic_load_explicit(&region_proc(k->region, r->proc)->reaping,
-			memory_order_relaxed) == 0)
+		    !reaping(k, r->proc))
 			return;
 		p->slot = r->slot;
 		p->op = (h->op > h->answered_op ? h->op : h->answered_op) + 1;
@@ -307,6 +342,45 @@ end_refused(struct keeper *k, const struct books_input *in, bool next, struct ke
 	keeper_append(k, &end, NULL);
 }
 
+/*
+ * A process is gone and its slots are free, but the books have a hold in one: it was opened by a
+ * forged reserve, or somebody wrote over the slot.  Its next owner would be taken for a forger; so the
+ * hold ends now, at its last mark, and its account is looked at.  (A slot that is not free is still to
+ * be finished: then it was not the master who sent this.)
+ */
+/* Model: gone() in tests/model/keeper.pml. */
+static void
+end_gone(struct keeper *k, uint32_t proc)
+{
+	uint32_t first = hold_first(k->region, proc), account = JOURNAL_NONE, ended = 0;
+	const char *id;
+	size_t len;
+
+	for (uint32_t slot = first; slot < first + k->region->h->holds_per_proc; slot++) {
+		const struct books_hold *h = books_hold(k->books, slot);
+		/* Acquire: as the master left it before it pushed this. */
+		uint64_t word = atomic_load_explicit(&hold_at(k->region, slot)->state,
+		    memory_order_acquire);
+		struct journal_record end;
+
+		if (h == NULL || !h->open || HOLD_STATE(word) != HOLD_FREE)
+			continue;
+		books_end_record(k->books, slot,
+		    (h->op > h->answered_op ? h->op : h->answered_op) + 1, k->batch_us, &end);
+		end.proc = PROC_KEEPER;
+		keeper_append(k, &end, NULL);
+		freeze(k, end.account, "a hold that its slot knew nothing of");
+		metrics_refused(JOURNAL_GONE);
+		if (ended++ == 0)
+			account = end.account;
+	}
+	if (ended == 0)
+		return;
+	id = books_account_id(k->books, account, &len);
+	log_warnx("process %u has left %u holds open that no slot knew of; account %.*s is frozen%s",
+	    proc, ended, (int)len, id, ended == 1 ? "" : ", and those of the others");
+}
+
 /* Judge one record and enter it; `p` says what is to be shown once it is on disk. */
 static void
 take(struct keeper *k, uint32_t proc, struct journal_record *r, const void *payload,
@@ -315,7 +389,8 @@ take(struct keeper *k, uint32_t proc, struct journal_record *r, const void *payl
 	struct books_input in = {
 	    .record = r,
 	    .payload = payload,
-	    .types = proc == PROC_ADMIN ? BOOKS_FROM_ADMIN : BOOKS_FROM_WORKER,
+	    .types = (proc == PROC_ADMIN ? BOOKS_FROM_ADMIN : BOOKS_FROM_WORKER) |
+		(reaping(k, proc) ? BOOKS_FROM_REAPER : 0),
 	    .slot_first = hold_first(k->region, proc),
 	    .slot_count = k->region->h->holds_per_proc,
 	};
@@ -351,6 +426,11 @@ take(struct keeper *k, uint32_t proc, struct journal_record *r, const void *payl
 		books_answer(k->books, r->slot, r->op, r->type, v.status, v.value);
 	if (r->type == JOURNAL_SYNC)
 		k->sync[proc] = true;
+	if (r->type == JOURNAL_GONE && v.status == RING_APPLIED) {
+		end_gone(k, proc);
+		FAULT("keeper.gone");
+		p->op = proc;
+	}
 	if (r->type == JOURNAL_COMPACT && v.status == RING_APPLIED)
 		v.status = compact_ask(k, r->extra, &v.value);
 	p->status = (uint8_t)v.status;
@@ -381,14 +461,11 @@ static bool
 ring_sound(struct keeper *k, uint32_t proc, struct ring *ring)
 {
 	const struct region_dims *d = &k->region->h->dims;
-	/* Acquire: the master set it after waitpid, so the ring's owner writes no more. */
-	bool reaping = atomic_load_explicit(&region_proc(k->region, proc)->reaping,
-	    memory_order_acquire) != 0;
 
 	if (!k->distrusted[proc] &&
 	    !ring_wrong(ring, d->ring_records, d->ring_arena, k->rings.position[proc]))
 		return true;
-	if (reaping) {
+	if (reaping(k, proc)) {
 		mend_ring(k, proc, ring);
 		return true;
 	}
@@ -441,8 +518,7 @@ ring_due(struct keeper *k, uint32_t proc)
 
 	/* It may have to be mended: whoever reaps its owner waits for that. */
 	if (k->distrusted[proc])
-		return atomic_load_explicit(&region_proc(k->region, proc)->reaping,
-		    memory_order_relaxed) != 0;
+		return reaping(k, proc);
 	if (head == from)
 		return false;
 	/* Not too many at once, and nothing that needs a closer look (it may be forged). */

@@ -294,9 +294,12 @@ resume_holds(struct keeper *k)
 		uint64_t word = atomic_load_explicit(&hold_at(k->region, slot)->journaled,
 		    memory_order_relaxed);
 
-		if (h != NULL && HOLD_SEQ(word) < h->op)
-			keeper_show_hold(k, slot, h->op, RING_APPLIED);
-		else if (HOLD_SEQ(word) > (h == NULL ? 0 : h->op) || (word & 0xff) > RING_APPLIED)
+		uint64_t op = h == NULL ? 0 : h->op;
+
+		/* Further on than it can be: somebody wrote there. */
+		if (HOLD_SEQ(word) < op || HOLD_SEQ(word) - op > HOLD_SEQ_STEP)
+			keeper_show_hold(k, slot, op, RING_APPLIED);
+		else if (HOLD_SEQ(word) > op || (word & 0xff) > RING_APPLIED)
 			books_answer(k->books, slot, HOLD_SEQ(word), 0,
 			    (enum ring_status)(word & 0xff), 0);
 	}

@@ -162,6 +162,8 @@ note_death(struct supervisor *s, uint32_t proc, int status)
 	FAULT("master.told");
 	if (proc != PROC_KEEPER) {
 		start_reaping(s, proc);
+		/* The end of the daemon does not wait for the keeper if nothing is held. */
+		c->reap.last = !c->wanted;
 		FAULT("master.reaping");
 		return;
 	}

@@ -66,6 +66,9 @@ enum journal_type {
 	JOURNAL_COMPACT = 16,
 	/* What became of a key?  Not stored.  payload: struct journal_keyed. */
 	JOURNAL_ASK = 17,
+	/* The ring's owner is dead and all its slots are finished (pushed by the master).  Not stored;
+	 * what it brings to light is: the keeper ends holds that its books still have open. */
+	JOURNAL_GONE = 18,
 	JOURNAL_TYPES
 };
 

@@ -63,7 +63,7 @@ ledger_new(struct region *region, uint32_t proc)
 		uint64_t state = atomic_load_explicit(
 		    &hold_at(region, first + i)->state, memory_order_relaxed);
 
-		if (HOLD_STATE(state) == HOLD_FREE)
+		if (HOLD_STATE(state) == HOLD_FREE && HOLD_SEQ(state) < HOLD_SEQ_USED_UP)
 			l->free[l->free_count++] = first + i;
 	}
 	return l;

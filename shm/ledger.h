@@ -85,6 +85,16 @@ _Static_assert(sizeof(struct hold) == 192, "hold");
 #define HOLD_SEQ(word) ((word) >> 8)
 #define HOLD_WORD(seq, st) ((uint64_t)(seq) << 8 | (uint64_t)(st))
 
+/*
+ * How far a slot's sequence goes: as far as a tag has room (shm/word.h).  Between two of its records
+ * lie at most HOLD_SEQ_STEP of them, since each reserve that finds no credit uses one up (40 days of
+ * 20,000 a second); the keeper refuses what is further on, or less than that from the end.  A slot
+ * that is used up has no next owner.
+ */
+#define HOLD_SEQ_END (UINT64_C(1) << 44)
+#define HOLD_SEQ_STEP (UINT64_C(1) << 36)
+#define HOLD_SEQ_USED_UP (HOLD_SEQ_END - 2 * HOLD_SEQ_STEP)
+
 /* The meter word: tokens, and whether a first token came (a stream of zero tokens is void). */
 #define METER_TOKENS(word) ((uint32_t)(word))
 
@@ -103,7 +113,8 @@ enum ledger_result {
  */
 struct ledger;
 
-/* Take over this process slot's holds (all FREE, or the reaper has not been here). */
+/* Take over this process slot's holds (all FREE, or the reaper has not been here), but for those
+ * whose sequences are used up. */
 struct ledger *ledger_new(struct region *, uint32_t proc) __attribute__((warn_unused_result));
 void ledger_free(struct ledger *);
 struct region *ledger_region(const struct ledger *);

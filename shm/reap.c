@@ -182,16 +182,24 @@ ended(const struct hold *h, uint64_t seq)
 }
 
 /*
- * A free slot whose sequence is behind what the keeper knows was written over: its next owner
- * would be taken for a forger.
+ * A free slot whose sequence is behind what the keeper knows, or too far before it, was written
+ * over, or its owner sent forged records: its next owner would be taken for a forger.  `journaled`
+ * is what the keeper has just said of it, whatever the dead process wrote there.
  */
 static void
-resume_seq(struct hold *h, uint64_t word)
+resume_seq(struct hold *h)
 {
+	/* Relaxed: ours, and as in journaled(). */
+	uint64_t seq = HOLD_SEQ(atomic_load_explicit(&h->state, memory_order_relaxed));
 	uint64_t known = HOLD_SEQ(atomic_load_explicit(&h->journaled, memory_order_relaxed));
+	uint64_t applied = atomic_load_explicit(&h->applied, memory_order_relaxed);
 
-	if (known >> 44 == 0 && (HOLD_SEQ(word) < known || HOLD_SEQ(word) >> 44 != 0))
-		hold_move(h, known, HOLD_FREE);
+	if (seq < known || seq - known > HOLD_SEQ_STEP)
+		hold_move(h, seq = known, HOLD_FREE);
+	/* Nobody made such an operation: the next ones would be taken for applied.  (Whoever else
+	 * raises it does so to one that there was, of which nobody will ask any more.) */
+	if (applied > seq)
+		atomic_store_explicit(&h->applied, seq, memory_order_relaxed);
 }
 
 /* The settlement is durable: give back what it did not charge. */
@@ -205,10 +213,8 @@ finish_slot(const struct reap *r, uint32_t slot)
 	uint64_t seq = HOLD_SEQ(word);
 	int64_t give;
 
-	if (HOLD_STATE(word) != HOLD_SETTLING) {
-		resume_seq(h, word);
+	if (HOLD_STATE(word) != HOLD_SETTLING)
 		return;
-	}
 	/* Refused: the slot was forged; the account is frozen, and nothing is given. */
 	if (a != NULL && ended(h, seq) &&
 	    !__builtin_sub_overflow(h->amount, h->actual, &give) && give > 0 &&
@@ -218,7 +224,29 @@ finish_slot(const struct reap *r, uint32_t slot)
 	if (r->ended != NULL)
 		r->ended(h);
 	hold_move(h, seq, HOLD_FREE);
-	resume_seq(h, HOLD_WORD(seq, HOLD_FREE));
+}
+
+/*
+ * All slots are free: tell the keeper, whose books may still have holds that no slot shows, if the
+ * dead process sent reserves of its own making.  They would meet the slots' next owner.
+ */
+static void
+push_gone(struct reap *r)
+{
+	struct journal_record record = {
+	    .type = JOURNAL_GONE,
+	    .version = JOURNAL_VERSION,
+	    .slot = JOURNAL_NONE,
+	    .account = JOURNAL_NONE,
+	    .price = JOURNAL_NONE,
+	    .time_us = r->now_us,
+	};
+
+	/* There is room: all before it is durable and acked.  If not, then at the next step. */
+	if (ring_push(region_ring(r->region, r->proc), &record, NULL, 0) == 0)
+		return;
+	r->state = REAP_GONE;
+	FAULT("reap.telling");
 }
 
 /* Model: reap() in tests/model/reap.pml. */
@@ -250,6 +278,17 @@ reap_step(struct reap *r, int *pushed)
 		for (uint32_t i = 0; i < count; i++)
 			finish_slot(r, first + i);
 		FAULT("reap.finished");
+		ring_ack(ring, ring_head(ring));
+		if (r->last)
+			r->state = REAP_DONE;
+		else
+			push_gone(r);
+		behind = ring_durable(ring) < ring_head(ring);
+	}
+	if (r->state == REAP_GONE && !behind) {
+		for (uint32_t i = 0; i < count; i++)
+			resume_seq(hold_at(r->region, first + i));
+		FAULT("reap.gone");
 		ring_ack(ring, ring_head(ring));
 		r->state = REAP_DONE;
 	}

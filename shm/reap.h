@@ -7,6 +7,7 @@
  * reap_step after each wake-up by the keeper until it says REAP_DONE.  Starting all over after
  * a crash of the master is harmless.
  */
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "shm/ledger.h"
@@ -16,7 +17,8 @@ enum reap_state {
 	REAP_DRAIN, /* what the dead process published must be durable first */
 	REAP_PUSH,  /* bring every slot to FREE or SETTLING, journal the settlements */
 	REAP_WAIT,  /* those must be durable */
-	REAP_DONE,  /* credits given back, all slots FREE */
+	REAP_GONE,  /* credits given back, all slots FREE: the keeper must have heard of it */
+	REAP_DONE,  /* slots and books agree; the next owner may come */
 };
 
 struct reap {
@@ -27,6 +29,7 @@ struct reap {
 	uint64_t position;  /* of the last record pushed */
 	uint64_t now_us;    /* CLOCK_REALTIME, stamped on the records */
 	uint32_t settled, voided; /* for the log */
+	bool last; /* there is no next owner in this region: the keeper need not hear of it */
 	/* Called for each hold that is settled or voided, just before its slot is free; or NULL. */
 	void (*ended)(const struct hold *);
 };

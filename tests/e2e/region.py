@@ -9,6 +9,7 @@ import struct
 RECORD = struct.Struct("<BBBBIQqqIIIIIIQ")
 RESERVE, EXTEND, MARK, SETTLE, VOID, TOPUP, ADJUST, ACCOUNT, KEY, KEY_REVOKE, PRICE, SYNC, \
     ACCOUNT_SET, FREEZE = range(1, 15)
+GONE = 18
 VERSION = 1
 NONE = 0xffffffff
 PROC_ADMIN, PROC_WORKER = 2, 3
@@ -30,15 +31,16 @@ class Region:
         self.m.close()
 
     def u32(self, at, value=None):
-        return self.word("<I", at, value)
+        return self.word("@I", at, value)
 
     def u64(self, at, value=None):
-        return self.word("<Q", at, value)
+        return self.word("@Q", at, value)
 
     def i64(self, at, value=None):
-        return self.word("<q", at, value)
+        return self.word("@q", at, value)
 
     def word(self, fmt, at, value):
+        """Native formats are copied in one go, others byte by byte: a reader would see halves."""
         if value is not None:
             struct.pack_into(fmt, self.m, at, value)
         return struct.unpack_from(fmt, self.m, at)[0]

@@ -208,6 +208,12 @@ class Bad(Case):
              dict(own, op=seq - 1, type=R.SETTLE, amount=0, outcome=1)),
             ("an operation that can't be", "settle", True,
              dict(own, op=1 << 50, type=R.SETTLE, amount=0, outcome=1)),
+            ("the last operation that there is", "reserve", True,
+             dict(new, op=(1 << 44) - 1, type=R.RESERVE, amount=5)),
+            ("an operation far ahead", "settle", True,
+             dict(own, op=seq + (1 << 37), type=R.SETTLE, amount=0, outcome=1)),
+            ("the master's word that the worker is gone", "gone", True,
+             dict(type=R.GONE, account=number)),
             ("a reserve in an open hold", "reserve", True,
              dict(own, type=R.RESERVE, amount=5, payload=head + b"slow")),
             ("another worker's slot", "settle", True,
@@ -324,6 +330,63 @@ class Bad(Case):
         self.assertLessEqual(self.r.available(number),
                              micro(a["balance"]) + micro(a["overdraft"]), what)
         self.usable(name)
+
+    def test_what_a_forger_leaves_to_its_successor(self):
+        """Reserves that are possible in themselves: the keeper takes them, no slot shows them, and
+        nobody is killed for them.  They end with the worker, and who comes after it has no harm;
+        also if everything is killed before and after the keeper has heard of that."""
+        for everything in (False, True):
+            with self.subTest(everything=everything):
+                self.left_behind(everything)
+        self.t.audit()
+
+    def left_behind(self, everything):
+        name = next(self.names)
+        self.t.account(name, 10)
+        number = self.r.number(name)
+        head = bytes(48) + (0).to_bytes(4, "little") + (4).to_bytes(2, "little") + bytes(2)
+        before = self.t.children()
+        wait_for(lambda: self.age(before[BAD_TITLE]) > 1.1, 5, "the worker to have lived a while")
+        os.kill(before[BAD_TITLE], signal.SIGSTOP)
+        wait_for(lambda: self.r.durable(BAD) == self.r.head(BAD), 5, "an idle ring")
+        # In every slot: the successor cannot pass them by.
+        slots = self.r.free(BAD)
+        for slot in slots:
+            wait_for(lambda: self.r.head(BAD) - self.r.acked(BAD) < self.r.ring_records // 2
+                     or self.r.durable(BAD) == self.r.head(BAD), 10, "room in the ring")
+            self.r.acked(BAD, self.r.durable(BAD))
+            self.r.push(BAD, region.RESERVE, slot=slot, op=self.r.state(slot)[0] + 1, amount=100,
+                        account=number, payload=head + b"slow")
+        wait_for(lambda: self.r.durable(BAD) == self.r.head(BAD), 10, "the keeper's answers")
+        a = self.t.show(name)
+        self.assertEqual((micro(a["held"]), a["status"]), (100 * len(slots), "open"),
+                         self.t.log()[-1000:])
+        if everything:
+            self.t.kill_all()
+            self.t.start()
+            self.r.close()
+            self.r = region.Region(os.path.join(self.t.folder, "run", "ledger.shm"))
+        else:
+            os.kill(before[BAD_TITLE], signal.SIGKILL)
+            self.killed(before, "a forger")
+        a = wait_for(lambda: (lambda x: x if micro(x["held"]) == 0 else None)(self.t.show(name)),
+                     10, "the forged holds to be ended")
+        self.assertEqual((a["balance"], a["status"]), (10, "frozen"))
+        self.assertGreater(self.refused()['tolld_records_refused_total{type="gone"}'], 0)
+        self.thaw(name)
+        wait_for(lambda: len(self.t.children()) == len(before), 10, "all processes")
+        before = self.t.children()
+        other = next(self.names)
+        self.t.account(other, 10)
+        w = self.begin(BAD, self.t.ctl("key", "create", other)["key"])
+        self.t.request("DELETE", "/stream?id=" + w.id)
+        w.join(10)
+        self.usable(other)
+        self.usable(name)
+        self.assertEqual(self.t.children(), before)
+        self.assertEqual(self.t.metric("tolld_accounts_frozen"), 0)
+        self.exact(name, "after all")
+        self.invariants()
 
     # Stray writes.
 

@@ -153,7 +153,7 @@ class Place:
     def provoke(self, point):
         """What brings the daemon to this point beside ordinary clients."""
         kids = self.t.children()
-        if point.startswith(("reap.", "master.")):
+        if point.startswith(("reap.", "master.")) or point in ("keeper.gone", "keeper.forgotten"):
             time.sleep(0.15)  # there is something to reap
             self.kill(kids.get("tolld: worker 1"))
         elif point in ("recover.closing", "recover.closed"):

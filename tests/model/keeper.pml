@@ -7,6 +7,8 @@
  *	enter()		daemon/books_apply.c	books_apply
  *	SLACK, ADVANCE	daemon/books_apply.c	credit_slot, slot_advance
  *	distrust()	daemon/keeper_batch.c	distrust, end_refused
+ *	gone()		daemon/keeper_batch.c	end_gone, show_gone
+ *	TOOFAR		daemon/books_check.c	too_far
  *	Keeper()	daemon/keeper_batch.c	keeper_batch
  *	publish()	daemon/keeper_batch.c	publish
  *	resume()	daemon/recover.c	resume_ring
@@ -18,7 +20,7 @@
 
 /* Which answers the slots are told (`journaled`): all but of marks.  Where nobody looks at the
  * others, credits only, for fewer states. */
-#if AHEAD > 0 || defined(TURNED)
+#if AHEAD > 0 || defined(TURNED) || defined(LOST)
 #define TELL(ty) ((ty) != R_MARK)
 #else
 #define TELL(ty) IS_CREDIT(ty)
@@ -51,10 +53,19 @@
 #endif
 
 #if FORGE > 0 && !defined(NOTYPES)	/* broken: a worker's top-up */
-#define FORGED(g, k) (IS_CREDIT(ENT(g, k).ty))	/* not for a worker to send */
+#define FORGED(g, k) (IS_CREDIT(ENT(g, k).ty) ||	/* not for a worker to send */ \
+	(ENT(g, k).ty == R_GONE && dead[g] != 1))
 #else
 #define FORGED(g, k) false
 #endif
+
+#if FORGE > 0 && !defined(NOTOOFAR)	/* broken: it may use up the slot */
+#define TOOFAR(g, k) (ENT(g, k).sq >= SEQEND)
+#else
+#define TOOFAR(g, k) false
+#endif
+/* A tag has room for no more. */
+#define NOSUCH(g, k) (ENT(g, k).sq >= 64)
 
 #ifdef NOCHARGELIMIT			/* broken: a charge above its hold */
 #define COVERED(g, k) true
@@ -72,6 +83,8 @@
 #define DCLOSED false
 #endif
 
+#define GOOD(g, k) (ENT(g, k).ty != R_GONE && OWN(g) && !FORGED(g, k) && !TOOFAR(g, k) && !NOSUCH(g, k))
+
 /* A slot's latest operation and its answer, stored or not. */
 #define LATEST (d[j].last > aq[j] -> d[j].last : aq[j])
 
@@ -79,20 +92,23 @@
 inline judge(g, k) {
 	rs = APPLIED; store = true; odd = false;
 	if
-	:: !OWN(g) || FORGED(g, k) -> rs = REFUSED
-	:: OWN(g) && !FORGED(g, k) && ENT(g, k).ty == R_MARK ->		/* never alone, never above its hold */
+	:: ENT(g, k).ty == R_GONE -> store = false;
+		if :: FORGED(g, k) -> rs = REFUSED :: else fi
+	:: ENT(g, k).ty != R_GONE && (!OWN(g) || FORGED(g, k) || TOOFAR(g, k) || NOSUCH(g, k)) ->
+		rs = REFUSED; odd = OWN(g) && !FORGED(g, k)
+	:: GOOD(g, k) && ENT(g, k).ty == R_MARK ->		/* never alone, never above its hold */
 		if
 		:: d[j].amt > 0 && ENT(g, k).sq >= LATEST && COVERED(g, k)
 		:: else -> rs = REFUSED
 		fi
 #ifndef NOIDEM				/* broken: the reaper's second settle counts again */
-	:: OWN(g) && !FORGED(g, k) && ENT(g, k).ty != R_MARK && ENT(g, k).sq <= LATEST ->
+	:: GOOD(g, k) && ENT(g, k).ty != R_MARK && ENT(g, k).sq <= LATEST ->
 		store = false;			/* exactly the last one again, or forged */
 		odd = ENT(g, k).sq < LATEST;
 		rs = (odd -> REFUSED : (aq[j] == LATEST -> as[j] : APPLIED))
-	:: OWN(g) && !FORGED(g, k) && ENT(g, k).ty != R_MARK && ENT(g, k).sq > LATEST ->
+	:: GOOD(g, k) && ENT(g, k).ty != R_MARK && ENT(g, k).sq > LATEST ->
 #else
-	:: OWN(g) && !FORGED(g, k) && ENT(g, k).ty != R_MARK ->
+	:: GOOD(g, k) && ENT(g, k).ty != R_MARK ->
 #endif
 		if
 		:: ENT(g, k).ty == R_RES ->
@@ -211,21 +227,39 @@ inline enter(g, k) {
 /* Frozen, the sender to be killed; the end of a hold that was refused is ours, at its mark. */
 inline distrust(g, k) {
 #if FORGE > 0
-	assert(!odd || g == 1);		/* nobody else's slot is at odds with its owner */
+	/* nobody else's slot is at odds with its owner; nor its successor's */
+	assert(!odd || (g == 1 && dirty));
 #ifndef NOFREEZE			/* broken: its account goes on */
 	dclosed = true;
 #endif
 	told = true; bad[g] = true;
 	if
-	:: OWN(g) && !FORGED(g, k) && ENT(g, k).ty == R_SET && ENT(g, k).sq > LATEST && d[j].amt > 0 ->
+	:: GOOD(g, k) && ENT(g, k).ty == R_SET && ENT(g, k).sq > LATEST && d[j].amt > 0 ->
 		d[j].last = ENT(g, k).sq; END(d[j].mrk)
-	:: OWN(g) && ENT(g, k).ty == R_SET && ENT(g, k).sq <= LATEST && d[j].amt > 0 && dead[g] == 1 ->
+	:: OWN(g) && ENT(g, k).ty == R_SET && !(GOOD(g, k) && ENT(g, k).sq > LATEST) && d[j].amt > 0 && dead[g] == 1 ->
 		ENT(g, k).sq = LATEST + 1;	/* the reaper's, of a slot at odds: it goes on from ours */
 		d[j].last = ENT(g, k).sq; END(d[j].mrk)
 	:: else
 	fi
 #else
 	assert(false)			/* a correct process is never taken for a forger */
+#endif
+}
+
+/*
+ * The reaper has finished a dead process's slot: what the books still have open in it ends at its
+ * mark, and the slot goes on from what they know.  (Its account is frozen too; left out, since there
+ * is but one here, and the successor's are others.)
+ */
+inline gone(g, k) {
+#if FORGE > 0
+	if
+	:: d[j].amt > 0 && s[j].st == FREE -> d[j].last = LATEST + 1; END(d[j].mrk)
+	:: else
+	fi;
+	ENT(g, k).sq = LATEST
+#else
+	skip
 #endif
 }
 
@@ -239,6 +273,7 @@ inline apply(g, p, h) {
 		JUDGED(g, k);
 		if
 		:: store -> enter(g, k)
+		:: !store && ENT(g, k).ty == R_GONE && rs == APPLIED && RG(j) == g -> gone(g, k)
 		:: else -> if :: rs == REFUSED -> distrust(g, k) :: else fi
 		fi;
 		/* read only if it is committed, so written in the same step */
@@ -246,7 +281,8 @@ inline apply(g, p, h) {
 		ENT(g, k).rs = (READ(ENT(g, k).ty) || TELL(ENT(g, k).ty) -> rs : 0);
 #endif
 		if
-		:: ENT(g, k).ty != R_MARK && ENT(g, k).sq > aq[j] && OWN(g) && TELL(ENT(g, k).ty) ->
+		:: ENT(g, k).ty != R_MARK && ENT(g, k).sq > aq[j] && OWN(g) && TELL(ENT(g, k).ty) &&
+		    !TOOFAR(g, k) && !NOSUCH(g, k) && (ENT(g, k).ty != R_GONE || rs == APPLIED) ->
 			aq[j] = ENT(g, k).sq; as[j] = rs
 		:: else
 		fi;
@@ -263,7 +299,8 @@ inline tell(g, p, h) {
 	:: k < h ->
 		j = SL(g, k);
 		if
-		:: TELL(ENT(g, k).ty) && RG(j) == g && ENT(g, k).sq >= s[j].jseq ->
+		:: TELL(ENT(g, k).ty) && RG(j) == g && ENT(g, k).sq >= s[j].jseq && !TOOFAR(g, k) &&
+		    !NOSUCH(g, k) && (ENT(g, k).ty != R_GONE || ENT(g, k).rs == APPLIED) ->
 			s[j].jseq = ENT(g, k).sq; s[j].jst = ENT(g, k).rs
 		:: else
 		fi;
@@ -441,6 +478,7 @@ start:
 	assert(s[0].st == FREE && s[1].st == FREE);		/* no hold leaked */
 #if FORGE > 0
 	assert(d[0].amt == 0 && topups == 0);
+	assert(d[1].amt == 0 || dirty);
 #else
 	assert(dheld == 0 && d[0].amt == 0 && d[1].amt == 0);
 	assert(avail == dbal + dover);			/* nothing lost, nothing invented */

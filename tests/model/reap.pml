@@ -3,6 +3,7 @@
  *
  *	part here	stands for
  *	reap()		shm/reap.c	reap_step, push_slot, settle_at_meter, finish_slot, resume_seq
+ *	LOSTHOLD	shm/reap.c	lost
  *	GIVE		shm/reap.c	ended
  *	TOOK		shm/ledger.c	ledger_took
  *	UNKNOWN		shm/reap.c	extend_unknown
@@ -30,6 +31,15 @@
 #define UNKNOWN(i) false
 #endif
 
+/* FREE, but its last record opened or extended a hold, and it has no outcome. */
+#ifdef LOST
+#define LOSTHOLD(i) (s[i].st == FREE && !s[i].out && s[i].jseq == s[i].seq && s[i].jst == APPLIED)
+#define ENDS(i) s[i].out = true; DIE(R)
+#else
+#define LOSTHOLD(i) false
+#define ENDS(i) skip
+#endif
+
 #ifdef TURNED		/* its end is known to the keeper, and was not refused */
 #define GIVE(i) (s[i].jseq == q && s[i].jst != REFUSED)
 #else
@@ -45,6 +55,7 @@ inline reap(i) {
 		q = s[i].seq; LOOK1(i) };
 	STEP {
 		if
+		:: LOSTHOLD(i) -> s[i].st = HELD; DIE(R)
 		:: s[i].st == CLAIMED ->
 			if :: TOOK(i) -> s[i].st = HELD :: else -> s[i].st = FREE fi;
 			DIE(R)
@@ -70,7 +81,7 @@ inline reap(i) {
 	STEP {
 		if
 		:: s[i].st == HELD ->
-			s[i].act = MIN(s[i].met, s[i].amt); DIE(R);
+			ENDS(i); s[i].act = MIN(s[i].met, s[i].amt); DIE(R);
 			/* what it must cost if its worker is killed: what the meter said */
 			if :: AHEAD > 0 || FORGE > 0 -> gwant[i] = s[i].act :: else fi;
 			q = q + 1; d_step { to(i, SETTLING) }; DIE(R)
@@ -109,8 +120,15 @@ inline reap(i) {
 			s[i].st = FREE; DIE(R) }
 	fi;
 #if FORGE > 0
+#ifndef NOGONE				/* broken: what its owner forged stays open */
+	STEP { mine = 0; push(R, i, R_GONE, 0, 0) };
+	STEP { DURABLE(i) -> mine = 0 };
+#endif
 	/* the keeper knows of a later operation than the slot does */
 	STEP { if :: s[i].jseq > s[i].seq -> s[i].seq = s[i].jseq; DIE(R) :: else fi };
+#else
+	/* a correct process leaves nothing that a R_GONE would find */
+	assert(d[i].amt == 0);
 #endif
 	d_step {
 		/* results that nobody will read */

@@ -145,7 +145,9 @@
 #define R_ADJ 6			/* an adjustment below zero */
 #define R_OVER 7		/* ACCOUNT_SET of an overdraft: am the change, vl the new one */
 #define R_CLS 8			/* ACCOUNT_SET that closes */
-#define IS_CREDIT(ty) ((ty) >= R_TOP)
+#define R_GONE 9		/* the reaper's: the slot's owner is dead, the slot is FREE */
+#define IS_CREDIT(ty) ((ty) >= R_TOP && (ty) != R_GONE)
+#define SEQEND 40		/* HOLD_SEQ_END - HOLD_SEQ_STEP: nobody comes so far */
 /* result of a record */
 #define APPLIED 1
 #define REPEATED 2
@@ -174,6 +176,9 @@ typedef Slot {
 	byte st; byte seq;	/* the state word: one 64-bit store */
 	byte amt; byte base; MONEY take; byte act; byte met;
 	byte applied;		/* raised by whoever replaces the slot's tag */
+#ifdef LOST
+	bool out;		/* it had an outcome, or never a hold */
+#endif
 	byte jseq; byte jst	/* `journaled`: the keeper's last answer to the slot */
 #if MAILS > 0
 	; byte id; byte gen	/* stream, and the generation of the worker that runs it */

@@ -32,15 +32,22 @@
 inline reserve(i) {
 	STEP {
 		if :: BARRED -> goto next :: else fi;
-		d_step { s[i].amt = AMT; s[i].base = 0; s[i].take = 0; s[i].act = 0; METER0(i); NAME(i) };
+#ifdef LOSTEARLY			/* broken: the last hold's fields are still there */
+		s[i].out = false; DIE(W);
+#endif
+		d_step { s[i].amt = 0; s[i].base = 0; s[i].take = 0; s[i].act = 0; METER0(i); NAME(i) };
 		DIE(W);
+#ifdef LOST
+		s[i].out = false; DIE(W);
+#endif
 #ifdef SEQRESET				/* broken: a sequence is used again */
 		q = 1;
 #else
 		q = s[i].seq + 1;
 #endif
 		d_step { to(i, CLAIMED); gwant[i] = 0; gchg[i] = 0; n = AMT };
-		DIE(W)
+		DIE(W);
+		s[i].amt = AMT; DIE(W)
 #ifdef DEBITLATE			/* broken: journaled before it is taken */
 		; push(W, i, R_RES, AMT, 0)
 #endif
@@ -149,6 +156,9 @@ inline extend(i, w) {
 }
 
 inline settle_push(i) {			/* s.act is chosen by the caller's x */
+#ifdef LOST
+	s[i].out = true; DIE(W);
+#endif
 	s[i].act = x; DIE(W);
 #ifndef SAMESEQ				/* broken: reserve and settle share a tag */
 	q = q + 1;
@@ -235,9 +245,15 @@ inline credit(i) {
 /* Somebody else has taken worker 1 over: it writes what it likes into its ring, and goes on. */
 inline forge() {
 	atomic { forgeries--; dirty = true;
-		if :: fty = R_RES :: fty = R_EXT :: fty = R_MARK :: fty = R_SET :: fty = R_TOP fi;
+		if
+		:: fty = R_RES :: fty = R_EXT :: fty = R_MARK :: fty = R_SET :: fty = R_TOP
+		:: fty = R_GONE
+		fi;
 		if :: fsl = 0 :: fsl = 1 fi;
-		if :: fsq = s[fsl].seq :: fsq = s[fsl].seq + 1 :: fsq = s[fsl].seq + 3 fi;
+		if
+		:: fsq = s[fsl].seq :: fsq = s[fsl].seq + 1 :: fsq = s[fsl].seq + 3
+		:: fsq = 63		/* the last one that there is */
+		fi;
 		if :: fam = 1 :: fam = BAL + 1 fi;
 		if :: fvl = 0 :: fvl = 1 :: fvl = AMT + 1 fi };
 	atomic { ring[1].head - ring[1].dur < RSIZE ->
@@ -282,7 +298,6 @@ next:	do
 #endif
 #if FORGE > 0
 		:: i == 1 && forgeries > 0 -> forge()
-		:: atomic { i == 1 && dirty -> goto died }
 #endif
 		:: true ->
 			reserve(i);
@@ -321,6 +336,9 @@ next:	do
 			; atomic { stop = 0 }
 #endif
 		fi
+#if FORGE > 0
+	:: atomic { i == 1 && dirty -> goto died }
+#endif
 	:: rounds == 0 -> break
 	od;
 	done[i] = true;

@@ -163,6 +163,9 @@ books_drain(struct books *b, struct region *region, uint32_t proc)
 		uint64_t ref = 0;
 		enum ring_status status;
 
+		/* No hold is ever open that its slot knows nothing of. */
+		if (r->type == JOURNAL_GONE)
+			continue;
 		if (r->payload_len == sizeof ref)
 			ring_payload(ring, e, &ref);
 		status = apply(b, region, r, ref);
@@ -174,7 +177,7 @@ books_drain(struct books *b, struct region *region, uint32_t proc)
 	for (uint64_t p = from + 1; p <= head; p++) {
 		struct ring_entry *e = ring_peek(ring, p);
 
-		if (e->record.type != JOURNAL_MARK)
+		if (e->record.type != JOURNAL_MARK && e->record.type != JOURNAL_GONE)
 			atomic_store_explicit(&hold_at(region, e->record.slot)->journaled,
 			    HOLD_WORD(e->record.op, e->status), memory_order_relaxed);
 	}

@@ -551,17 +551,40 @@ a_killed_keeper_loses_and_doubles_nothing(void **state)
 	books_free(b);
 }
 
+/* What the master does for a dead worker, from the beginning; up to that state. */
+static void
+reap_worker(enum reap_state until)
+{
+	struct reap reap;
+	int pushed;
+
+	atomic_store(&region_proc(region, WORKER)->reaping, 1);
+	reap_start(&reap, region, WORKER, 1);
+	wake_prepare(region, PROC_MASTER);
+	while (reap_step(&reap, &pushed) != until) {
+		struct pollfd pfd = {.fd = heritage->wake_fd[PROC_MASTER], .events = POLLIN};
+
+		if (pushed)
+			wake_keeper_now(region, heritage->wake_fd[PROC_KEEPER]);
+		/* Woken by the keeper, for the producer is dead. */
+		assert_int_equal(poll(&pfd, 1, 10000), 1);
+		wake_done(region, PROC_MASTER, pfd.fd);
+		wake_prepare(region, PROC_MASTER);
+	}
+	wake_done(region, PROC_MASTER, heritage->wake_fd[PROC_MASTER]);
+	if (until == REAP_DONE)
+		atomic_store(&region_proc(region, WORKER)->reaping, 0);
+}
+
 /* A worker that died with open holds: the reaper and the keeper end them at their meters. */
 static void
 the_reaper_settles_through_the_keeper(void **state)
 {
 	struct hold *produced, *nothing;
-	struct reap reap;
 	struct account *a;
 	struct books *b;
 	uint64_t position;
 	int64_t value;
-	int pushed;
 
 	(void)state;
 	start();
@@ -572,23 +595,202 @@ the_reaper_settles_through_the_keeper(void **state)
 	assert_non_null(nothing);
 	durable(worker, position);
 	ledger_meter(produced, 12);
-	atomic_store(&region_proc(region, WORKER)->reaping, 1);
-	reap_start(&reap, region, WORKER, 1);
-	wake_prepare(region, PROC_MASTER);
-	while (reap_step(&reap, &pushed) != REAP_DONE) {
-		struct pollfd pfd = {.fd = heritage->wake_fd[PROC_MASTER], .events = POLLIN};
-
-		if (pushed)
-			wake_keeper_now(region, heritage->wake_fd[PROC_KEEPER]);
-		/* Woken by the keeper, for the producer is dead. */
-		assert_int_equal(poll(&pfd, 1, 10000), 1);
-		wake_done(region, PROC_MASTER, pfd.fd);
-		wake_prepare(region, PROC_MASTER);
-	}
+	reap_worker(REAP_DONE);
 	assert_int_equal(stop(), 0);
 	b = durable_books();
 	memory_agrees(b);
 	assert_int_equal(books_account(b, 0)->charged, 15 + 36);
+	books_free(b);
+}
+
+/* Push as the worker would, in a free slot of its own; the keeper's answer. */
+static enum ring_status
+forge(struct rec rec)
+{
+	struct ring *ring = region_ring(region, WORKER);
+	uint64_t position = ring_push(ring, &rec.r, rec.payload, rec.r.payload_len);
+	enum ring_status status;
+
+	durable(worker, position);
+	status = ring_result(ring, position, NULL);
+	ring_ack(ring, position);
+	return status;
+}
+
+/* The worker's next owner can use all slots, and nobody takes it for a forger. */
+static void
+next_owner_is_served(struct account *a, uint32_t slots)
+{
+	struct hold *h[16];
+	uint64_t position;
+
+	ledger_free(worker);
+	worker = ledger_new(region, WORKER);
+	assert_non_null(worker);
+	atomic_store(&region_proc(region, WORKER)->bad, 0);
+	assert_int_equal(ledger_holds_free(worker), slots);
+	for (uint8_t i = 0; i < slots; i++) {
+		h[i] = reserve(a, (uint8_t)(100 + i), &position);
+		assert_non_null(h[i]);
+		durable(worker, position);
+		assert_int_equal(ring_result(ledger_ring(worker), position, NULL), RING_APPLIED);
+	}
+	for (uint8_t i = 0; i < slots; i++) {
+		position = settle(h[i], 0);
+		durable(worker, position);
+		assert_int_equal(ledger_close(worker, h[i], position, NULL), RING_APPLIED);
+		ring_ack(ledger_ring(worker), position);
+	}
+	assert_int_equal(atomic_load(&region_proc(region, WORKER)->bad), 0);
+	assert_int_equal(atomic_load(&a->flags), 0);
+}
+
+/*
+ * Reserves of its own making, one far ahead, one with a mark: each is possible in itself, none is
+ * in memory.  With its death they end, and its successor starts clean; whoever is killed meanwhile.
+ */
+static void
+what_a_forger_left_does_not_meet_its_successor(void **state)
+{
+	enum { NOBODY, BEFORE_COMMIT, AFTER_COMMIT } killed = (unsigned)(uintptr_t)*state;
+	uint32_t first, slot;
+	struct account *a, *named;
+	struct books *b;
+	struct ring *ring;
+	uint64_t before, position;
+	int64_t value;
+
+	start();
+	a = new_account("alice", 0);
+	named = new_account("named", 0);
+	assert_int_equal(credit(a, JOURNAL_TOPUP, CREDIT, "", &value), RING_APPLIED);
+	assert_int_equal(credit(named, JOURNAL_TOPUP, CREDIT, "", &value), RING_APPLIED);
+	ring = region_ring(region, WORKER);
+	first = slot = hold_first(region, WORKER);
+	assert_int_equal(forge(rec_reserve(slot++, 1, named->number, 500, 10, 1)), RING_APPLIED);
+	assert_int_equal(forge(rec_reserve(slot, 7, named->number, 500, 10, 2)), RING_APPLIED);
+	assert_int_equal(forge(rec_mark(slot++, 7, named->number, 20, "")), RING_APPLIED);
+	assert_int_equal(forge(rec_reserve(slot, HOLD_SEQ_STEP, named->number, 500, 10, 3)),
+	    RING_APPLIED);
+	assert_int_equal(atomic_load(&region_proc(region, WORKER)->bad), 0);
+	/* What would leave the slot no operations is refused, and forgotten. */
+	assert_int_equal(forge(rec_reserve(slot + 1, HOLD_SEQ_END - 1, a->number, 5, 10, 4)),
+	    RING_REFUSED);
+	assert_int_equal(forge(rec_reserve(slot + 2, HOLD_SEQ_STEP + 1, a->number, 5, 10, 5)),
+	    RING_REFUSED);
+	assert_int_equal(atomic_load(&region_proc(region, WORKER)->bad), 1);
+	assert_int_equal(account_set(a, JOURNAL_SET_UNFROZEN, 0, 0), RING_APPLIED);
+	/* And it writes over what the reaper goes by. */
+	atomic_store(&hold_at(region, slot + 1)->journaled, HOLD_WORD(HOLD_SEQ_END - 1, 1));
+	atomic_store(&hold_at(region, slot + 1)->applied, HOLD_SEQ_END - 1);
+	atomic_store(&hold_at(region, slot + 2)->state,
+	    HOLD_WORD(HOLD_SEQ_END - 1, HOLD_FREE));
+	assert_int_equal(ring_durable(ring), ring_head(ring));
+	before = ring_head(ring);
+
+	if (killed != NOBODY)
+		reap_worker(REAP_GONE);
+	assert_int_equal(ring_head(ring), before + (killed != NOBODY));
+	if (killed == AFTER_COMMIT) {
+		uint64_t journaled[3];
+
+		for (uint32_t i = 0; i < 3; i++)
+			journaled[i] = atomic_load(&hold_at(region, first + i)->journaled);
+		durable(worker, before + 1);
+		kill_keeper();
+		/* It had committed, and told nobody. */
+		atomic_store(&ring->durable, before);
+		for (uint32_t i = 0; i < 3; i++)
+			atomic_store(&hold_at(region, first + i)->journaled, journaled[i]);
+		spawn(0);
+	} else if (killed != NOBODY) {
+		kill_keeper();
+		spawn(0);
+	}
+	/* The master that was killed too begins anew; otherwise the same, and no harm. */
+	reap_worker(REAP_DONE);
+	assert_int_equal(atomic_load(&named->flags), ACCOUNT_FROZEN);
+	assert_int_equal(atomic_load(&a->flags), 0);
+	next_owner_is_served(a, region->h->holds_per_proc);
+	/* Nor is what it holds at its own death judged by what the forger wrote there. */
+	for (uint8_t i = 0; i < region->h->holds_per_proc; i++) {
+		assert_non_null(reserve(a, (uint8_t)(200 + i), &position));
+		durable(worker, position);
+	}
+	reap_worker(REAP_DONE);
+	assert_int_equal(stop(), 0);
+	b = durable_books();
+	assert_int_equal(books_account(b, a->number)->held, 0);
+	assert_int_equal(books_account(b, named->number)->held, 0);
+	assert_int_equal(books_account(b, named->number)->charged, 15 + 60);
+	assert_int_equal(books_account(b, named->number)->balance, CREDIT - 75);
+	assert_int_equal(account_available(a), books_account(b, a->number)->balance);
+	books_free(b);
+}
+
+/* Only the master may say that a process is gone, and of a slot that is finished. */
+static void
+a_worker_cannot_say_that_it_is_gone(void **state)
+{
+	struct rec gone = {.r = {.type = JOURNAL_GONE, .version = JOURNAL_VERSION,
+	    .slot = JOURNAL_NONE, .account = JOURNAL_NONE, .price = JOURNAL_NONE}};
+	struct account *a;
+	struct books *b;
+	struct hold *h;
+	uint64_t position;
+	int64_t value;
+
+	(void)state;
+	start();
+	a = new_account("alice", 0);
+	assert_int_equal(credit(a, JOURNAL_TOPUP, CREDIT, "", &value), RING_APPLIED);
+	h = reserve(a, 1, &position);
+	durable(worker, position);
+	ledger_meter(h, 20);
+	assert_int_equal(forge(gone), RING_REFUSED);
+	assert_int_equal(atomic_load(&region_proc(region, WORKER)->bad), 1);
+	assert_int_equal(HOLD_STATE(atomic_load(&h->state)), HOLD_HELD);
+	/* Pushed just before its death, it is taken when the reaper is there already. */
+	position = ring_push(region_ring(region, WORKER), &gone.r, NULL, 0);
+	assert_true(position > 0);
+	reap_worker(REAP_DONE);
+	assert_int_equal(atomic_load(&a->flags), 0);
+	next_owner_is_served(a, region->h->holds_per_proc);
+	assert_int_equal(stop(), 0);
+	b = durable_books();
+	memory_agrees(b);
+	/* And the prompts of its successor's streams. */
+	assert_int_equal(books_account(b, 0)->charged, 15 + 60 + 16 * 15);
+	books_free(b);
+}
+
+/* Step by step a bad worker can use a slot up: then it has no next owner, who would be killed. */
+static void
+a_used_up_slot_is_left_alone(void **state)
+{
+	uint32_t slot = hold_first(region, WORKER);
+	uint64_t op = 0;
+	struct account *a;
+	struct books *b;
+	int64_t value;
+	enum ring_status status;
+
+	(void)state;
+	start();
+	a = new_account("alice", 0);
+	assert_int_equal(credit(a, JOURNAL_TOPUP, CREDIT, "", &value), RING_APPLIED);
+	do {
+		op += HOLD_SEQ_STEP;
+		status = forge(rec_void(slot, op, a->number));
+	} while (status == RING_APPLIED);
+	assert_int_equal(op, HOLD_SEQ_END - HOLD_SEQ_STEP);
+	assert_int_equal(forge(rec_reserve(slot, op - 1, a->number, 500, 10, 1)), RING_CLOSED);
+	assert_int_equal(account_set(a, JOURNAL_SET_UNFROZEN, 0, 0), RING_APPLIED);
+	reap_worker(REAP_DONE);
+	next_owner_is_served(a, region->h->holds_per_proc - 1);
+	assert_int_equal(stop(), 0);
+	b = durable_books();
+	memory_agrees(b);
 	books_free(b);
 }
 
@@ -926,6 +1128,14 @@ main(void)
 	    TEST(prices_have_ids_for_ever),
 	    TEST(a_killed_keeper_loses_and_doubles_nothing),
 	    TEST(the_reaper_settles_through_the_keeper),
+#define KILLED(i)                                                                                 \
+	cmocka_unit_test_prestate_setup_teardown(what_a_forger_left_does_not_meet_its_successor,  \
+	    setup, teardown, (void *)(uintptr_t)(i))
+	    KILLED(0),
+	    KILLED(1),
+	    KILLED(2),
+	    TEST(a_worker_cannot_say_that_it_is_gone),
+	    TEST(a_used_up_slot_is_left_alone),
 	    TEST(after_a_power_cut_holds_end_at_their_marks),
 	    TEST(forged_records_are_refused_and_their_sender_marked),
 	    TEST(what_is_set_stays_set),

@@ -326,6 +326,15 @@ nothing_to_reap_is_done_at_once(void **state)
 	(void)state;
 	begin(0);
 	reap_start(&r, &region, PROC_WORKER, 1);
+	r.last = true;
+	assert_int_equal(reap_step(&r, &pushed), REAP_DONE);
+	assert_int_equal(pushed, 0);
+	/* With an heir, the keeper says first that its books have nothing either. */
+	reap_start(&r, &region, PROC_WORKER, 1);
+	assert_int_equal(reap_step(&r, &pushed), REAP_GONE);
+	assert_int_equal(pushed, 1);
+	assert_int_equal(reap_step(&r, &pushed), REAP_GONE);
+	assert_int_equal(books_drain(&books, &region, PROC_WORKER), 1);
 	assert_int_equal(reap_step(&r, &pushed), REAP_DONE);
 	assert_int_equal(pushed, 0);
 	finish();
