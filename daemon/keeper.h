@@ -1,7 +1,10 @@
 #ifndef DAEMON_KEEPER_H
 #define DAEMON_KEEPER_H
 
-/* What keeper.c, keeper_batch.c, compact.c and recover.c share; nobody else's.  keeper_main is in daemon/heritage.h. */
+/*
+ * What keeper.c, keeper_batch.c, keeper_gone.c, compact.c and recover.c share; nobody else's.
+ * keeper_main is in daemon/heritage.h.
+ */
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -80,5 +83,14 @@ void keeper_show_settings(struct keeper *, uint32_t number);
 int keeper_show_key(struct keeper *, uint32_t index) __attribute__((warn_unused_result));
 /* Note what became of a slot's operation. */
 void keeper_show_hold(struct keeper *, uint32_t slot, uint64_t op, uint8_t status);
+
+/* keeper_gone.c */
+
+/* Freeze an account; why: a constant text, for the journal. */
+void keeper_freeze(struct keeper *, uint32_t number, const char *why);
+/* The reaper says that this process is gone: end what the books still have open in its slots. */
+void keeper_end_gone(struct keeper *, uint32_t proc);
+/* Once that is on disk: say what the books say of each of its slots. */
+int keeper_show_gone(struct keeper *, uint32_t proc) __attribute__((warn_unused_result));
 
 #endif

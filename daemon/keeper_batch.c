@@ -162,30 +162,6 @@ publish_rings(struct keeper *k, bool synced)
 	}
 }
 
-/*
- * A process is gone: what the books say of each of its slots, whatever it wrote there itself, for the
- * reaper to go on from.
- */
-static int
-show_gone(struct keeper *k, uint32_t proc)
-{
-	uint32_t first = hold_first(k->region, proc);
-
-	for (uint32_t slot = first; slot < first + k->region->h->holds_per_proc; slot++) {
-		const struct books_hold *h = books_hold(k->books, slot);
-
-		if (h == NULL || h->answered_op == 0)
-			keeper_show_hold(k, slot, h == NULL ? 0 : h->op, RING_APPLIED);
-		else
-			keeper_show_hold(k, slot, h->answered_op > h->op ? h->answered_op : h->op,
-			    h->answered_op >= h->op ? h->answered_status : RING_APPLIED);
-		if (h != NULL && h->account < books_accounts(k->books) &&
-		    keeper_show_account(k, h->account) < 0)
-			return -1;
-	}
-	return 0;
-}
-
 /* The batch is on disk: make it visible, in the order in which it happened. */
 /* Model: publish() in tests/model/keeper.pml. */
 static int
@@ -203,7 +179,7 @@ publish(struct keeper *k)
 			return -1;
 		if (p->type == JOURNAL_GONE && p->status == RING_APPLIED) {
 			FAULT("keeper.forgotten");
-			if (show_gone(k, (uint32_t)p->op) < 0)
+			if (keeper_show_gone(k, (uint32_t)p->op) < 0)
 				return -1;
 		}
 		if (p->slot != JOURNAL_NONE && p->type != JOURNAL_MARK)
@@ -256,24 +232,6 @@ mark_bad(struct keeper *k, uint32_t proc)
 	wake(k->region, PROC_MASTER, k->heritage->wake_fd[PROC_MASTER]);
 }
 
-/*
- * Freeze an account, in memory at once and in the journal, so that it outlasts a restart.  (If
- * the commit fails, the record that brought it about is not durable either: it comes again.)
- */
-static void
-freeze(struct keeper *k, uint32_t number, const char *why)
-{
-	struct journal_record r = {.type = JOURNAL_FREEZE, .version = JOURNAL_VERSION,
-	    .proc = PROC_KEEPER, .slot = JOURNAL_NONE, .account = number, .price = JOURNAL_NONE,
-	    .payload_len = (uint32_t)strlen(why), .time_us = k->batch_us};
-
-	if ((books_account(k->books, number)->flags & ACCOUNT_FROZEN) == 0)
-		keeper_append(k, &r, why);
-	/* Release, pairs with the ledger's acquire. */
-	atomic_fetch_or_explicit(&account_at(k->region, number)->flags, ACCOUNT_FROZEN,
-	    memory_order_release);
-}
-
 /* Somebody writes in shared memory who should not. */
 /* Model: distrust() in tests/model/keeper.pml. */
 static void
@@ -285,7 +243,7 @@ distrust(struct keeper *k, uint32_t proc, const struct books_verdict *v,
 
 	metrics_refused(r->type < JOURNAL_TYPES ? r->type : REFUSED_UNKNOWN);
 	if (v->freeze != JOURNAL_NONE) {
-		freeze(k, v->freeze, v->contradicts);
+		keeper_freeze(k, v->freeze, v->contradicts);
 		id = books_account_id(k->books, v->freeze, &len);
 	}
 	log_warnx("forged record refused, process %u, type %u, slot %u, operation %llu: %s; "
@@ -342,45 +300,6 @@ end_refused(struct keeper *k, const struct books_input *in, bool next, struct ke
 	keeper_append(k, &end, NULL);
 }
 
-/*
- * A process is gone and its slots are free, but the books have a hold in one: it was opened by a
- * forged reserve, or somebody wrote over the slot.  Its next owner would be taken for a forger; so the
- * hold ends now, at its last mark, and its account is looked at.  (A slot that is not free is still to
- * be finished: then it was not the master who sent this.)
- */
-/* Model: gone() in tests/model/keeper.pml. */
-static void
-end_gone(struct keeper *k, uint32_t proc)
-{
-	uint32_t first = hold_first(k->region, proc), account = JOURNAL_NONE, ended = 0;
-	const char *id;
-	size_t len;
-
-	for (uint32_t slot = first; slot < first + k->region->h->holds_per_proc; slot++) {
-		const struct books_hold *h = books_hold(k->books, slot);
-		/* Acquire: as the master left it before it pushed this. */
-		uint64_t word = atomic_load_explicit(&hold_at(k->region, slot)->state,
-		    memory_order_acquire);
-		struct journal_record end;
-
-		if (h == NULL || !h->open || HOLD_STATE(word) != HOLD_FREE)
-			continue;
-		books_end_record(k->books, slot,
-		    (h->op > h->answered_op ? h->op : h->answered_op) + 1, k->batch_us, &end);
-		end.proc = PROC_KEEPER;
-		keeper_append(k, &end, NULL);
-		freeze(k, end.account, "a hold that its slot knew nothing of");
-		metrics_refused(JOURNAL_GONE);
-		if (ended++ == 0)
-			account = end.account;
-	}
-	if (ended == 0)
-		return;
-	id = books_account_id(k->books, account, &len);
-	log_warnx("process %u has left %u holds open that no slot knew of; account %.*s is frozen%s",
-	    proc, ended, (int)len, id, ended == 1 ? "" : ", and those of the others");
-}
-
 /* Judge one record and enter it; `p` says what is to be shown once it is on disk. */
 static void
 take(struct keeper *k, uint32_t proc, struct journal_record *r, const void *payload,
@@ -427,7 +346,7 @@ take(struct keeper *k, uint32_t proc, struct journal_record *r, const void *payl
 	if (r->type == JOURNAL_SYNC)
 		k->sync[proc] = true;
 	if (r->type == JOURNAL_GONE && v.status == RING_APPLIED) {
-		end_gone(k, proc);
+		keeper_end_gone(k, proc);
 		FAULT("keeper.gone");
 		p->op = proc;
 	}

@@ -7,7 +7,7 @@
  *	enter()		daemon/books_apply.c	books_apply
  *	SLACK, ADVANCE	daemon/books_apply.c	credit_slot, slot_advance
  *	distrust()	daemon/keeper_batch.c	distrust, end_refused
- *	gone()		daemon/keeper_batch.c	end_gone, show_gone
+ *	gone()		daemon/keeper_gone.c	keeper_end_gone, keeper_show_gone
  *	TOOFAR		daemon/books_check.c	too_far
  *	Keeper()	daemon/keeper_batch.c	keeper_batch
  *	publish()	daemon/keeper_batch.c	publish
