@@ -24,7 +24,7 @@ class Region:
         assert self.m[:8] == b"TOLLDD01"
         (self.ring_records, self.ring_arena, self.procs, self.holds_per_proc) = \
             struct.unpack_from("<4I", self.m, 32)
-        (self.procs_at, _, _, self.rings_at, self.ring_stride, self.holds_at, _, _, _,
+        (self.procs_at, self.prices_at, _, self.rings_at, self.ring_stride, self.holds_at, _, _, _,
          self.accounts_at) = struct.unpack_from("<10Q", self.m, 112)
 
     def close(self):
@@ -90,6 +90,17 @@ class Region:
 
     def available(self, number, value=None):
         return self.i64(self.account(number), value)
+
+    def tag(self, number, value=None):
+        return self.u64(self.account(number) + 8, value)
+
+    def flags(self, number, value=None):
+        return self.u32(self.account(number) + 16, value)
+
+    def books(self, number, value):
+        """Both copies of balance, held and overdraft."""
+        for i in range(6):
+            self.i64(self.account(number) + 72 + 8 * i, value)
 
     # Rings.
 

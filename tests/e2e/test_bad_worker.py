@@ -430,6 +430,113 @@ class Bad(Case):
         w.join(10)
         self.done(bystander)
 
+    def dead_owner(self, what, write):
+        """Written over, and its owner dies before its next record: charged within the hold or not
+        at all, and right again with a new memory."""
+        bystander = self.bystander()
+        name, number, slot, w = self.victim()
+        before = self.t.children()
+        wait_for(lambda: self.stopped(before[BAD_TITLE], slot), 10, "the worker to stand still")
+        amount = self.r.amount(slot)
+        write(number, slot)
+        os.kill(before[BAD_TITLE], signal.SIGKILL)
+        self.killed(before, what)
+        a = wait_for(lambda: (lambda x: x if micro(x["held"]) == 0 else None)(self.t.show(name)),
+                     10, f"{what}: nothing to be held")
+        self.assertTrue(0 <= 10000000 - micro(a["balance"]) <= amount, (what, a))
+        if a["status"] == "frozen":
+            self.thaw(name)
+        w.join(10)
+        self.renewed(bystander)
+        self.assertEqual(self.t.show(name)["balance"], a["balance"])
+        self.usable(name)
+        self.t.audit()
+
+    def renewed(self, bystander):
+        """Whatever was frozen by it is lifted; with a new memory all is as the books say."""
+        self.t.request("DELETE", "/stream?id=" + bystander.id)
+        bystander.join(20)
+        self.assertEqual(self.t.stop(), 0, self.t.log()[-2000:])
+        self.t.start()
+        self.r.close()
+        self.r = region.Region(os.path.join(self.t.folder, "run", "ledger.shm"))
+        for a in self.t.ctl("account", "list"):
+            self.assertEqual(micro(a["held"]), 0)
+            self.assertEqual(self.r.available(self.r.number(a["id"])),
+                             micro(a["balance"]) + micro(a["overdraft"]), a)
+            if a["status"] == "frozen":
+                self.thaw(a["id"])
+
+    def test_a_raised_hold_of_a_dead_owner(self):
+        self.dead_owner("a raised hold", lambda number, slot:
+                        self.r.amount(slot, self.r.amount(slot) + 5000000))
+
+    def test_another_account_of_a_dead_owner(self):
+        self.t.account("another", 10)
+        other = self.r.number("another")
+        self.dead_owner("another account", lambda number, slot:
+                        self.r.u32(self.r.hold(slot) + 56, other))
+        self.assertEqual(self.t.show("another")["balance"], 10)
+
+    def test_what_tells_whether_a_step_was_made(self):
+        def write(number, slot):
+            self.r.tag(number, 0)
+            self.r.u64(self.r.hold(slot) + 64, 1 << 43)   # applied
+            self.r.u64(self.r.hold(slot) + 72, 1 << 43)   # journaled
+        self.dead_owner("a tag, applied and journaled", write)
+
+    def test_an_account_s_books_and_flags(self):
+        """Reports are wrong until the account's next record, and no longer."""
+        name = next(self.names)
+        key = self.t.account(name, 10)
+        number = self.r.number(name)
+        self.r.books(number, 10**15)
+        self.assertEqual(self.t.show(name)["balance"], 10**9)
+        self.t.ctl("topup", name, "1")
+        a = self.t.show(name)
+        self.assertEqual((a["balance"], a["held"]), (11, 0))
+        self.r.flags(number, 1)
+        status, _, said = self.t.request("POST", "/chat/send", {"message": "hi"}, key)
+        self.assertEqual(status, 402)
+        self.assertIn("closed", str(said))
+        self.t.ctl("account", "set", name, "--rpm", "1000", "--reason", "tested")
+        self.assertEqual(self.t.show(name)["status"], "open")
+        self.usable(name)
+        self.t.audit()
+
+    def test_a_price(self):
+        """The keeper has its own: who goes by another is refused, and nobody gains by it."""
+        bystander = self.bystander()
+        name = next(self.names)
+        key = self.t.account(name, 10)
+        price = self.r.u32(self.r.hold(self.r.held(GOOD)[0]) + 60)
+        at = self.r.prices_at + 24 * price
+        was = [self.r.i64(at + 8 * i) for i in range(3)]
+        before = sum(self.refused().values())
+        for i in range(3):
+            self.r.i64(at + 8 * i, was[i] * 3 + 7)
+
+        def attempt():
+            try:
+                sent = self.t.request("POST", "/chat/send",
+                                      {"model": "slow", "message": "hi", "max_tokens": 5}, key)
+                if sent[0] in (200, 201, 202):
+                    s = self.t.open(sent[2]["stream_id"])
+                    list(s.typed())
+                    s.close()
+            except Exception:
+                pass
+            return sum(self.refused().values()) > before
+        wait_for(attempt, 20, "the keeper to refuse a charge")
+        for i in range(3):
+            self.r.i64(at + 8 * i, was[i])
+        wait_for(lambda: micro(self.t.show(name)["held"]) == 0, 10, "the hold to be ended")
+        self.renewed(bystander)
+        a = self.t.show(name)
+        self.assertTrue(9.9 < a["balance"] <= 10, a)
+        self.usable(name)
+        self.t.audit()
+
     def ring_scribble(self, what, write):
         bystander = self.bystander()
         name, number, slot, w = self.victim()

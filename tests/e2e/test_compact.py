@@ -58,6 +58,29 @@ class Compacted(unittest.TestCase):
         self.t.start()
 
 
+class Repeated(Compacted):
+    def test_an_account_is_made_once_for_ever(self):
+        """Its first balance's ref is forgotten after a day, the account is not."""
+        self.t.ctl("account", "create", "once", "--balance", "5")
+        for days in (0, 1, 2):
+            self.clock.forward(days * DAY)
+            for how in ("as it was", "restarted"):
+                p = self.tollctl("account", "create", "once", "--balance", "5")
+                self.assertEqual(p.returncode, 1, how)
+                self.assertIn("account_exists", p.stdout + p.stderr)
+                self.assertEqual(self.t.show("once")["balance"], 5)
+                if how == "as it was":
+                    self.assertEqual(self.t.stop(), 0)
+                    self.t.start()
+        # Nor after its records are gone, nor closed.
+        self.compact("--keep", "1d")
+        self.assertEqual(self.tollctl("account", "create", "once", "--balance", "5").returncode, 1)
+        self.t.ctl("account", "close", "once", "--reason", "tested")
+        self.assertEqual(self.tollctl("account", "create", "once", "--balance", "5").returncode, 1)
+        self.assertEqual(self.t.show("once")["balance"], 5)
+        self.t.audit()
+
+
 class Operator(Compacted):
     def test_the_books_stay_and_the_journal_goes(self):
         self.fill()

@@ -25,6 +25,7 @@ from clock import Clock
 from tolld import BUILD, ROOT, Tolld, end_of, micro, wait_for
 
 DAEMONS = 3          # at a time; most of what they do is waiting
+PROCESSES = 5        # master, keeper, admin, two workers
 TRIES = 12           # rounds of clients until a point has struck
 START = 1000000000   # the account's first balance
 
@@ -180,8 +181,10 @@ class Place:
         # Two who are under way before: the bystanders.
         clients = [Client(self, "slow"), Client(self, "slow")]
         wait_for(lambda: all(len(c.events) > 3 or c.broken for c in clients), 15, "bystanders")
+        # Before it can strike.
+        before = wait_for(lambda: (lambda c: c if len(c) == PROCESSES else None)(
+            self.t.children()), 10, "all processes")
         self.arm(point)
-        before = self.t.children()
         clients += [Client(self, "slow", max_tokens=30), Client(self, "fast"),
                     Client(self, "over")]
         if point.startswith("handover."):

@@ -20,6 +20,7 @@
 
 #include <cmocka.h>
 
+#include "daemon/journal_private.h"
 #include "tests/unit/records.h"
 
 static char *dir;
@@ -212,6 +213,43 @@ a_reader_sees_commits_and_a_grown_map(void **state)
 	assert_int_equal(status, 0);
 	close(go[0]);
 	close(go[1]);
+	journal_close(j);
+}
+
+/* Readers that were killed in the middle of reading: their places are free again. */
+static void
+dead_readers_are_forgotten(void **state)
+{
+	struct journal *j = journal_open(dir, 1 << 20, &why);
+	struct journal_reader *last;
+
+	(void)state;
+	assert_non_null(j);
+	(void)append(j, 1);
+	commit(j, 1, 1);
+	/* More than there are places. */
+	for (int i = 0; i < JOURNAL_READERS_MAX + 10; i++) {
+		int status;
+		pid_t pid = fork();
+
+		if (pid == 0) {
+			struct journal_reader *r = journal_reader_open(dir, &why);
+			struct journal_entry e;
+
+			/* With a snapshot that would keep old pages for ever. */
+			if (r == NULL || journal_cursor_next(journal_cursor_new(r, 1), &e) != 1)
+				_exit(1);
+			(void)kill(getpid(), SIGKILL);
+		}
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+		assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+		if (i % 100 == 99)
+			journal_check_readers(j);
+	}
+	last = journal_reader_open(dir, &why);
+	assert_non_null(last);
+	assert_int_equal(walk(last), 1);
+	journal_reader_close(last);
 	journal_close(j);
 }
 
@@ -410,6 +448,7 @@ main(void)
 	    TEST(what_was_committed_is_there_after_reopening),
 	    TEST(a_walk_may_begin_anywhere),
 	    TEST(a_reader_sees_commits_and_a_grown_map),
+	    TEST(dead_readers_are_forgotten),
 	    TEST(a_journal_of_another_version_is_refused),
 	    TEST(the_first_format_is_taken_over),
 	    TEST(a_commit_that_fails_leaves_nothing),

@@ -5,7 +5,7 @@
  * Method: fork keeper_main on a region and act as worker, admin and master through shm/ledger.h.
  *         SIGKILL the keeper at random moments and fork another one; stop, and compare memory,
  *         journal and what was acknowledged.  A reboot is a new region on the same state_dir.
- * objs: daemon/keeper.o daemon/compact_make.o daemon/title.o daemon/compact.o daemon/keeper_batch.o daemon/recover.o daemon/audit.o daemon/proof.o daemon/checkpoint.o daemon/books_rows.o daemon/state.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_check.o daemon/metrics.o daemon/buf.o daemon/log.o daemon/utf8.o tests/unit/records.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/reap.o shm/wake.o
+ * objs: daemon/keeper.o daemon/compact_make.o daemon/title.o daemon/compact.o daemon/keeper_batch.o daemon/keeper_gone.o daemon/recover.o daemon/audit.o daemon/proof.o daemon/checkpoint.o daemon/books_rows.o daemon/state.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_check.o daemon/metrics.o daemon/buf.o daemon/log.o daemon/utf8.o tests/unit/records.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/reap.o shm/wake.o
  */
 #include <poll.h>
 #include <sched.h>
@@ -401,6 +401,48 @@ prices_have_ids_for_ever(void **state)
 	WAIT_FOR(atomic_load(region_model_price(region, 0)) == 0);
 	assert_int_equal(stop(), 0);
 	assert_int_equal(atomic_load(&region->h->prices), 2);
+}
+
+/* The 4,097th is refused before it is in the journal, where it would be for ever. */
+static void
+one_price_too_many_is_refused(void **state)
+{
+	struct config *c = heritage->config;
+	static char names[CONFIG_MODELS_MAX][8];
+	int64_t dearer = 0;
+	uint64_t last;
+	int status;
+
+	(void)state;
+	c->model_count = CONFIG_MODELS_MAX;
+	for (int i = 0; i < c->model_count; i++) {
+		(void)snprintf(names[i], sizeof names[i], "m%d", i);
+		c->model[i].name = names[i];
+	}
+	for (int n = 0; n < PRICE_MAX / CONFIG_MODELS_MAX; n++, dearer++) {
+		for (int i = 0; i < c->model_count; i++) {
+			c->model[i].price = rec_price;
+			c->model[i].price.completion += dearer;
+		}
+		start();
+		WAIT_FOR(atomic_load(&region->h->prices) ==
+		    (unsigned)(n + 1) * CONFIG_MODELS_MAX);
+		last = atomic_load(&region->h->journal_seq);
+		assert_int_equal(stop(), 0);
+	}
+	c->model[0].price.completion++;
+	spawn(0);
+	assert_int_equal(waitpid(keeper, &status, 0), keeper);
+	keeper = 0;
+	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 1);
+	assert_int_equal(atomic_load(&region->h->prices), PRICE_MAX);
+	/* With a price that was there once it goes on, and nothing was added. */
+	c->model[0].price.completion--;
+	start();
+	WAIT_FOR(atomic_load(&region->h->journal_ok) == 1);
+	assert_int_equal(atomic_load(&region->h->journal_seq), last);
+	assert_int_equal(stop(), 0);
+	books_free(durable_books());
 }
 
 #define STREAMS 8
@@ -1126,6 +1168,7 @@ main(void)
 	    TEST(records_are_acknowledged_with_their_results),
 	    TEST(a_sync_brings_the_projection_up_to_date),
 	    TEST(prices_have_ids_for_ever),
+	    TEST(one_price_too_many_is_refused),
 	    TEST(a_killed_keeper_loses_and_doubles_nothing),
 	    TEST(the_reaper_settles_through_the_keeper),
 #define KILLED(i)                                                                                 \

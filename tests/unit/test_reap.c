@@ -340,6 +340,35 @@ nothing_to_reap_is_done_at_once(void **state)
 	finish();
 }
 
+/* Somebody has written FREE over them: what was metered is paid, the rest comes back, once. */
+static void
+lost_holds_are_found(void **state)
+{
+	struct hold *metered, *extended, *silent;
+	struct reap r;
+	uint64_t position;
+
+	(void)state;
+	begin(10000);
+	metered = held();
+	extended = held();
+	silent = held();
+	ledger_meter(metered, 3);
+	assert_int_equal(ledger_extend(ledger, extended, 20, NULL, 0, &position), LEDGER_OK);
+	ledger_meter(extended, 15);
+	assert_int_equal(books_drain(&books, &region, PROC_WORKER), 4);
+	for (struct hold *h = metered;; h = h == metered ? extended : silent) {
+		hold_move(h, HOLD_SEQ(atomic_load(&h->state)), HOLD_FREE);
+		if (h == silent)
+			break;
+	}
+	r = finish();
+	assert_int_equal(r.settled, 2);
+	assert_int_equal(r.voided, 1);
+	assert_int_equal(books.account[0].charged,
+	    price_cost(&price, 7, 0, 3) + price_cost(&price, 7, 0, 15));
+}
+
 static void
 a_credit_counts_if_it_was_published(void **state)
 {
@@ -451,6 +480,7 @@ main(void)
 	    cmocka_unit_test(zero_tokens_are_void_and_others_are_charged),
 	    cmocka_unit_test(more_holds_than_the_ring_has_room),
 	    cmocka_unit_test(nothing_to_reap_is_done_at_once),
+	    cmocka_unit_test(lost_holds_are_found),
 	    cmocka_unit_test(a_credit_counts_if_it_was_published),
 	    cmocka_unit_test(a_refused_settlement_gives_nothing),
 	    cmocka_unit_test(garbage_in_a_slot_does_not_hurt_the_reaper),
