@@ -153,6 +153,10 @@ class Faults(DiskCase):
     def test_no_space_to_write(self):
         self.outage("write", errno.ENOSPC)
 
+    def test_read_only(self):
+        """As the kernel makes it after an error of its own."""
+        self.outage("write", errno.EROFS)
+
     def test_write_error(self):
         self.outage("write")
 

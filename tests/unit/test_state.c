@@ -303,6 +303,55 @@ accounts_and_keys_are_listed(void **state)
 	elsewhere(tables);
 }
 
+/* A map that is too small grows in the middle of a projection, under a reader that has it open. */
+static void
+the_map_grows_under_its_readers(void **state)
+{
+	enum { ACCOUNTS = 20000 };
+	int go[2], came[2], status;
+	char c;
+	pid_t pid;
+
+	(void)state;
+	state_close(st);
+	st = state_open(dir, 1 << 20, &why);
+	assert_non_null(st);
+	journal(rec_account(0, "first", 0));
+	commit();
+	project(SIZE_MAX);
+	assert_int_equal(pipe(go), 0);
+	assert_int_equal(pipe(came), 0);
+	pid = fork();
+	if (pid == 0) {
+		struct state_reader *r = state_reader_open(dir, &why);
+		struct state_account a;
+
+		if (r == NULL || state_account_next(r, 0, &a) != 1 || write(came[1], "c", 1) != 1 ||
+		    read(go[0], &c, 1) != 1)
+			_exit(1);
+		_exit(state_account_next(r, ACCOUNTS - 1, &a) == 1 ? 0 : 2);
+	}
+	assert_int_equal(read(came[0], &c, 1), 1);
+	for (uint32_t i = 1; i < ACCOUNTS; i++) {
+		char id[32];
+
+		(void)snprintf(id, sizeof id, "account-%u", i);
+		journal(rec_account(i, id, 0));
+	}
+	commit();
+	project(SIZE_MAX);
+	assert_int_equal(write(go[1], "g", 1), 1);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	for (int i = 0; i < 2; i++) {
+		close(go[i]);
+		close(came[i]);
+	}
+	reload();
+	assert_int_equal(books_accounts(b), ACCOUNTS);
+	assert_int_equal(state_progress(st)->applied, journal_last(j));
+}
+
 /* A file that is no database, and one that was replaced under a reader's feet. */
 static void
 a_damaged_file_is_rebuilt_and_readers_notice(void **state)
@@ -362,6 +411,7 @@ main(void)
 	    TEST(any_projection_is_the_journals),
 	    TEST(streams_are_read_while_they_run_and_for_an_hour),
 	    TEST(accounts_and_keys_are_listed),
+	    TEST(the_map_grows_under_its_readers),
 	    TEST(a_damaged_file_is_rebuilt_and_readers_notice),
 	};
 
