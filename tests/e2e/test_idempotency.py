@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import signal
+import time
 import unittest
 
 from clock import Clock
@@ -216,6 +217,64 @@ class Deaths(unittest.TestCase):
         self.addCleanup(self.t.close)
         self.t.start()
         self.key = self.t.account("alice", "100")
+
+    def test_the_first_one_s_worker_dies(self):
+        """Its reserve is in the ring, and nobody commits it: those who wait get its answer."""
+        poor = self.t.account("bob", "0.0003", "0")
+        keeper = self.t.children()["tolld: keeper"]
+
+        def client(n, key):
+            for _ in range(100):
+                try:
+                    status, _, body = keyed(self.t, poor, key)
+                except (OSError, http.client.HTTPException):
+                    continue  # its own worker was the one
+                if status != 503:
+                    return status, json.dumps(body)
+            raise AssertionError("no answer")
+
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            for n in range(4):
+                title = f"tolld: worker {1 + n % 2}"
+                pid = wait_for(lambda: self.t.children().get(title), 20, f"{title} to run")
+                os.kill(keeper, signal.SIGSTOP)
+                work = [pool.submit(client, i, f"dead-{n}") for i in range(8)]
+                wait_for(lambda: self.t.ctl("hold", "list") != [], 4, "the first to reserve")
+                os.kill(pid, signal.SIGKILL)
+                os.kill(keeper, signal.SIGCONT)
+                answers = {w.result() for w in work}
+                self.assertEqual(len(answers), 1, answers)
+                status, body = answers.pop()
+                self.assertEqual(status, 200, body)
+                self.t.request("DELETE", "/stream?id=" + json.loads(body)["stream_id"])
+                wait_for(lambda: micro(self.t.show("bob")["available"]) == 300, 20,
+                         "the hold to be given back")
+        self.t.audit()
+
+    def test_waiting_has_an_end(self):
+        """A first one that gets no answer: who repeats is told so in time, and later gets one."""
+        keeper = self.t.children()["tolld: keeper"]
+        os.kill(keeper, signal.SIGSTOP)
+        try:
+            with concurrent.futures.ThreadPoolExecutor(6) as pool:
+                start = time.monotonic()
+                answers = list(pool.map(lambda _: keyed(self.t, self.key, "late"), range(6)))
+                self.assertLess(time.monotonic() - start, 15)
+            for status, headers, body in answers:
+                self.assertEqual((status, body["error"]["code"]), (503, "overloaded"))
+                self.assertIsNotNone(headers["Retry-After"])
+        finally:
+            os.kill(keeper, signal.SIGCONT)
+
+        def again():
+            status, _, body = keyed(self.t, self.key, "late")
+            return body if status == 200 else None
+        first = wait_for(again, 20, "an answer at last")
+        self.assertEqual(again(), first)
+        wait_for(lambda: [h["account"] for h in self.t.ctl("hold", "list")] == ["alice"], 10,
+                 "one hold")
+        self.t.request("DELETE", "/stream?id=" + first["stream_id"])
+        self.t.audit()
 
     def test_restarts(self):
         _, _, first = keyed(self.t, self.key, "kept")
