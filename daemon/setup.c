@@ -58,6 +58,7 @@ open_signals(struct setup *s)
 		sigaction(mine[i], &usual, NULL); /* a signalfd doesn't see ignored ones (nohup) */
 	}
 	sigaction(SIGPIPE, &ignore, NULL);
+	sigaction(SIGXFSZ, &ignore, NULL);
 	if (sigprocmask(SIG_SETMASK, &set, NULL) == 0)
 		s->signal_fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
 	if (s->signal_fd < 0)

@@ -70,7 +70,8 @@ set_title(uint32_t proc)
 static void
 set_signals(void)
 {
-	static const int ignored[] = { SIGINT, SIGHUP, SIGTERM, SIGQUIT, SIGPIPE };
+	/* Who writes to a file that may not grow hears it by the error. */
+	static const int ignored[] = { SIGINT, SIGHUP, SIGTERM, SIGQUIT, SIGPIPE, SIGXFSZ };
 	struct sigaction ignore = { .sa_handler = SIG_IGN };
 	sigset_t told;
 	for (size_t i = 0; i < sizeof(ignored) / sizeof(*ignored); i++)
