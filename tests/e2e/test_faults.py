@@ -25,7 +25,7 @@ from clock import Clock
 from tolld import BUILD, ROOT, Tolld, end_of, micro, wait_for
 
 DAEMONS = 3          # at a time; most of what they do is waiting
-PROCESSES = 5        # master, keeper, admin, two workers
+PROCESSES = 4        # of the master: keeper, admin, two workers
 TRIES = 12           # rounds of clients until a point has struck
 START = 1000000000   # the account's first balance
 
