@@ -96,7 +96,7 @@ payload(struct buf *b, const struct stream *st, const struct chat_request *r,
 	struct journal_reserve j = {
 	    .generation = st->w->generation,
 	    .model_len = (uint16_t)strlen(model),
-	    .keyed = st->has_key,
+	    .keyed = !st->has_key ? 0 : st->api != NULL ? JOURNAL_KEYED_ANSWER : JOURNAL_KEYED,
 	};
 
 	memcpy(j.stream_id, st->id.secret, sizeof j.stream_id);
@@ -168,7 +168,7 @@ begin_give_up(struct stream *st)
 	if (c == NULL)
 		return;
 	st->sender = NULL;
-	if (!st->has_key)
+	if (!st->has_key || st->api != NULL)
 		stream_cancel(st, OUTCOME_CANCELLED);
 	refuse_journal(c);
 }
@@ -187,7 +187,7 @@ gone(void *arg, struct conn *c)
 
 	(void)c;
 	st->sender = NULL;
-	if (!st->has_key)
+	if (!st->has_key || st->api != NULL)
 		stream_cancel(st, OUTCOME_CANCELLED);
 }
 
@@ -373,7 +373,7 @@ begin(struct conn *c, const struct http_request *h, struct begin *x)
 	st->account = conn_caller(c)->account;
 	st->begun = x->begun;
 	st->api = x->api;
-	if (x->api != NULL && (st->relay = relay_new(r->whole)) == NULL) {
+	if (x->api != NULL && (st->relay = relay_new(r->whole, x->keyed != NULL)) == NULL) {
 		stream_drop_requests(st);
 		stream_drop(st);
 		refuse_overloaded(c, RESERVE_MEMORY, "out of memory");

@@ -199,7 +199,7 @@ check_reserve(const struct books *b, const struct books_input *in, struct books_
 	}
 	memcpy(&head, in->payload, sizeof head);
 	keyed = head.keyed != 0 ? sizeof(struct journal_keyed) : 0;
-	if (head.keyed > 1 || sizeof head + head.model_len + keyed > r->payload_len)
+	if (head.keyed > JOURNAL_KEYED_ANSWER || sizeof head + head.model_len + keyed > r->payload_len)
 		contradicts(v, "the reserve's payload is cut off");
 	else if (h != NULL && h->open)
 		contradicts(v, "the hold is open already");

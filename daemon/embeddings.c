@@ -9,6 +9,7 @@
 #include "daemon/chat_tokens.h"
 #include "daemon/json.h"
 #include "daemon/openai.h"
+#include "daemon/turn.h"
 #include "daemon/watch.h"
 #include "daemon/worker.h"
 
@@ -167,15 +168,22 @@ const struct api api_embeddings = {
     .refuse = refuse,
 };
 
+static bool
+embeddings_turn(struct conn *c, const struct http_request *h, struct span body,
+    const struct journal_keyed *keyed)
+{
+	struct worker *w = conn_arg(c);
+	struct begin x = {.begun = watch_open_api, .api = &api_embeddings, .keyed = keyed};
+	struct chat_fault f;
+
+	if (parse(w->config, body, &x.request, &f) == 0)
+		return begin(c, h, &x);
+	begin_refuse(c, &f);
+	return false;
+}
+
 void
 embeddings_handler(struct conn *c, const struct http_request *h, struct span body)
 {
-	struct worker *w = conn_arg(c);
-	struct begin x = {.begun = watch_open_api, .api = &api_embeddings};
-	struct chat_fault f;
-
-	if (parse(w->config, body, &x.request, &f) != 0)
-		begin_refuse(c, &f);
-	else
-		begin(c, h, &x);
+	turn_request(c, h, body, api_embeddings.path, embeddings_turn);
 }

@@ -53,8 +53,8 @@ gone(void *arg, struct conn *c)
 	free(x);
 }
 
-static struct state_reader *
-reader(struct worker *w)
+struct state_reader *
+past_reader(struct worker *w)
 {
 	const char *why;
 
@@ -71,7 +71,7 @@ static int
 look(struct past *x, struct stream **st)
 {
 	struct worker *w = x->w;
-	struct state_reader *r = reader(w);
+	struct state_reader *r = past_reader(w);
 	struct stream_row row;
 	struct buf text = {0};
 	int found;
@@ -83,6 +83,11 @@ look(struct past *x, struct stream **st)
 		return -1;
 	found = state_stream_get(r, x->id.secret, &row, &text);
 	if (found == 1 && row.generation == x->id.generation && row.proc == x->id.proc) {
+		/* What /v1 answered is no text of /stream. */
+		if (row.keyed == JOURNAL_KEYED_ANSWER) {
+			buf_free(&text);
+			return 0;
+		}
 		if (row.outcome != OUTCOME_NONE) {
 			*st = stream_from_row(w->streams, &x->id, &row, &text);
 			return *st == NULL ? -1 : 1;

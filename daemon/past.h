@@ -16,6 +16,8 @@ typedef void past_found_fn(struct conn *, struct stream *, void *arg);
  */
 void past_find(struct worker *, const struct stream_id *, struct conn *, past_found_fn *found,
     void *arg);
+/* state.mdb, or NULL: it cannot be read now. */
+struct state_reader *past_reader(struct worker *);
 /* Every tick. */
 void past_tick(struct worker *);
 void past_fini(struct worker *);

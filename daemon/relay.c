@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/kept.h"
 #include "daemon/settle.h"
 #include "daemon/stream.h"
 
@@ -19,12 +20,14 @@ struct relay_mark {
 };
 
 struct relay *
-relay_new(bool whole)
+relay_new(bool whole, bool keep)
 {
 	struct relay *r = calloc(1, sizeof *r);
 
-	if (r != NULL)
+	if (r != NULL) {
 		r->whole = whole;
+		r->keep = keep;
+	}
 	return r;
 }
 
@@ -49,6 +52,7 @@ relay_forget(struct relay *r)
 	buf_free(&r->body);
 	r->said = 0;
 	r->begun = r->usage_said = false;
+	r->saved = r->body_at = 0;
 }
 
 void
@@ -86,6 +90,8 @@ push(struct relay *r, size_t hidden, size_t shown, size_t frame)
 static void
 note_head(struct stream *st, const struct decoder_event *ev)
 {
+	if (st->relay->keep && !st->relay->whole)
+		kept_begin(st);
 	st->relay->begun = true;
 	if (st->api->head != NULL)
 		st->api->head(&st->relay->head, ev->data);
@@ -152,6 +158,15 @@ mark(struct relay *r, size_t at)
 	return (struct relay_mark *)(void *)(r->marks.data + at);
 }
 
+static void
+bound(struct relay *r)
+{
+	if (r->keep && r->out.len > KEPT_STREAM_MAX) {
+		r->keep = false;
+		r->unkept = true;
+	}
+}
+
 /* The present event is paid: its frame goes out. */
 static void
 let_out(struct relay *r)
@@ -161,6 +176,7 @@ let_out(struct relay *r)
 	buf_add(&r->out, r->frames.data + r->frame_at, m->frame);
 	r->frame_at += m->frame;
 	r->mark_at += sizeof *m;
+	bound(r);
 }
 
 /* Nothing more can be paid: what can be of the present event, in a frame of ours. */
@@ -200,8 +216,10 @@ take(struct stream *st, bool shown, size_t len, size_t *taken)
 	struct relay *r = st->relay;
 	bool saved;
 	enum meter_result result = meter_take(&st->meter, shown, r->text.data + r->text_at, len,
-	    SPAN(""), taken, &saved);
+	    kept_unsaved(st), taken, &saved);
 
+	if (saved)
+		r->saved = r->out.len;
 	r->text_at += *taken;
 	return result;
 }
@@ -233,6 +251,7 @@ let_all_out(struct relay *r)
 		r->frames = empty;
 	} else {
 		buf_add(&r->out, r->frames.data + r->frame_at, r->frames.len - r->frame_at);
+		bound(r);
 	}
 	r->text.len = r->frames.len = r->marks.len = 0;
 	r->mark_at = r->text_at = r->frame_at = 0;

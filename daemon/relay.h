@@ -34,10 +34,18 @@ struct relay {
 	bool usage_said;   /* `last` has it */
 	bool stuck;        /* an event waits for a record */
 	bool whole;        /* the client wants one piece */
+	/* With an Idempotency-Key all of the answer stays in `out`, for daemon/kept.h. */
+	bool keep;
+	bool unkept;       /* it became too long for that */
+	bool sealed;       /* nothing is added to what is kept any more */
+	bool ended;        /* out holds the end, too, from end_at on: told when it is durable */
+	size_t saved;      /* bytes of out that are in the journal */
+	size_t body_at;    /* where in out the answer begins, behind its head */
+	size_t end_at;
 };
 
 /* For a stream of an api; NULL without memory.  relay_free(NULL) is nothing. */
-struct relay *relay_new(bool whole) __attribute__((warn_unused_result));
+struct relay *relay_new(bool whole, bool keep) __attribute__((warn_unused_result));
 void relay_free(struct relay *);
 /* A provider is asked anew: what the last one said is forgotten. */
 void relay_forget(struct relay *);

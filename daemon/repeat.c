@@ -10,6 +10,7 @@
 
 #include "daemon/ids.h"
 #include "daemon/journal.h"
+#include "daemon/kept.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "daemon/worker.h"
@@ -114,8 +115,8 @@ not_now(struct conn *c)
 
 /* Everything that the first answer said is in its record. */
 static bool
-answer_of(const struct journal_record *r, const struct buf *payload, struct conn *c,
-    int64_t available)
+answer_of(struct worker *w, const struct journal_record *r, const struct buf *payload,
+    struct conn *c, int64_t available)
 {
 	char stream[STREAM_ID_LEN + 1], session[ID_LEN + 1], message[ID_LEN + 1];
 	struct journal_reserve head;
@@ -125,12 +126,16 @@ answer_of(const struct journal_record *r, const struct buf *payload, struct conn
 	if (r->type != JOURNAL_RESERVE || payload->len < sizeof head)
 		return false;
 	memcpy(&head, payload->data, sizeof head);
-	if (head.keyed != 1 || sizeof head + head.model_len + sizeof keyed > payload->len)
+	if (head.keyed == 0 || sizeof head + head.model_len + sizeof keyed > payload->len)
 		return false;
 	memcpy(&keyed, payload->data + sizeof head + head.model_len, sizeof keyed);
 	memcpy(id.secret, head.stream_id, sizeof id.secret);
 	id.proc = r->proc;
 	id.generation = head.generation;
+	if (head.keyed == JOURNAL_KEYED_ANSWER) {
+		kept_replay(w, c, &id);
+		return true;
+	}
 	stream_id_format(&id, stream);
 	id_format(head.session_id, session);
 	id_format(head.message_id, message);
@@ -152,7 +157,7 @@ repeat_answer(struct worker *w, struct conn *c, uint64_t first, int64_t availabl
 	if (w->journal == NULL && (w->journal = journal_reader_open(w->config->state_dir, &why)) == NULL)
 		log_warn("journal.mdb can't be read: %s", why);
 	if (w->journal == NULL || journal_get(w->journal, first, &r, &payload) != 1 ||
-	    payload.failed || !answer_of(&r, &payload, c, available))
+	    payload.failed || !answer_of(w, &r, &payload, c, available))
 		not_now(c);
 	buf_free(&payload);
 }

@@ -17,6 +17,7 @@
 #include "daemon/api.h"
 #include "daemon/calibrate.h"
 #include "daemon/decode.h"
+#include "daemon/kept.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "daemon/quote.h"
@@ -140,10 +141,13 @@ journal(struct stream *st)
 {
 	struct span rest = {st->text.data + st->saved, st->text.len - st->saved};
 	uint64_t position;
+	bool covered = cover(st);
 
+	if (covered && st->relay != NULL)
+		rest = kept_rest(st);
 	if (rest.len == 0)
 		rest.p = "";
-	if (!cover(st) ||
+	if (!covered ||
 	    ledger_settle(st->w->ledger, st->hold, &st->settlement, rest.p, rest.len, &position) !=
 		LEDGER_OK) {
 		settle_later(st);

@@ -17,8 +17,9 @@
 #include "shm/account.h"
 #include "shm/journal_record.h"
 
-/* A stream's row and text stay so long after its end. */
+/* A stream's row and text stay so long after its end; for a day if its request had a key. */
 #define STATE_STREAM_KEPT_US (UINT64_C(3600) * 1000000)
+#define STATE_KEYED_KEPT_US (24 * STATE_STREAM_KEPT_US)
 #define STATE_MODEL_MAX 128
 #define STATE_LABEL_MAX 256
 
@@ -75,6 +76,8 @@ struct stream_row {
 	uint8_t outcome; /* enum journal_outcome */
 	uint8_t voided;
 	uint8_t model_len;
+	uint8_t keyed; /* of its request's record; kept for a day then, like the key */
+	uint8_t pad[3];
 	char model[STATE_MODEL_MAX]; /* no NUL; cut if longer */
 };
 

@@ -95,6 +95,7 @@ put_reserve(struct projection *p, const struct journal_entry *e)
 	    .generation = head.generation,
 	    .proc = r->proc,
 	    .model_len = (uint8_t)model_len,
+	    .keyed = (uint8_t)head.keyed,
 	};
 	memcpy(row.session_id, head.session_id, sizeof row.session_id);
 	memcpy(row.message_id, head.message_id, sizeof row.message_id);
@@ -135,7 +136,9 @@ end_row(struct projection *p, const uint8_t id[static 16], const struct journal_
 		row->prompt = r->prompt;
 	row->ended_us = r->time_us;
 	row->settle_seq = e->sequence;
-	state_put_be64(end.time, r->time_us);
+	/* Expiry goes by what an ordinary one has left. */
+	state_put_be64(end.time,
+	    r->time_us + (row->keyed != 0 ? STATE_KEYED_KEPT_US - STATE_STREAM_KEPT_US : 0));
 	memcpy(end.id, id, sizeof end.id);
 	return mdb_put(p->txn, p->st->db.ends, &key, &value, 0);
 }

@@ -329,10 +329,9 @@ stream_is_over(const struct stream *st)
 }
 
 void
-stream_end(const struct stream *st, struct emit_end *end)
+stream_settled_end(const struct stream *st, struct emit_end *end)
 {
 	const struct settlement *x = &st->settlement;
-	struct account_books books;
 
 	*end = (struct emit_end){
 	    .outcome = st->outcome,
@@ -351,6 +350,14 @@ stream_end(const struct stream *st, struct emit_end *end)
 	};
 	if (end->full_text.p == NULL)
 		end->full_text.p = "";
+}
+
+void
+stream_end(const struct stream *st, struct emit_end *end)
+{
+	struct account_books books;
+
+	stream_settled_end(st, end);
 	if (st->state == STREAM_ENDED)
 		return;
 	/* Told before it is settled: what will be charged, of a balance that is not yet less. */

@@ -179,6 +179,8 @@ bool stream_is_over(const struct stream *);
 /* What ended or runs, for emitters. */
 void stream_describe(const struct stream *, struct emit_stream *);
 void stream_end(const struct stream *, struct emit_end *);
+/* What it will be once the settlement, which was worked out, is durable; but for the balance. */
+void stream_settled_end(const struct stream *, struct emit_end *);
 
 /* For past.c: a stream that ended elsewhere, known from state.mdb, as an ENDED one here. */
 struct stream *stream_from_row(struct streams *, const struct stream_id *,

@@ -6,20 +6,28 @@
 #include "daemon/api.h"
 #include "daemon/begin.h"
 #include "daemon/quote.h"
+#include "daemon/turn.h"
 #include "daemon/watch.h"
 #include "daemon/worker.h"
+
+static bool
+chat_turn(struct conn *c, const struct http_request *h, struct span body,
+    const struct journal_keyed *keyed)
+{
+	struct worker *w = conn_arg(c);
+	struct begin x = {.begun = watch_open_api, .api = &api_openai, .keyed = keyed};
+	struct chat_fault f;
+
+	if (chat_request_parse_v1(w->config, body, &x.request, &f) == 0)
+		return begin(c, h, &x);
+	begin_refuse(c, &f);
+	return false;
+}
 
 void
 openai_chat_handler(struct conn *c, const struct http_request *h, struct span body)
 {
-	struct worker *w = conn_arg(c);
-	struct begin x = {.begun = watch_open_api, .api = &api_openai};
-	struct chat_fault f;
-
-	if (chat_request_parse_v1(w->config, body, &x.request, &f) != 0)
-		begin_refuse(c, &f);
-	else
-		begin(c, h, &x);
+	turn_request(c, h, body, api_openai.path, chat_turn);
 }
 
 /* One of OpenAI's model objects, with what it costs here: credits for a million tokens. */

@@ -139,6 +139,32 @@ begin_reply(struct watcher *x)
 	x->held = false;
 }
 
+void
+watch_refusal(const struct stream *st, bool settled, struct refusal *x, struct buf *body)
+{
+	static const char cancelled[] = "the request was cancelled";
+	struct emit_end end;
+
+	if (settled)
+		stream_settled_end(st, &end);
+	else
+		stream_end(st, &end);
+	/* By an operator, or by its client: a part of a body is no answer. */
+	x->no_retry = end.error_code == NULL;
+	if (x->no_retry) {
+		end.error_code = "cancelled";
+		end.error_message = (struct span){cancelled, sizeof cancelled - 1};
+	}
+	x->status = st->error_status != 0 ? st->error_status : 503;
+	x->retry_after = x->no_retry		       ? 0
+	    : st->retry_after > 0 || st->error_status != 0 ? st->retry_after
+							   : 1;
+	if (st->api != NULL)
+		st->api->refuse(body, &end);
+	else
+		emit_error_end(body, &end);
+}
+
 /* The failure of a stream that has produced nothing, as a reply of its own. */
 static void
 refuse(struct watcher *x)
@@ -147,19 +173,16 @@ refuse(struct watcher *x)
 	struct conn *c = x->conn;
 	const char *provider = attempt_provider(st);
 	struct buf b = {0};
-	struct emit_end end;
+	struct refusal r;
 
-	stream_end(st, &end);
-	if (st->retry_after > 0 || st->error_status == 0)
-		conn_header(c, "Retry-After", "%lld",
-		    (long long)(st->retry_after > 0 ? st->retry_after : 1));
+	watch_refusal(st, st->state == STREAM_ENDED, &r, &b);
+	if (r.retry_after > 0)
+		conn_header(c, "Retry-After", "%lld", (long long)r.retry_after);
+	if (r.no_retry)
+		conn_header(c, "x-should-retry", "false");
 	if (provider != NULL)
 		conn_header(c, "x-tolld-provider", "%s", provider);
-	if (st->api != NULL)
-		st->api->refuse(&b, &end);
-	else
-		emit_error_end(&b, &end);
-	conn_reply_buf(c, st->error_status != 0 ? st->error_status : 503, "application/json", &b);
+	conn_reply_buf(c, r.status, "application/json", &b);
 	buf_free(&b);
 	unlink_watcher(x);
 }
@@ -329,15 +352,18 @@ feed(struct watcher *x)
 	unlink_watcher(x);
 }
 
-static void
-api_end(struct stream *st, struct buf *b)
+void
+watch_api_end(const struct stream *st, bool settled, struct buf *b)
 {
-	struct relay *r = st->relay;
+	const struct relay *r = st->relay;
 	struct api_end e = {.believed = st->usage_believed};
 	struct emit_stream es;
 
 	stream_describe(st, &es);
-	stream_end(st, &e.end);
+	if (settled)
+		stream_settled_end(st, &e.end);
+	else
+		stream_end(st, &e.end);
 	/* The provider's end is the answer's only if all of it was paid: there may be text in it. */
 	if (st->complete) {
 		e.last = (struct span){r->last.data, r->last.len};
@@ -352,17 +378,22 @@ api_end(struct stream *st, struct buf *b)
 static bool
 feed_frames(struct watcher *x)
 {
-	struct buf *out = &x->stream->relay->out;
-	size_t n = out->len - x->at < FRAMES_MAX ? out->len - x->at : FRAMES_MAX;
+	struct relay *r = x->stream->relay;
+	struct buf *out = &r->out;
+	size_t end = r->ended ? r->end_at : out->len, n;
 
+	if (x->at < r->body_at)
+		x->at = r->body_at;
+	n = end - x->at < FRAMES_MAX ? end - x->at : FRAMES_MAX;
 	if (n > 0) {
 		x->heard_us = monotonic_us();
 		conn_stream_write(x->conn, out->data + x->at, n);
 		x->at += n;
 	}
-	if (x->at < out->len)
+	if (x->at < end)
 		return conn_queued(x->conn) == 0;
-	out->len = x->at = 0;
+	if (!r->keep)
+		out->len = x->at = r->body_at = 0;
 	return false;
 }
 
@@ -370,14 +401,18 @@ static void
 feed_api(struct watcher *x)
 {
 	struct stream *st = x->stream;
+	struct relay *r = st->relay;
 	struct buf *b = &st->w->scratch;
 
 	while (feed_frames(x))
 		continue;
-	if (x->at < st->relay->out.len || !stream_is_over(st))
+	if (x->at < (r->ended ? r->end_at : r->out.len) || !stream_is_over(st))
 		return;
 	b->len = 0;
-	api_end(st, b);
+	if (r->ended && st->state == STREAM_ENDED)
+		buf_add(b, r->out.data + r->end_at, r->out.len - r->end_at);
+	else
+		watch_api_end(st, st->state == STREAM_ENDED, b);
 	if (b->failed) {
 		buf_free(b);
 		conn_stream_end(x->conn, true);
@@ -408,6 +443,15 @@ reply_whole(struct watcher *x)
 	unlink_watcher(x);
 }
 
+bool
+watch_refuses(const struct stream *st)
+{
+	if (st->relay->whole)
+		return !st->complete;
+	return st->first_us == 0 &&
+	    (st->error_code != NULL || emit_finish_reason(st->outcome) == NULL);
+}
+
 /* An api's client: waits for the first event, or for all of a whole answer. */
 static void
 feed_api_held(struct watcher *x)
@@ -417,17 +461,8 @@ feed_api_held(struct watcher *x)
 
 	if (whole ? !stream_is_over(st) : !has_begun(st))
 		return;
-	if (whole && !st->complete && st->error_code == NULL && st->state == STREAM_ENDED) {
-		/* By an operator: a part of a body is no answer. */
-		conn_header(x->conn, "x-should-retry", "false");
-		conn_error(x->conn, 503, "server_error", "cancelled", NULL,
-		    "the request was cancelled");
-		unlink_watcher(x);
-		return;
-	}
-	if ((whole || st->first_us == 0) &&
-	    (st->error_code != NULL || st->state != STREAM_ENDED ||
-		emit_finish_reason(st->outcome) == NULL)) {
+	if (stream_is_over(st) &&
+	    (watch_refuses(st) || (st->state != STREAM_ENDED && (whole || st->first_us == 0)))) {
 		refuse(x);
 	} else if (whole) {
 		reply_whole(x);

@@ -20,6 +20,18 @@ int watch_start(struct stream *, struct conn *, enum emit_format, uint64_t offse
     __attribute__((warn_unused_result));
 /* Run an api's stream for the one client that it has: struct begin's begun. */
 void watch_open_api(struct stream *, struct conn *, int64_t available);
+/* What a client is told of an api's stream in a status and a body, where it is no answer. */
+struct refusal {
+	int status;
+	int64_t retry_after; /* seconds; 0: nothing is said */
+	bool no_retry;
+};
+/* Is that how it ends?  Its end was decided. */
+bool watch_refuses(const struct stream *);
+/* settled: as it is once the settlement is durable.  Else it is not, if it has not ended. */
+void watch_refusal(const struct stream *, bool settled, struct refusal *, struct buf *body);
+/* The end of an api's stream, for its client; the same. */
+void watch_api_end(const struct stream *, bool settled, struct buf *);
 /* Feed every watcher; ends their replies when the stream has ended. */
 void watch_feed(struct stream *);
 /* A comment to those who heard nothing for so long. */

@@ -16,6 +16,7 @@
 #include "daemon/log.h"
 #include "daemon/mailbox.h"
 #include "daemon/metrics.h"
+#include "daemon/kept.h"
 #include "daemon/past.h"
 #include "daemon/repeat.h"
 #include "daemon/turn.h"
@@ -73,6 +74,7 @@ tick_cb(evutil_socket_t fd, short what, void *arg)
 	atomic_store_explicit(&slot->heartbeat_us, monotonic_us(), memory_order_relaxed);
 	streams_tick(w->streams);
 	past_tick(w);
+	kept_tick(w);
 	server_tick(w->server);
 	atomic_store_explicit(&slot->streams, streams_open(w->streams), memory_order_relaxed);
 	maybe_done(l);
@@ -153,6 +155,7 @@ fini(struct loop *l)
 	struct worker *w = &l->w;
 
 	past_fini(w);
+	kept_fini(w);
 	repeat_fini(w);
 	turn_fini(w);
 	handover_close(w);

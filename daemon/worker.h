@@ -35,6 +35,7 @@ struct worker {
 	size_t turns_size;          /* their memory */
 	struct repeat *repeats;     /* daemon/repeat.c: who waits for the keeper's word on a key */
 	struct journal_reader *journal; /* opened when first needed */
+	struct kept *kept;          /* daemon/kept.c: who waits for an answer that is kept */
 	struct past *pasts;         /* daemon/past.c: who waits for a dead worker's stream */
 	struct handover *handover;  /* daemon/handover.c */
 	struct buf scratch;         /* frames on their way out; empty between events */

@@ -116,8 +116,10 @@ struct journal_reserve {
 	uint8_t message_id[16];
 	uint32_t generation; /* of the process slot */
 	uint16_t model_len;  /* the model's name follows, */
-	uint16_t keyed;      /* 1: then struct journal_keyed; then the message's text */
+	uint16_t keyed;      /* if not 0: then struct journal_keyed; then the message's text */
 };
+#define JOURNAL_KEYED 1
+#define JOURNAL_KEYED_ANSWER 2 /* its text is the answer to the request: daemon/kept.h */
 _Static_assert(sizeof(struct journal_reserve) == 56, "journal_reserve");
 
 /* A request with an Idempotency-Key. */

@@ -1,0 +1,356 @@
+/*
+ * Answers that are kept for who asks again.  Worker process.
+ *
+ * The first client's answer and the kept one are the same bytes: a stream's end is written once,
+ * into what is kept, and told from there when the settlement is durable.
+ *
+ * Who asks again is answered from state.mdb alone, whoever ran the stream and whether that one
+ * still lives.  It follows the journal a little behind: it is looked at on every tick.
+ */
+#include "daemon/kept.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/api.h"
+#include "daemon/conn.h"
+#include "daemon/past.h"
+#include "daemon/relay.h"
+#include "daemon/stream.h"
+#include "daemon/watch.h"
+#include "daemon/worker.h"
+#include "shm/clock.h"
+
+/* Beyond the longest stream: a settlement, and a dead worker's reaping. */
+#define PATIENCE_S 30
+
+struct kept {
+	struct kept *next;
+	struct worker *w;
+	struct stream_id id;
+	struct conn *conn;
+	uint64_t asked_seq; /* the journal's last record when we were asked */
+	uint64_t asked_us;
+};
+
+static void gone(void *, struct conn *);
+
+static const struct conn_ops ops = {gone, NULL};
+
+static void
+left(void *arg, struct conn *c)
+{
+	(void)arg;
+	(void)c;
+}
+
+/* While a whole answer leaves. */
+static const struct conn_ops leaving = {left, NULL};
+
+static void
+put_head(struct stream *st, struct kept_head h)
+{
+	const char *provider = attempt_provider(st);
+	struct relay *r = st->relay;
+
+	h.dialect = (uint8_t)st->api->dialect;
+	h.provider_len = (uint16_t)(provider != NULL ? strlen(provider) : 0);
+	buf_add(&r->out, &h, sizeof h);
+	if (h.provider_len > 0)
+		buf_add(&r->out, provider, h.provider_len);
+	r->body_at = r->out.len;
+}
+
+void
+kept_begin(struct stream *st)
+{
+	put_head(st, (struct kept_head){.status = 200, .event_stream = 1});
+}
+
+struct span
+kept_unsaved(const struct stream *st)
+{
+	const struct relay *r = st->relay;
+
+	if (!r->keep || r->saved >= r->out.len)
+		return SPAN("");
+	return (struct span){r->out.data + r->saved, r->out.len - r->saved};
+}
+
+/* Nothing was told of it yet: what is kept is what the client will be told. */
+static void
+keep_refusal(struct stream *st)
+{
+	struct refusal x;
+	struct buf b = {0};
+
+	watch_refusal(st, true, &x, &b);
+	st->relay->out.len = st->relay->saved = 0;
+	put_head(st, (struct kept_head){
+	    .status = (uint16_t)x.status,
+	    .no_retry = x.no_retry,
+	    .retry_after = (uint32_t)x.retry_after,
+	});
+	buf_add(&st->relay->out, b.data, b.len);
+	st->relay->out.failed |= b.failed;
+	buf_free(&b);
+}
+
+static void
+keep_end(struct stream *st)
+{
+	struct relay *r = st->relay;
+	struct buf b = {0};
+
+	if (watch_refuses(st)) {
+		keep_refusal(st);
+	} else if (r->whole) {
+		put_head(st, (struct kept_head){.status = 200});
+		buf_add(&r->out, r->body.data, r->body.len);
+		r->unkept = r->body.len > KEPT_BODY_MAX;
+	} else {
+		if (r->out.len == 0)
+			kept_begin(st);
+		r->end_at = r->out.len;
+		watch_api_end(st, true, &b);
+		buf_add(&r->out, b.data, b.len);
+		r->out.failed |= b.failed;
+		buf_free(&b);
+		r->ended = true;
+	}
+}
+
+struct span
+kept_rest(struct stream *st)
+{
+	struct relay *r = st->relay;
+
+	if (r == NULL || (!r->keep && !r->unkept))
+		return SPAN("");
+	if (!r->sealed && r->keep)
+		keep_end(st);
+	r->sealed = true;
+	/* Without memory it is lost, too. */
+	if (r->out.failed)
+		r->unkept = true;
+	return r->unkept ? (struct span){"\0", 1} : kept_unsaved(st);
+}
+
+static void
+unlink_kept(struct kept *x)
+{
+	for (struct kept **p = &x->w->kept; *p != NULL; p = &(*p)->next) {
+		if (*p == x) {
+			*p = x->next;
+			return;
+		}
+	}
+}
+
+static void
+gone(void *arg, struct conn *c)
+{
+	(void)c;
+	unlink_kept(arg);
+	free(arg);
+}
+
+static void
+not_kept(struct conn *c, int status, const char *code, const char *why)
+{
+	conn_header(c, "x-should-retry", "false");
+	conn_error(c, status, "invalid_request_error", code, "Idempotency-Key", "%s", why);
+}
+
+/* The worker died: what it had told is all that there is, and how it ended must be said. */
+static void
+put_lost(struct buf *b, const struct kept_head *h, const struct stream_row *row)
+{
+	static const char why[] = "the process that ran this stream died; what it had delivered is above";
+	struct emit_stream es = {.stream_id = "", .model = "", .created = (int64_t)(row->opened_us / 1000000)};
+	struct api_end e = {.end = {
+		.outcome = row->outcome,
+		.prompt_tokens = row->prompt + row->cached,
+		.completion_tokens = row->completion,
+		.cost = row->charge,
+		.error_code = "stream_lost",
+		.error_type = "server_error",
+		.error_message = {why, sizeof why - 1},
+		.full_text = SPAN(""),
+	}};
+
+	if (h->dialect == (uint8_t)api_openai.dialect)
+		api_openai.end(b, &es, &e);
+	else
+		b->failed = true; /* a broken transfer says so too */
+}
+
+static void
+tell(struct conn *c, const struct kept_head *h, const struct stream_row *row, struct span provider,
+    struct span body)
+{
+	const char *reason = emit_finish_reason(row->outcome);
+	char money[MONEY_TEXT_MAX];
+	struct buf b = {0};
+
+	conn_header(c, "idempotent-replayed", "true");
+	if (provider.len > 0)
+		conn_header(c, "x-tolld-provider", "%.*s", (int)provider.len, provider.p);
+	if (h->retry_after > 0)
+		conn_header(c, "Retry-After", "%" PRIu32, h->retry_after);
+	if (h->no_retry)
+		conn_header(c, "x-should-retry", "false");
+	if (h->status == 200) {
+		money_format(money, account_available(conn_caller(c)->account));
+		conn_header(c, "x-tolld-available", "%s", money);
+	}
+	if (!h->event_stream) {
+		money_format(money, row->charge);
+		if (h->status == 200)
+			conn_header(c, "x-tolld-cost", "%s", money);
+		if (h->status == 200 && reason != NULL)
+			conn_header(c, "x-tolld-finish", "%s", reason);
+		conn_reply(c, h->status, "application/json", body.p, body.len);
+		return;
+	}
+	conn_header(c, "Cache-Control", "no-cache, no-transform");
+	conn_header(c, "X-Accel-Buffering", "no");
+	conn_stream_start(c, 200, "text/event-stream", &leaving, NULL);
+	buf_span(&b, body);
+	if (row->outcome == OUTCOME_WORKER_DIED)
+		put_lost(&b, h, row);
+	if (b.failed)
+		conn_stream_end(c, true);
+	else
+		conn_stream_finish(c, b.data, b.len);
+	buf_free(&b);
+}
+
+static void
+answer(struct conn *c, const struct stream_row *row, const struct buf *text)
+{
+	struct kept_head h;
+	struct span all = {text->data, text->len}, provider, body;
+
+	if (all.len == 0) {
+		not_kept(c, 410, "stream_lost",
+		    "the process that ran the first request with this Idempotency-Key died before it "
+		    "answered");
+		return;
+	}
+	if (all.p[all.len - 1] == '\0') {
+		not_kept(c, 410, "answer_not_kept",
+		    "the answer to this Idempotency-Key was too long to be kept");
+		return;
+	}
+	if (all.len < sizeof h) {
+		not_kept(c, 410, "answer_not_kept", "the answer to this Idempotency-Key is damaged");
+		return;
+	}
+	memcpy(&h, all.p, sizeof h);
+	if (h.provider_len > all.len - sizeof h || h.status < 200 || h.status > 599) {
+		not_kept(c, 410, "answer_not_kept", "the answer to this Idempotency-Key is damaged");
+		return;
+	}
+	provider = (struct span){all.p + sizeof h, h.provider_len};
+	body = (struct span){provider.p + provider.len, all.len - sizeof h - provider.len};
+	tell(c, &h, row, provider, body);
+}
+
+/* 1: the row is there, and has ended; 0: there is none; -1: not known yet. */
+static int
+look(struct kept *x, struct stream_row *row, struct buf *text)
+{
+	struct state_reader *r = past_reader(x->w);
+	int found = r == NULL ? -1 : state_stream_get(r, x->id.secret, row, NULL);
+
+	if (found == 1)
+		return row->outcome != OUTCOME_NONE &&
+			state_stream_get(r, x->id.secret, row, text) == 1
+		    ? 1
+		    : -1;
+	if (found < 0)
+		return -1;
+	return atomic_load_explicit(&x->w->region->h->projected_seq, memory_order_acquire) >=
+		x->asked_seq
+	    ? 0
+	    : -1;
+}
+
+/* True when it is done with. */
+static bool
+attempt(struct kept *x)
+{
+	const struct config *cfg = x->w->config;
+	uint64_t patience_us =
+	    ((uint64_t)cfg->timeouts.stream + cfg->timeouts.request + PATIENCE_S) * 1000000;
+	struct conn *c = x->conn;
+	struct stream_row row;
+	struct buf text = {0};
+	int known = look(x, &row, &text);
+
+	if (known < 0 && monotonic_us() - x->asked_us < patience_us) {
+		buf_free(&text);
+		return false;
+	}
+	unlink_kept(x);
+	free(x);
+	if (known == 1) {
+		answer(c, &row, &text);
+	} else if (known == 0) {
+		not_kept(c, 410, "answer_not_kept",
+		    "the answer to this Idempotency-Key is not kept any more");
+	} else {
+		conn_header(c, "Retry-After", "5");
+		conn_error(c, 503, "server_error", "overloaded", NULL,
+		    "the first request with this Idempotency-Key has not ended yet");
+	}
+	buf_free(&text);
+	return true;
+}
+
+void
+kept_replay(struct worker *w, struct conn *c, const struct stream_id *id)
+{
+	struct kept *x = malloc(sizeof *x);
+
+	if (x == NULL) {
+		conn_error(c, 503, "server_error", "overloaded", NULL, "out of memory");
+		return;
+	}
+	*x = (struct kept){
+	    .next = w->kept,
+	    .w = w,
+	    .id = *id,
+	    .conn = c,
+	    .asked_us = monotonic_us(),
+	    .asked_seq =
+		atomic_load_explicit(&w->region->h->journal_seq, memory_order_acquire),
+	};
+	w->kept = x;
+	if (!attempt(x))
+		conn_later(c, &ops, x);
+}
+
+void
+kept_tick(struct worker *w)
+{
+	struct kept *next;
+
+	for (struct kept *x = w->kept; x != NULL; x = next) {
+		next = x->next;
+		(void)attempt(x);
+	}
+}
+
+void
+kept_fini(struct worker *w)
+{
+	struct kept *x;
+
+	while ((x = w->kept) != NULL) {
+		w->kept = x->next;
+		free(x);
+	}
+}
