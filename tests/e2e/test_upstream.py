@@ -152,12 +152,7 @@ class Upstream(Case):
 
     def test_connections_are_reused(self):
         def connections():
-            import http.client
-            c = http.client.HTTPConnection("127.0.0.1", self.t.sim.port)
-            c.request("GET", "/sim/stats")
-            out = json.loads(c.getresponse().read())["connections"]
-            c.close()
-            return out
+            return self.t.sim.stats()["connections"]
 
         self.t.run(self.key, "hello", "short")
         before = connections()

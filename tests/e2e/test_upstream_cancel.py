@@ -25,11 +25,7 @@ class Cancel(Case):
         cls.key = cls.t.account("alice", "1000")
 
     def stats(self, t=None):
-        c = http.client.HTTPConnection("127.0.0.1", (t or self.t).sim.port, timeout=10)
-        c.request("GET", "/sim/stats")
-        out = json.loads(c.getresponse().read())
-        c.close()
-        return out
+        return (t or self.t).sim.stats()
 
     def open_slow(self, t=None, key=None, **fields):
         """A stream that runs: its id and its connection."""

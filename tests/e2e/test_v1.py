@@ -325,16 +325,9 @@ class V1(Case):
 
     # Clients that leave.
 
-    def stats(self):
-        c = http.client.HTTPConnection("127.0.0.1", self.t.sim.port, timeout=10)
-        c.request("GET", "/sim/stats")
-        out = json.loads(c.getresponse().read())
-        c.close()
-        return out
-
     def test_client_that_leaves(self):
         for whole in (False, True):
-            before = self.stats()["cancelled"]
+            before = self.t.sim.stats()["cancelled"]
             key = self.account()
             body = json.dumps({"model": "slow", "stream": not whole,
                                "messages": [{"role": "user", "content": "hello there"}]})
@@ -345,9 +338,9 @@ class V1(Case):
             while not whole and got.count(b'"content":"') < 6:
                 got += s.recv(65536)
             if whole:
-                wait_for(lambda: self.stats()["open"] == 1, 10, "the call")
+                wait_for(lambda: self.t.sim.stats()["open"] == 1, 10, "the call")
             s.close()
-            wait_for(lambda: self.stats()["cancelled"] == before + 1, 5, "the provider to be left")
+            wait_for(lambda: self.t.sim.stats()["cancelled"] == before + 1, 5, "the provider to be left")
             paid = self.charged()
             last = wait_for(self.t.sim.requests, 5, "the simulator's log")[-1]
             self.assertEqual(last["end"], "client_closed")

@@ -74,6 +74,15 @@ class Sim:
         with open(self.log) as f:
             return [json.loads(x) for x in f if x.endswith("\n")]
 
+    def stats(self):
+        """Its counters, as they are now."""
+        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10 * SLOW)
+        try:
+            c.request("GET", "/sim/stats")
+            return json.loads(c.getresponse().read())
+        finally:
+            c.close()
+
     def stop(self):
         self.process.terminate()
         self.process.wait(10)
