@@ -9,7 +9,6 @@
  */
 #include "daemon/kept.h"
 
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -87,11 +86,7 @@ keep_refusal(struct stream *st)
 
 	watch_refusal(st, true, &x, &b);
 	st->relay->out.len = st->relay->saved = 0;
-	put_head(st, (struct kept_head){
-	    .status = (uint16_t)x.status,
-	    .no_retry = x.no_retry,
-	    .retry_after = (uint32_t)x.retry_after,
-	});
+	put_head(st, (struct kept_head){.status = (uint16_t)x.status});
 	buf_add(&st->relay->out, b.data, b.len);
 	st->relay->out.failed |= b.failed;
 	buf_free(&b);
@@ -107,8 +102,9 @@ keep_end(struct stream *st)
 		keep_refusal(st);
 	} else if (r->whole) {
 		put_head(st, (struct kept_head){.status = 200});
-		buf_add(&r->out, r->body.data, r->body.len);
 		r->unkept = r->body.len > KEPT_BODY_MAX;
+		if (!r->unkept)
+			buf_add(&r->out, r->body.data, r->body.len);
 	} else {
 		if (r->out.len == 0)
 			kept_begin(st);
@@ -197,9 +193,8 @@ tell(struct conn *c, const struct kept_head *h, const struct stream_row *row, st
 	conn_header(c, "idempotent-replayed", "true");
 	if (provider.len > 0)
 		conn_header(c, "x-tolld-provider", "%.*s", (int)provider.len, provider.p);
-	if (h->retry_after > 0)
-		conn_header(c, "Retry-After", "%" PRIu32, h->retry_after);
-	if (h->no_retry)
+	/* It will be the same ever again. */
+	if (h->status != 200)
 		conn_header(c, "x-should-retry", "false");
 	if (h->status == 200) {
 		money_format(money, account_available(conn_caller(c)->account));

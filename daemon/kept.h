@@ -24,12 +24,9 @@ struct kept_head {
 	uint16_t status;
 	uint8_t dialect;       /* enum config_dialect, of the client */
 	uint8_t event_stream;
-	uint8_t no_retry;      /* x-should-retry: false */
-	uint8_t pad;
 	uint16_t provider_len; /* its name follows */
-	uint32_t retry_after;  /* seconds; 0: not said */
 };
-_Static_assert(sizeof(struct kept_head) == 12, "kept_head");
+_Static_assert(sizeof(struct kept_head) == 6, "kept_head");
 
 /* The head of a stream's answer into its relay: 200, and who answers. */
 void kept_begin(struct stream *);

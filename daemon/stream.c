@@ -563,8 +563,9 @@ streams_tick(struct streams *s)
 				tick_stalled(st);
 			continue;
 		}
+		/* Who comes back to an answer of /v1 gets what is kept of it. */
 		if (st->watchers == NULL && st->end_waiters == NULL &&
-		    (now - st->ended_us > KEEP_US || ++seen_ended > KEEP_MAX)) {
+		    (st->api != NULL || now - st->ended_us > KEEP_US || ++seen_ended > KEEP_MAX)) {
 			s->ended--;
 			forget(s, st);
 		} else {

@@ -18,8 +18,7 @@ MODELS = {"ten": "sim:tokens=10,prompt=8,exact=o200k_base", "long": "sim:tokens=
           "refused": "sim:status=400", "busy": "sim:status=429,retryafter=7",
           "broken": "sim:tokens=10,fault=error@5", "huge": "sim:tokens=25000,prompt=8",
           "tool": "sim:tool=weather,prompt=8", "vectors": "sim", "late": "sim:delay=60000"}
-SAID = ("Content-Type", "x-tolld-cost", "x-tolld-finish", "x-tolld-provider", "Retry-After",
-        "x-should-retry")
+SAID = ("Content-Type", "x-tolld-cost", "x-tolld-finish", "x-tolld-provider")
 
 
 def ask(t, key, name, model="ten", path="/v1/chat/completions", content="hello", **fields):
@@ -51,6 +50,9 @@ class Again(Case):
     def same(self, first, again):
         self.assertEqual((again.status, again.body), (first.status, first.body))
         self.assertEqual({k: again.headers[k] for k in SAID}, {k: first.headers[k] for k in SAID})
+        # An SDK that tries again by itself would get the same for ever.
+        self.assertEqual(again.headers["x-should-retry"], None if first.status == 200 else "false")
+        self.assertIsNone(again.headers["Retry-After"])
         self.assertEqual(again.headers["idempotent-replayed"], "true")
 
     def test_same_bytes(self):

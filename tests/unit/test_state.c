@@ -261,6 +261,42 @@ streams_are_read_while_they_run_and_for_an_hour(void **state)
 }
 
 static bool
+keyed_kept(struct state_reader *r)
+{
+	uint8_t id[16];
+	struct stream_row row;
+	struct buf text = {0};
+	bool kept;
+
+	rec_stream_id(9, 1, id);
+	kept = state_stream_get(r, id, &row, &text) == 1 && row.keyed == JOURNAL_KEYED &&
+	    text.len == 6 && memcmp(text.data, "answer", 6) == 0;
+	buf_free(&text);
+	return kept;
+}
+
+/* As long as its key is known, so that who asks again can be answered. */
+static void
+streams_of_keyed_requests_are_kept_for_a_day(void **state)
+{
+	(void)state;
+	journal(rec_account(0, "alice", 0));
+	journal(rec_price_of(0, "model", &rec_price));
+	journal(rec_credit(JOURNAL_TOPUP, 0, 1, 0, 1000, ""));
+	journal(rec_keyed(9, 1, 0, 105, 1, 1));
+	journal(rec_settle(9, 2, 0, 10, 35, "answer"));
+	commit();
+	project(SIZE_MAX);
+	elsewhere(keyed_kept);
+	assert_int_equal(state_project(st, b, journal_reader(j), journal_last(j), 100,
+	    now_us() + STATE_KEYED_KEPT_US - 5000000), 0);
+	elsewhere(keyed_kept);
+	assert_int_equal(state_project(st, b, journal_reader(j), journal_last(j), 100,
+	    now_us() + STATE_KEYED_KEPT_US + 5000000), 0);
+	elsewhere(stream_gone);
+}
+
+static bool
 tables(struct state_reader *r)
 {
 	struct state_account a;
@@ -410,6 +446,7 @@ main(void)
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	    TEST(any_projection_is_the_journals),
 	    TEST(streams_are_read_while_they_run_and_for_an_hour),
+	    TEST(streams_of_keyed_requests_are_kept_for_a_day),
 	    TEST(accounts_and_keys_are_listed),
 	    TEST(the_map_grows_under_its_readers),
 	    TEST(a_damaged_file_is_rebuilt_and_readers_notice),
