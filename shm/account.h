@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "shm/limit.h"
 #include "shm/region.h"
 
 #define ACCOUNT_ID_MAX 64
@@ -25,6 +26,11 @@ struct account_books {
 	int64_t overdraft;
 };
 
+struct account_word {
+	_Alignas(16) int64_t available; /* balance - held + overdraft, never below 0 by us */
+	uint64_t tag; /* the last operation: hold slot + 1 and its sequence */
+};
+
 /*
  *   0    word        {available, tag}: any process, 16-byte CAS
  *   16   flags       keeper (atomic)
@@ -33,12 +39,10 @@ struct account_books {
  *   64   books_gen   keeper: copy books[gen & 1] is valid; a killed writer blocks nobody
  *   72   books[2]
  *   128  id
+ *   192  seats, requests, tokens   any process (shm/seat.h, shm/limit.h)
  */
-struct account { /* 192 bytes, three lines */
-	_Alignas(64) struct account_word {
-		_Alignas(16) int64_t available; /* balance - held + overdraft, never below 0 by us */
-		uint64_t tag; /* the last operation: hold slot + 1 and its sequence */
-	} word;
+struct account { /* 256 bytes, four lines */
+	_Alignas(64) struct account_word word;
 	_Atomic uint32_t flags;
 	_Atomic uint32_t requests_per_minute, tokens_per_minute, concurrent_streams;
 	uint32_t number;
@@ -46,8 +50,13 @@ struct account { /* 192 bytes, three lines */
 	_Alignas(64) _Atomic uint64_t books_gen;
 	struct account_books books[2];
 	_Alignas(64) char id[ACCOUNT_ID_MAX];
+	_Alignas(64) struct seats {
+		_Alignas(16) uint64_t taken; /* open holds */
+		uint64_t tag;                /* the last operation: hold slot + 1, its sequence */
+	} seats;
+	struct limit requests, tokens;
 };
-_Static_assert(sizeof(struct account) == 192, "account");
+_Static_assert(sizeof(struct account) == 256, "account");
 
 /* Is this a well-formed id?  [A-Za-z0-9._:@-]{1,64} */
 bool account_id_ok(const char *id, size_t len);

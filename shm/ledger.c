@@ -17,6 +17,7 @@
 
 #include "shm/fault.h"
 #include "shm/ring.h"
+#include "shm/seat.h"
 #include "shm/word.h"
 #include "shm/clock.h"
 
@@ -357,10 +358,14 @@ ledger_reserve(struct ledger *l, const struct hold_terms *t, const void *payload
 	 * then nothing of its former hold may be there any more. */
 	atomic_signal_fence(memory_order_seq_cst);
 	h->outcome = OUTCOME_NONE;
+	if (!seat_take(l->region, h, t->account, t->seats))
+		return LEDGER_SEATS;
+	FAULT("reserve.seated");
 	hold_move(h, seq, HOLD_CLAIMED);
 	FAULT("reserve.claimed");
 	if (!take_first(l, h, tag_of(slot, seq), t)) {
 		hold_move(h, seq, HOLD_FREE);
+		seat_give(l->region, h);
 		return LEDGER_SHORT;
 	}
 	FAULT("reserve.debited");
@@ -585,6 +590,7 @@ ledger_close(struct ledger *l, struct hold *h, uint64_t position, int64_t *value
 	if (status == RING_APPLIED && give != 0)
 		ledger_give(l->region, a, slot, seq, give);
 	FAULT("close.given");
+	seat_give(l->region, h); /* credits have none */
 	hold_move(h, seq, HOLD_FREE);
 	FAULT("close.freed");
 	l->free[l->free_count++] = slot;

@@ -52,8 +52,9 @@ enum hold_state {
  *   80   prompt, settle_prompt, settle_cached, settle_completion, max_tokens
  *   100  model, outcome, opened, generation, voided, reserved_us
  *   128  stream_id, session_id, price, deadline_us
+ *   192  seat        shm/seat.h
  */
-struct hold { /* 192 bytes */
+struct hold { /* 256 bytes */
 	_Alignas(64) _Atomic uint64_t state;
 	_Atomic uint64_t meter;
 	int64_t amount;      /* debited for this hold, all extends included */
@@ -78,8 +79,13 @@ struct hold { /* 192 bytes */
 	uint8_t session_id[16];
 	struct price price;
 	uint64_t deadline_us; /* CLOCK_REALTIME: void it if nobody opened it by then */
+	_Alignas(64) struct hold_seat {
+		_Atomic uint64_t state;   /* sequence << 8 | enum seat_state; owner and reaper */
+		_Atomic uint64_t applied; /* highest sequence known to have been applied (helpers) */
+		uint32_t account;
+	} seat;
 };
-_Static_assert(sizeof(struct hold) == 192, "hold");
+_Static_assert(sizeof(struct hold) == 256, "hold");
 
 #define HOLD_STATE(word) ((enum hold_state)((word) & 0xff))
 #define HOLD_SEQ(word) ((word) >> 8)
@@ -104,6 +110,7 @@ enum ledger_result {
 	LEDGER_FULL,   /* this process has no free hold slot */
 	LEDGER_BUSY,   /* the journal is behind: its ring is full; try again after a wake-up */
 	LEDGER_CLOSED, /* account closed or frozen */
+	LEDGER_SEATS,  /* the account has as many holds open as it may */
 };
 
 /*
@@ -168,6 +175,7 @@ struct hold_terms {
 	uint32_t max_tokens; /* completion tokens, capped */
 	uint32_t min_tokens; /* fewer payable completion tokens than this: LEDGER_SHORT */
 	uint32_t want_tokens; /* reserve for so many if they can be paid, else for what can be */
+	uint32_t seats;       /* open holds that the account may have with this one; 0: any number */
 	uint16_t model;
 	uint8_t stream_id[16], session_id[16];
 	uint64_t reserved_us, deadline_us; /* CLOCK_REALTIME */

@@ -13,6 +13,7 @@
 #include "shm/ledger.h"
 #include "shm/fault.h"
 #include "shm/ring.h"
+#include "shm/seat.h"
 
 void
 reap_start(struct reap *r, struct region *region, uint32_t proc, uint64_t now_us)
@@ -213,6 +214,8 @@ finish_slot(const struct reap *r, uint32_t slot)
 	uint64_t seq = HOLD_SEQ(word);
 	int64_t give;
 
+	/* Whatever its state: the hold is over, and its seat is not judged by the keeper. */
+	seat_reap(r->region, h);
 	if (HOLD_STATE(word) != HOLD_SETTLING)
 		return;
 	/* Refused: the slot was forged; the account is frozen, and nothing is given. */

@@ -3,7 +3,7 @@
 
 /*
  * An account's word: read, help, replace.  Every change of what is available goes through
- * word_replace; only shm/ledger.c includes this.
+ * word_replace; only shm/ledger.c does that.  (shm/seat.c has a word of the same make.)
  */
 #include "shm/account.h"
 #include "shm/cas16.h"
@@ -43,6 +43,20 @@ word_read(const struct account *a)
 	}
 }
 
+/* Raise a slot's word for "applied" to this sequence. */
+static inline void
+tag_applied(_Atomic uint64_t *applied, uint64_t seq)
+{
+	/* Relaxed: the CAS that replaces the tag comes after it and releases it; who finds the
+	 * tag gone (with acquire) finds this. */
+	uint64_t seen = atomic_load_explicit(applied, memory_order_relaxed);
+
+	while (seen < seq &&
+	    !atomic_compare_exchange_weak_explicit(
+		applied, &seen, seq, memory_order_relaxed, memory_order_relaxed))
+		;
+}
+
 /*
  * Rule "help": tell the slot of the operation whose tag we are about to replace that it was
  * applied.  True whether or not our CAS succeeds then, for the tag was there.
@@ -50,20 +64,10 @@ word_read(const struct account *a)
 static inline void
 help(const struct region *region, uint64_t tag)
 {
-	_Atomic uint64_t *applied;
-	uint64_t seen;
-
 	/* A slot that does not exist: a stray write.  Do not add another one. */
 	if (tag == 0 || TAG_SLOT(tag) >= hold_count(region))
 		return;
-	applied = &hold_at(region, TAG_SLOT(tag))->applied;
-	/* Relaxed: the CAS that replaces the tag comes after it and releases it; who finds the
-	 * tag gone (with acquire) finds this. */
-	seen = atomic_load_explicit(applied, memory_order_relaxed);
-	while (seen < TAG_SEQ(tag) &&
-	    !atomic_compare_exchange_weak_explicit(applied, &seen, TAG_SEQ(tag),
-		memory_order_relaxed, memory_order_relaxed))
-		;
+	tag_applied(&hold_at(region, TAG_SLOT(tag))->applied, TAG_SEQ(tag));
 }
 
 /* Replace the word that was read; false if it changed meanwhile: read again. */

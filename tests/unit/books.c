@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "shm/seat.h"
 #include "shm/ring.h"
 
 struct account *
@@ -215,6 +216,8 @@ books_wrong(const struct books *b, const struct region *region)
 		if (account_available(account_at(region, i)) !=
 		    b->account[i].balance + b->account[i].overdraft)
 			return "memory and books disagree on what is available";
+		if (seat_count(account_at(region, i)) != 0)
+			return "a seat was not given back";
 	}
 	return NULL;
 }

@@ -3,7 +3,7 @@
  *         concurrency crosses the floor or loses anything.
  * Method: a keeper of pretend (books.c) checks every record against its own books; single calls
  *         first, then threads with a ledger each on one account.
- * objs: shm/money.o shm/ring.o shm/region.o shm/account.o shm/ledger.o shm/reap.o tests/unit/books.o
+ * objs: shm/money.o shm/ring.o shm/region.o shm/account.o shm/ledger.o shm/seat.o shm/reap.o tests/unit/books.o
  */
 #include <pthread.h>
 #include <setjmp.h>
@@ -16,6 +16,7 @@
 
 #include "shm/ledger.h"
 #include "shm/ring.h"
+#include "shm/seat.h"
 #include "tests/unit/books.h"
 
 struct bench {
@@ -104,6 +105,46 @@ settle(struct bench *b, struct hold *h, int64_t charge, uint32_t completion, int
 	assert_int_equal(ledger_close(b->ledger, h, position, &value), RING_APPLIED);
 	assert_int_equal(value, b->books.account[0].balance);
 	ring_ack(ledger_ring(b->ledger), position);
+}
+
+/* The third hold is one too many, of whichever process; a refusal for want of credit keeps none. */
+static void
+seats(void **state)
+{
+	struct bench *b = bench_new(1000000, 0);
+	struct ledger *other = ledger_new(&b->region, PROC_WORKER + 1);
+	struct hold *h, *g, *more = NULL;
+	uint64_t position;
+
+	(void)state;
+	b->terms.seats = 2;
+	b->terms.want_tokens = 10;
+	h = reserve(b, LEDGER_OK);
+	assert_int_equal(ledger_reserve(other, &b->terms, NULL, 0, &g, &position), LEDGER_OK);
+	assert_int_equal(seat_count(b->account), 2);
+	(void)reserve(b, LEDGER_SEATS);
+	assert_int_equal(seat_count(b->account), 2);
+	settle(b, h, 7000, 1, 0);
+	assert_int_equal(seat_count(b->account), 1);
+	b->terms.min_tokens = b->terms.want_tokens = 1000;
+	(void)reserve(b, LEDGER_SHORT);
+	assert_int_equal(seat_count(b->account), 1);
+	b->terms.min_tokens = b->terms.want_tokens = 1;
+	h = reserve(b, LEDGER_OK);
+	/* A credit takes none, and what is not limited is counted all the same. */
+	assert_int_equal(ledger_credit(b->ledger, b->account, JOURNAL_TOPUP, 5, NULL, 0, &more,
+			     &position), LEDGER_OK);
+	commit(b);
+	assert_int_equal(ledger_close(b->ledger, more, position, NULL), RING_APPLIED);
+	assert_int_equal(seat_count(b->account), 2);
+	b->terms.seats = 0;
+	more = reserve(b, LEDGER_OK);
+	assert_int_equal(seat_count(b->account), 3);
+	settle(b, more, 0, 0, 0);
+	settle(b, h, 0, 0, 0);
+	assert_int_equal(seat_count(b->account), 1);
+	ledger_free(other);
+	bench_free(b);
 }
 
 static int64_t
@@ -560,6 +601,7 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(seats),
 	    cmocka_unit_test(reserve_takes_prompt_and_slice_settle_gives_the_rest),
 	    cmocka_unit_test(reserve_takes_what_is_payable_down_to_the_floor),
 	    cmocka_unit_test(sixty_four_reserves_on_credit_for_ten_admit_ten),

@@ -4,7 +4,7 @@
  * Method: fork real workers on one account in shared memory, kill them at random moments
  *         thousands of times, reap while others go on, compare memory with the books.  Then
  *         single slots brought into each state by hand.
- * objs: shm/money.o shm/ring.o shm/region.o shm/account.o shm/ledger.o shm/claim.o shm/reap.o tests/unit/books.o
+ * objs: shm/money.o shm/ring.o shm/region.o shm/account.o shm/ledger.o shm/seat.o shm/claim.o shm/reap.o tests/unit/books.o
  */
 #include <sched.h>
 #include <setjmp.h>
@@ -22,9 +22,11 @@
 #include "shm/claim.h"
 #include "shm/ledger.h"
 #include "shm/ring.h"
+#include "shm/seat.h"
 #include "tests/unit/books.h"
 
 #define WORKERS 2
+#define SEATS_MOST 15 /* of 20 streams that they try */
 
 /* More by the environment variable KILLS. */
 #define KILLS 700
@@ -42,7 +44,7 @@ static struct hold_terms
 terms(void)
 {
 	return (struct hold_terms){.account = account, .price = price, .prompt = 7,
-	    .max_tokens = 100, .min_tokens = 1, .want_tokens = 6,
+	    .max_tokens = 100, .min_tokens = 1, .want_tokens = 6, .seats = SEATS_MOST,
 	    .reserved_us = 1};
 }
 
@@ -193,6 +195,8 @@ check_refusals(int i)
 		fail_msg("kill %d: the keeper refused a record", i);
 	if (account_available(account) < 0)
 		fail_msg("kill %d: below the floor", i);
+	if (seat_count(account) > SEATS_MOST)
+		fail_msg("kill %d: %lu holds are open", i, (unsigned long)seat_count(account));
 }
 
 static void

@@ -2,7 +2,7 @@
  * Goal:   a region is found again after a crash and only then; whatever else is in the file is
  *         discarded or refused; there is memory behind all that is ever touched.
  * Method: make files in a temporary directory, damage them, open them again.
- * objs: shm/money.o shm/ring.o shm/region.o shm/account.o shm/ledger.o shm/wake.o
+ * objs: shm/money.o shm/ring.o shm/region.o shm/account.o shm/ledger.o shm/seat.o shm/wake.o
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -272,7 +272,7 @@ in_little_space(void)
 	little.max_holds = 100;
 	if (region_open(&region, path, &little, &why) < 0)
 		return 3;
-	/* It fits, but 20,000 accounts of 192 bytes do not, in 4 MiB less the rest. */
+	/* It fits, but 20,000 accounts of 256 bytes do not, in 4 MiB less the rest. */
 	for (uint32_t n = 0;; n++) {
 		struct account_books books = {0};
 		char id[16];
@@ -323,11 +323,11 @@ sections_do_not_overlap(void **state)
 	assert_true(h->key_index_at + 8ull * h->key_index_len <= h->keys_at);
 	assert_true(h->keys_at + 64ull * dims.max_keys <= h->account_index_at);
 	assert_true(h->account_index_at + 8ull * h->account_index_len <= h->accounts_at);
-	assert_true(h->accounts_at + 192ull * dims.max_accounts <= h->size);
+	assert_true(h->accounts_at + sizeof(struct account) * dims.max_accounts <= h->size);
 	assert_int_equal(region_grow_accounts(&region, dims.max_accounts), 0);
 	assert_int_equal(region_grow_accounts(&region, dims.max_accounts + 1), -1);
 	assert_int_equal(errno, ENOSPC);
-	memset(account_at(&region, 0), 1, 192ul * dims.max_accounts);
+	memset(account_at(&region, 0), 1, sizeof(struct account) * dims.max_accounts);
 	region_unmap(&region);
 }
 
