@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "daemon/api.h"
+#include "daemon/limit.h"
 #include "daemon/metrics.h"
 #include "daemon/quote.h"
 #include "daemon/relay.h"
@@ -73,6 +74,11 @@ refuse(struct conn *c, enum ledger_result r, const struct quote *q)
 	case LEDGER_CLOSED:
 		metrics_reserve(RESERVE_CLOSED);
 		refuse_credit(c, q, "the account is closed or frozen");
+		return;
+	case LEDGER_SEATS:
+		metrics_reserve(RESERVE_LIMITED);
+		limit_refuse_streams(c, limit_account_streams(
+		    ((struct worker *)conn_arg(c))->config, conn_caller(c)->account));
 		return;
 	default:
 		refuse_overloaded(c, r == LEDGER_FULL ? RESERVE_FULL : RESERVE_BUSY,
@@ -248,6 +254,7 @@ reserve(struct stream *st, const struct chat_request *r, const struct quote *q,
 	    .max_tokens = r->max_tokens,
 	    .min_tokens = q->min_tokens,
 	    .want_tokens = q->want_tokens,
+	    .seats = limit_account_streams(st->w->config, st->account),
 	    .model = (uint16_t)r->model,
 	    .reserved_us = now_us,
 	    .deadline_us = now_us + (st->deadline_us - st->created_us),
@@ -311,6 +318,21 @@ open_for_requests(struct worker *w, struct conn *c)
 	return true;
 }
 
+/* May it, by what its account did in the last minute?  False: answered. */
+static bool
+within_limits(struct worker *w, struct conn *c, uint32_t prompt, uint32_t completion,
+    struct limit_taken *taken)
+{
+	struct limit_verdict v;
+
+	limit_account_take(
+	    w->config, conn_caller(c)->account, prompt, completion, taken, &v);
+	limit_headers(c, &v);
+	if (!v.allowed)
+		limit_refuse(c, &v);
+	return v.allowed;
+}
+
 /* Requests for providers of another dialect than the client's are not made; false: all are. */
 static bool
 only_its_own(const struct config *cfg, const struct chat_request *r, const struct api *api,
@@ -352,6 +374,7 @@ begin(struct conn *c, const struct http_request *h, struct begin *x)
 	uint64_t position;
 	uint32_t price_id;
 	enum ledger_result result;
+	struct limit_taken limited;
 	struct buf request[DIALECTS] = {{0}};
 
 	if (!open_for_requests(w, c))
@@ -362,18 +385,26 @@ begin(struct conn *c, const struct http_request *h, struct begin *x)
 	}
 	price_id = quote_price(w->region, r->model, &price);
 	quote_make(w->config, w->region, r, &price, &q);
+	if (!within_limits(w, c, r->prompt_tokens, q.want_tokens, &limited)) {
+		for (int k = 0; k < DIALECTS; k++)
+			buf_free(&request[k]);
+		return false;
+	}
 	st = make_stream(c, r, h, message_id);
 	if (st == NULL) {
+		limit_account_settle(&limited, 0);
 		for (int k = 0; k < DIALECTS; k++)
 			buf_free(&request[k]);
 		refuse_overloaded(c, RESERVE_MEMORY, "out of memory");
 		return false;
 	}
 	memcpy(st->request, request, sizeof st->request);
+	st->limited = limited;
 	st->account = conn_caller(c)->account;
 	st->begun = x->begun;
 	st->api = x->api;
 	if (x->api != NULL && (st->relay = relay_new(r->whole, x->keyed != NULL)) == NULL) {
+		limit_account_settle(&st->limited, 0);
 		stream_drop_requests(st);
 		stream_drop(st);
 		refuse_overloaded(c, RESERVE_MEMORY, "out of memory");
@@ -386,6 +417,7 @@ begin(struct conn *c, const struct http_request *h, struct begin *x)
 	}
 	result = reserve(st, r, &q, &price, price_id, message_id, &position);
 	if (result != LEDGER_OK) {
+		limit_account_settle(&st->limited, 0);
 		stream_drop(st);
 		ask_or_refuse(w, c, x->keyed, result, &q);
 		return false;

@@ -344,18 +344,6 @@ processors(void)
 	return n < 1 ? 1 : n > REGION_WORKERS_MAX ? REGION_WORKERS_MAX : n;
 }
 
-/* What is accepted and checked, but does nothing in this version: better said than found out. */
-static void
-warn_without_effect(struct config_file *f, const struct config *c)
-{
-	for (size_t i = 0; i < f->sections; i++) {
-		if (strcmp(f->section[i].name, "limits") == 0 &&
-		    (c->limits.requests_per_minute || c->limits.tokens_per_minute ||
-			c->limits.concurrent_streams))
-			config_warning(f, f->section[i].line, "limits", "not enforced yet");
-	}
-}
-
 /* Rules that join values of several sections. */
 static void
 check_together(struct config_file *f, struct config *c)
@@ -371,7 +359,6 @@ check_together(struct config_file *f, struct config *c)
 	    strlen(c->default_model)) < 0)
 		config_fault(f, line_of(f, 0, "default_model"), "default_model",
 		    "there is no model \"%s\"", c->default_model);
-	warn_without_effect(f, c);
 	if (c->model_count == 0)
 		config_warning(f, 1, "model", "there is none: every request will be refused");
 	/* Only who starts as root changes users.  The default user is no mistake of this file's;

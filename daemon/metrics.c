@@ -105,7 +105,9 @@ NAMES(token_text, 3, [TOKENS_PROMPT] = "prompt", [TOKENS_CACHED] = "cached",
 NAMES(reserve_text, RESERVE_KINDS, [RESERVE_OK] = "ok", [RESERVE_SHORT] = "short",
     [RESERVE_FULL] = "full", [RESERVE_BUSY] = "busy", [RESERVE_UNAVAILABLE] = "unavailable",
     [RESERVE_CLOSED] = "closed", [RESERVE_MEMORY] = "memory",
-    [RESERVE_REPEATED] = "repeated", [RESERVE_REFS] = "refs")
+    [RESERVE_REPEATED] = "repeated", [RESERVE_LIMITED] = "limited", [RESERVE_REFS] = "refs")
+NAMES(limited_text, LIMITED_KINDS, [LIMITED_REQUESTS] = "requests", [LIMITED_TOKENS] = "tokens",
+    [LIMITED_STREAMS] = "streams")
 NAMES(table_text, TABLE_KINDS, [TABLE_ACCOUNTS] = "accounts", [TABLE_KEYS] = "keys",
     [TABLE_REFS] = "refs")
 NAMES(connection_text, CONNECTION_KINDS, [CONNECTION_DESCRIPTORS] = "descriptors",
@@ -149,6 +151,7 @@ static const struct metrics_label l_code = {"code", CODES, code_text, NO_REST};
 static const struct metrics_label l_model = {"model", MODELS, model_text, CONFIG_MODELS_MAX};
 static const struct metrics_label l_outcome = {"outcome", OUTCOME_MAX, outcome_text, OUTCOME_NONE};
 static const struct metrics_label l_token = {"kind", 3, token_text, NO_REST};
+static const struct metrics_label l_limited = {"limit", LIMITED_KINDS, limited_text, NO_REST};
 static const struct metrics_label l_reserve = {"result", RESERVE_KINDS, reserve_text, NO_REST};
 static const struct metrics_label l_table = {"table", TABLE_KINDS, table_text, NO_REST};
 static const struct metrics_label l_connection = {
@@ -195,7 +198,8 @@ enum {
 	W_CHARGED = W_TOKENS + MODELS * 3,
 	W_UNCOLLECTED = W_CHARGED + MODELS,
 	W_RESERVE = W_UNCOLLECTED + 1,
-	W_FIRST_TOKEN = W_RESERVE + RESERVE_KINDS,
+	W_LIMITED = W_RESERVE + RESERVE_KINDS,
+	W_FIRST_TOKEN = W_LIMITED + LIMITED_KINDS,
 	W_OVERHEAD = W_FIRST_TOKEN + MODELS * (FIRST_TOKEN_BUCKETS + 2),
 	W_DURATION = W_OVERHEAD + OVERHEAD_BUCKETS + 2,
 	W_ERRORS = W_DURATION + DURATION_BUCKETS + 2,
@@ -237,6 +241,8 @@ const struct metrics_family metrics_families[M_FAMILIES] = {
         .base = W_UNCOLLECTED},
     [M_RESERVE] = {"tolld_reserve_total", "Attempts to open a hold, by result.", COUNTER, UNIT_ONE,
         {&l_reserve}, .base = W_RESERVE},
+    [M_LIMITED] = {"tolld_rate_limited_total", "Requests refused by a limit (429), by which one.",
+        COUNTER, UNIT_ONE, {&l_limited}, .base = W_LIMITED},
     [M_FIRST_TOKEN_SECONDS] = {"tolld_time_to_first_token_seconds",
         "From the opening of a stream until its first token.", HISTOGRAM, UNIT_SECONDS, {&l_model},
         .buckets = &b_first_token, .base = W_FIRST_TOKEN},
@@ -389,6 +395,12 @@ void
 metrics_reserve(enum reserve_kind kind)
 {
 	add(series(M_RESERVE, kind, 0), 1);
+}
+
+void
+metrics_limited(enum limited_kind kind)
+{
+	add(series(M_LIMITED, kind, 0), 1);
 }
 
 void

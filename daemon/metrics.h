@@ -44,6 +44,7 @@ enum reserve_kind {
 	RESERVE_CLOSED,      /* or frozen */
 	RESERVE_MEMORY,      /* none left */
 	RESERVE_REPEATED,    /* its Idempotency-Key was there: nothing is reserved */
+	RESERVE_LIMITED,     /* as many holds open as the account may */
 	RESERVE_REFS,        /* no room to remember another Idempotency-Key */
 	RESERVE_KINDS
 };
@@ -51,6 +52,8 @@ enum reserve_kind {
 enum table_kind { TABLE_ACCOUNTS, TABLE_KEYS, TABLE_REFS, TABLE_KINDS };
 /* Why a connection was refused. */
 enum connection_kind { CONNECTION_DESCRIPTORS, CONNECTION_MEMORY, CONNECTION_KINDS };
+/* Which limit a request was refused by (429). */
+enum limited_kind { LIMITED_REQUESTS, LIMITED_TOKENS, LIMITED_STREAMS, LIMITED_KINDS };
 /* metrics_refused: of no type that there is, and the ring itself; else enum journal_type. */
 #define REFUSED_UNKNOWN 0
 #define REFUSED_RING JOURNAL_TYPES
@@ -65,6 +68,7 @@ void metrics_stream(unsigned model, uint8_t outcome, uint64_t duration_us);
 void metrics_tokens(unsigned model, enum token_kind, uint64_t);
 void metrics_charged(unsigned model, int64_t microcredits, int64_t uncollected);
 void metrics_reserve(enum reserve_kind);
+void metrics_limited(enum limited_kind);
 void metrics_first_token(unsigned model, uint64_t us);
 /* Time that the gateway itself added before the first token. */
 void metrics_overhead(uint64_t us);

@@ -558,6 +558,11 @@ streams_tick(struct streams *s)
 	for (st = s->all; st != NULL; st = next) {
 		next = st->next;
 		if (st->state != STREAM_ENDED) {
+			/* Before it has ended: who asks meanwhile must not find them free. */
+			if (st->hold != NULL)
+				limit_account_used(&st->limited, (uint64_t)st->prompt_tokens +
+					METER_TOKENS(atomic_load_explicit(
+					    &st->hold->meter, memory_order_relaxed)));
 			tick(st, now);
 			if (s->w->stalled)
 				tick_stalled(st);

@@ -15,6 +15,7 @@
 #include "daemon/decoder.h"
 #include "daemon/emit.h"
 #include "daemon/ids.h"
+#include "daemon/limit.h"
 #include "daemon/meter.h"
 #include "daemon/worker.h"
 
@@ -102,6 +103,7 @@ struct stream {
 
 	struct watcher *watchers;
 	struct end_waiter *end_waiters;
+	struct limit_taken limited;      /* from the account's tokens a minute */
 	int64_t retry_after;
 
 	/* The end. */
