@@ -110,3 +110,53 @@ address_path(const struct address *a)
 {
 	return ((const struct sockaddr_un *)(const void *)&a->sockaddr)->sun_path;
 }
+
+bool
+address_parse_host(const char *text, size_t len, uint8_t out[static 16])
+{
+	char host[INET6_ADDRSTRLEN];
+
+	if (len == 0 || len >= sizeof host)
+		return false;
+	memcpy(host, text, len);
+	host[len] = '\0';
+	if (inet_pton(AF_INET6, host, out) == 1)
+		return true;
+	memset(out, 0, 10);
+	out[10] = out[11] = 0xff;
+	return inet_pton(AF_INET, host, out + 12) == 1;
+}
+
+bool
+address_parse_net(const char *text, struct address_net *net)
+{
+	size_t len = strcspn(text, "/");
+	unsigned most, bits = 0;
+
+	if (!address_parse_host(text, len, net->address))
+		return false;
+	most = memchr(text, ':', len) != NULL ? 128 : 32;
+	if (text[len] == '\0')
+		bits = most;
+	else {
+		const char *p = text + len + 1;
+
+		if (*p == '\0' || strspn(p, "0123456789") != strlen(p) || strlen(p) > 3)
+			return false;
+		for (; *p != '\0'; p++)
+			bits = bits * 10 + (unsigned)(*p - '0');
+	}
+	if (bits > most)
+		return false;
+	net->bits = (uint8_t)(bits + 128 - most);
+	return true;
+}
+
+bool
+address_net_has(const struct address_net *net, const uint8_t address[static 16])
+{
+	unsigned whole = net->bits / 8, rest = net->bits % 8;
+
+	return memcmp(net->address, address, whole) == 0 &&
+	    (rest == 0 || (net->address[whole] ^ address[whole]) >> (8 - rest) == 0);
+}

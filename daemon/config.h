@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "daemon/address.h"
 #include "daemon/log.h"
 #include "daemon/tokenizer.h"
 #include "shm/money.h"
@@ -18,6 +19,7 @@
 #define CONFIG_MODELS_MAX 256
 #define CONFIG_PROVIDERS_MAX 64
 #define CONFIG_ORIGINS_MAX 64
+#define CONFIG_PROXIES_MAX 64
 #define CONFIG_FALLBACKS_MAX 8
 #define CONFIG_URLS_MAX 8 /* of a provider */
 #define CONFIG_KEYS_MAX 8
@@ -59,6 +61,8 @@ struct config {
 	char *state_dir, *runtime_dir;
 	char *origins[CONFIG_ORIGINS_MAX];
 	int origin_count;
+	struct address_net proxy[CONFIG_PROXIES_MAX]; /* whose X-Forwarded-For is believed */
+	int proxy_count;
 	uint32_t max_body, flush_ms_max;
 	enum log_format log_format;
 	enum log_level log_level;
@@ -69,6 +73,7 @@ struct config {
 	} ledger;
 	struct {
 		uint32_t requests_per_minute, tokens_per_minute, concurrent_streams; /* 0: none */
+		uint32_t unauthenticated_per_minute; /* of an address; 0: none */
 	} limits;
 	struct {
 		uint32_t keep_days;    /* 0: for ever */

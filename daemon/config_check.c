@@ -33,6 +33,7 @@ static const struct config_key top_keys[] = {
 	{ "state_dir", value_string, C(state_dir), 1, 1024, false },
 	{ "runtime_dir", value_string, C(runtime_dir), 1, 90, false }, /* a socket's path */
 	{ "cors_origins", value_origin, 0, 0, 0, true },
+	{ "trusted_proxies", value_proxy, 0, 0, 0, true },
 	{ "max_body", value_uint, C(max_body), 1024, 64 << 20, false },
 	{ "flush_ms_max", value_uint, C(flush_ms_max), 0, 1000, false },
 	{ "log_format", value_log_format, C(log_format), 0, 0, false },
@@ -62,6 +63,8 @@ static const struct config_key limits_keys[] = {
 	{ "requests_per_minute", value_uint, C(limits.requests_per_minute), 0, LARGE, false },
 	{ "tokens_per_minute", value_uint, C(limits.tokens_per_minute), 0, LARGE, false },
 	{ "concurrent_streams", value_uint, C(limits.concurrent_streams), 0, LARGE, false },
+	{ "unauthenticated_per_minute", value_uint, C(limits.unauthenticated_per_minute), 0,
+	    LARGE, false },
 	{ 0 },
 };
 

@@ -250,6 +250,20 @@ SETTER(value_base_url)
 		replace(&p->base_url[p->base_urls++], value, len);
 }
 
+SETTER(value_proxy)
+{
+	struct config *c = field;
+	if (strcmp(value, CONFIG_EMPTY) == 0)
+		return;
+	if (c->proxy_count == CONFIG_PROXIES_MAX)
+		config_fault(f, e->line, k->name, "more than %d proxies", CONFIG_PROXIES_MAX);
+	else if (!address_parse_net(value, &c->proxy[c->proxy_count]))
+		config_fault(f, e->line, k->name,
+		    "\"%s\" is no address or network (192.0.2.1, 10.0.0.0/8, 2001:db8::/32)", value);
+	else
+		c->proxy_count++;
+}
+
 SETTER(value_origin)
 {
 	struct config *c = field;

@@ -19,6 +19,7 @@ config_set_fn value_tokenizer; /* const struct tokenizer * */
 config_set_fn value_listen; /* struct config: one more address */
 config_set_fn value_admin_listen; /* an address or "" */
 config_set_fn value_base_url; /* struct config_provider: one more; http or https */
+config_set_fn value_proxy; /* struct config: one more trusted proxy */
 config_set_fn value_origin; /* struct config: one more origin */
 config_set_fn value_api_key; /* struct config_provider: one more */
 config_set_fn value_api_key_file; /* struct config_provider: its contents */

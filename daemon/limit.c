@@ -47,8 +47,8 @@ limit_account_take(const struct config *cfg, struct account *a, uint32_t prompt,
 	if (tokens > per_minute)
 		tokens = prompt > per_minute ? prompt : per_minute;
 	*v = (struct limit_verdict){.allowed = true};
-	*taken = (struct limit_taken){.account = a, .taken_ns = now, .per_minute = per_minute,
-	    .tokens = tokens};
+	*taken = (struct limit_taken){
+	    .account = a, .taken_ns = now, .per_minute = per_minute, .tokens = tokens};
 	/* Tokens first: they can be given back at once and whole, if the request is refused. */
 	if (per_minute != 0 && !limit_take(&a->tokens, per_minute, tokens, now, &v->tokens)) {
 		v->allowed = false;
@@ -82,8 +82,8 @@ limit_account_settle(struct limit_taken *t, uint64_t tokens)
 		return;
 	limit_account_used(t, tokens);
 	if (t->per_minute != 0 && tokens < t->tokens)
-		limit_give(&t->account->tokens, t->per_minute, t->tokens - tokens, t->taken_ns,
-		    now_ns());
+		limit_give(
+		    &t->account->tokens, t->per_minute, t->tokens - tokens, t->taken_ns, now_ns());
 	t->account = NULL;
 }
 
@@ -100,7 +100,8 @@ limit_time(char text[static LIMIT_TIME_MAX], uint64_t ns)
 	if (minutes >= 60)
 		at += (size_t)snprintf(text, LIMIT_TIME_MAX, "%" PRIu64 "h", minutes / 60);
 	if (minutes > 0)
-		at += (size_t)snprintf(text + at, LIMIT_TIME_MAX - at, "%" PRIu64 "m", minutes % 60);
+		at +=
+		    (size_t)snprintf(text + at, LIMIT_TIME_MAX - at, "%" PRIu64 "m", minutes % 60);
 	ms %= 60000;
 	if (ms % 1000 == 0)
 		snprintf(text + at, LIMIT_TIME_MAX - at, "%" PRIu64 "s", ms / 1000);
@@ -144,7 +145,8 @@ limit_refuse(struct conn *c, const struct limit_verdict *v)
 		conn_header(c, "Retry-After", "60");
 		conn_error(c, 429, unit, "rate_limit_exceeded", NULL,
 		    "the prompt has more tokens than the %" PRIu32 " a minute that the account may"
-		    " use", s->limit);
+		    " use",
+		    s->limit);
 		return;
 	}
 	conn_header(c, "Retry-After", "%" PRIu64, (s->retry_ns + SECOND_NS - 1) / SECOND_NS);

@@ -107,7 +107,7 @@ NAMES(reserve_text, RESERVE_KINDS, [RESERVE_OK] = "ok", [RESERVE_SHORT] = "short
     [RESERVE_CLOSED] = "closed", [RESERVE_MEMORY] = "memory",
     [RESERVE_REPEATED] = "repeated", [RESERVE_LIMITED] = "limited", [RESERVE_REFS] = "refs")
 NAMES(limited_text, LIMITED_KINDS, [LIMITED_REQUESTS] = "requests", [LIMITED_TOKENS] = "tokens",
-    [LIMITED_STREAMS] = "streams")
+    [LIMITED_STREAMS] = "streams", [LIMITED_ADDRESS] = "address")
 NAMES(table_text, TABLE_KINDS, [TABLE_ACCOUNTS] = "accounts", [TABLE_KEYS] = "keys",
     [TABLE_REFS] = "refs")
 NAMES(connection_text, CONNECTION_KINDS, [CONNECTION_DESCRIPTORS] = "descriptors",

@@ -53,7 +53,8 @@ enum table_kind { TABLE_ACCOUNTS, TABLE_KEYS, TABLE_REFS, TABLE_KINDS };
 /* Why a connection was refused. */
 enum connection_kind { CONNECTION_DESCRIPTORS, CONNECTION_MEMORY, CONNECTION_KINDS };
 /* Which limit a request was refused by (429). */
-enum limited_kind { LIMITED_REQUESTS, LIMITED_TOKENS, LIMITED_STREAMS, LIMITED_KINDS };
+enum limited_kind { LIMITED_REQUESTS, LIMITED_TOKENS, LIMITED_STREAMS, LIMITED_ADDRESS,
+	LIMITED_KINDS };
 /* metrics_refused: of no type that there is, and the ring itself; else enum journal_type. */
 #define REFUSED_UNKNOWN 0
 #define REFUSED_RING JOURNAL_TYPES

@@ -8,6 +8,7 @@
 #include "daemon/auth.h"
 #include "daemon/conn_state.h"
 #include "daemon/metrics.h"
+#include "daemon/peer.h"
 
 #define EXPOSED                                                                                 \
 	"x-request-id, retry-after, x-should-retry, idempotent-replayed, x-tolld-provider, "     \
@@ -88,7 +89,7 @@ check_key(struct conn *c, const struct http_request *rq)
 	struct timespec now;
 
 	/* Anthropic's clients say it by a header of their own. */
-	if (authorization.p == NULL && c->route->id == ROUTE_ANTHROPIC) {
+	if (authorization.p == NULL && c->route != NULL && c->route->id == ROUTE_ANTHROPIC) {
 		key = http_header(rq, "x-api-key");
 		if (key.p != NULL && key.len != AUTH_KEY_LEN)
 			return VERDICT_KEY_UNKNOWN;
@@ -116,6 +117,44 @@ check_key(struct conn *c, const struct http_request *rq)
 	return VERDICT_KEY_UNKNOWN;
 }
 
+/* One more request without a good key: too many from this address? */
+static enum verdict
+stranger(struct conn *c, const struct http_request *rq, enum verdict v)
+{
+	struct limit_state s;
+
+	return peer_asked(c->server->config, &c->server->heritage->region, c->fd, rq, &s)
+	    ? v
+	    : VERDICT_LIMITED;
+}
+
+static enum verdict
+check_caller(struct conn *c, const struct http_request *rq)
+{
+	struct limit_state s;
+	enum verdict v;
+
+	/* Before the key is looked at: else guessing would go on, and only be answered otherwise. */
+	if (!peer_may_ask(c->server->config, &c->server->heritage->region, c->fd, rq, &s))
+		return VERDICT_LIMITED;
+	v = check_key(c, rq);
+	return v == VERDICT_OK ? v : stranger(c, rq, v);
+}
+
+/* 429, after which the same request is looked at again. */
+static void
+refuse_stranger(struct conn *c, const struct http_request *rq)
+{
+	struct limit_state s;
+
+	metrics_limited(LIMITED_ADDRESS);
+	(void)peer_may_ask(c->server->config, &c->server->heritage->region, c->fd, rq, &s);
+	conn_header(c, "Retry-After", "%llu",
+	    (unsigned long long)(s.retry_ns / 1000000000 + 1));
+	conn_error(c, 429, "requests", "rate_limit_exceeded", NULL,
+	    "too many requests without a valid API key from this address");
+}
+
 enum verdict
 route_check(struct conn *c, const struct http_request *rq)
 {
@@ -128,11 +167,12 @@ route_check(struct conn *c, const struct http_request *rq)
 	    (c->route != NULL || span_eq(rq->target, "*")))
 		return VERDICT_OPTIONS;
 	if (c->route == NULL)
-		return VERDICT_NOT_FOUND;
+		return check_key(c, rq) == VERDICT_OK ? VERDICT_NOT_FOUND
+						      : stranger(c, rq, VERDICT_NOT_FOUND);
 	if ((methods & rq->method) == 0)
 		return VERDICT_METHOD;
 	if (c->route->auth) {
-		v = check_key(c, rq);
+		v = check_caller(c, rq);
 		if (v != VERDICT_OK)
 			return v;
 	}
@@ -229,6 +269,9 @@ route_refuse(struct conn *c, const struct http_request *rq)
 		break;
 	case VERDICT_KEY_EXPIRED:
 		refuse_key(c, "this API key has expired");
+		break;
+	case VERDICT_LIMITED:
+		refuse_stranger(c, rq);
 		break;
 	case VERDICT_EXPECT:
 		conn_error(c, 417, refused, "expectation_failed", NULL,

@@ -18,8 +18,8 @@ bounded(unsigned __int128 ns)
 static uint64_t
 drain_ns(uint64_t n, uint32_t per_minute, bool up)
 {
-	return bounded(((unsigned __int128)n * LIMIT_PERIOD_NS + (up ? per_minute - 1 : 0)) /
-	    per_minute);
+	return bounded(
+	    ((unsigned __int128)n * LIMIT_PERIOD_NS + (up ? per_minute - 1 : 0)) / per_minute);
 }
 
 static void
@@ -30,15 +30,13 @@ state_of(uint64_t arrival_ns, uint32_t per_minute, uint64_t now_ns, struct limit
 
 	*s = (struct limit_state){
 	    .limit = per_minute,
-	    .remaining =
-		(uint32_t)((unsigned __int128)left * per_minute / LIMIT_PERIOD_NS),
+	    .remaining = (uint32_t)((unsigned __int128)left * per_minute / LIMIT_PERIOD_NS),
 	    .reset_ns = debt,
 	};
 }
 
 bool
-limit_take(struct limit *l, uint32_t per_minute, uint64_t n, uint64_t now_ns,
-    struct limit_state *s)
+limit_take(struct limit *l, uint32_t per_minute, uint64_t n, uint64_t now_ns, struct limit_state *s)
 {
 	uint64_t cost = drain_ns(n, per_minute, true);
 	/* Relaxed throughout: the word is all there is, nothing else is published by it. */
@@ -50,8 +48,8 @@ limit_take(struct limit *l, uint32_t per_minute, uint64_t n, uint64_t now_ns,
 			if (s == NULL)
 				return false;
 			state_of(old, per_minute, now_ns, s);
-			s->retry_ns = cost > LIMIT_PERIOD_NS ? LIMIT_NEVER
-							     : next - now_ns - LIMIT_PERIOD_NS;
+			s->retry_ns =
+			    cost > LIMIT_PERIOD_NS ? LIMIT_NEVER : next - now_ns - LIMIT_PERIOD_NS;
 			return false;
 		}
 	} while (!atomic_compare_exchange_weak_explicit(
@@ -68,8 +66,8 @@ limit_use(struct limit *l, uint32_t per_minute, uint64_t n, uint64_t now_ns)
 	uint64_t old = atomic_load_explicit(&l->arrival_ns, memory_order_relaxed);
 
 	while (!atomic_compare_exchange_weak_explicit(&l->arrival_ns, &old,
-	    bounded((unsigned __int128)(old > now_ns ? old : now_ns) + cost),
-	    memory_order_relaxed, memory_order_relaxed))
+	    bounded((unsigned __int128)(old > now_ns ? old : now_ns) + cost), memory_order_relaxed,
+	    memory_order_relaxed))
 		;
 }
 

@@ -44,8 +44,8 @@ void limit_use(struct limit *, uint32_t per_minute, uint64_t n, uint64_t now_ns)
  * Give back n units of a take made at taken_ns by the same limit, which were not used.  What
  * would have drained away since then stays away: others may have been let in by it.
  */
-void limit_give(struct limit *, uint32_t per_minute, uint64_t n, uint64_t taken_ns,
-    uint64_t now_ns);
+void limit_give(
+    struct limit *, uint32_t per_minute, uint64_t n, uint64_t taken_ns, uint64_t now_ns);
 /* How it stands; changes nothing. */
 void limit_look(const struct limit *, uint32_t per_minute, uint64_t now_ns, struct limit_state *);
 

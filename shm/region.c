@@ -19,6 +19,7 @@
 #include "shm/account.h"
 #include "shm/claim.h"
 #include "shm/ledger.h"
+#include "shm/stranger.h"
 
 #define PAGE UINT64_C(4096)
 #define COUNTERS_BYTES (REGION_COUNTERS * sizeof(uint64_t))
@@ -99,6 +100,7 @@ layout(struct region_header *h, const struct region_dims *d)
 	h->rings_at = place(&at, rings, h->ring_stride);
 	h->holds_at = place(&at, (uint64_t)h->holds_per_proc * rings, sizeof(struct hold));
 	h->claims_at = place(&at, CLAIM_WORDS, sizeof(uint32_t));
+	h->strangers_at = place(&at, STRANGER_SETS, sizeof(struct stranger_set));
 	h->key_index_at = place(&at, h->key_index_len, sizeof(uint64_t));
 	h->keys_at = place(&at, d->max_keys, sizeof(struct key_entry));
 	h->account_index_at = place(&at, h->account_index_len, sizeof(uint64_t));

@@ -6,8 +6,8 @@
  * It outlives a crash of all of them (that is what makes recovery exact to the chunk) and is
  * unlinked after a clean shutdown.  Offsets only, never pointers.  Sections start on pages:
  *
- *   header | procs | prices | counters | rings | holds | claims | key index | keys |
- *   account index | accounts
+ *   header | procs | prices | counters | rings | holds | claims | strangers | key index |
+ *   keys | account index | accounts
  *
  * Everything but keys and accounts is allocated at creation, so that "no space" is an error at
  * start and never a SIGBUS; keys and accounts grow by chunks that the keeper allocates before
@@ -102,6 +102,7 @@ struct region_header { /* one page */
 	uint64_t procs_at, prices_at, counters_at, rings_at, ring_stride, holds_at;
 	uint64_t key_index_at, keys_at, account_index_at, accounts_at;
 	uint64_t claims_at;
+	uint64_t strangers_at;
 	uint32_t key_index_len, account_index_len; /* entries, powers of two */
 	_Atomic uint32_t filled;  /* REGION_FILLED: the keeper has loaded accounts and keys (release) */
 	_Atomic uint32_t clean;   /* all holds closed, all rings durable */

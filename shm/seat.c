@@ -31,8 +31,8 @@ replace(const struct region *region, struct account *a, struct account_word old,
 {
 	if (old.tag != 0 && TAG_SLOT(old.tag) < hold_count(region))
 		tag_applied(&hold_at(region, TAG_SLOT(old.tag))->seat.applied, TAG_SEQ(old.tag));
-	return cas16((struct account_word *)(void *)&a->seats, old,
-	    (struct account_word){count, tag});
+	return cas16(
+	    (struct account_word *)(void *)&a->seats, old, (struct account_word){count, tag});
 }
 
 /* Did the operation under way change the count?  The tag first, as in ledger_took. */

@@ -39,6 +39,12 @@ metrics_connection_refused(enum connection_kind kind)
 }
 
 void
+metrics_limited(enum limited_kind kind)
+{
+	(void)kind;
+}
+
+void
 metrics_request(enum route_id route, int status)
 {
 	(void)route;

@@ -121,7 +121,7 @@ within(const struct op *op, int count, uint32_t per_minute)
 
 			sum += op[to].used;
 			most = (unsigned __int128)per_minute *
-			    (LIMIT_PERIOD_NS + op[to].at_ns - op[from].at_ns);
+			       (LIMIT_PERIOD_NS + op[to].at_ns - op[from].at_ns);
 			assert_true((unsigned __int128)sum * LIMIT_PERIOD_NS <= most);
 		}
 	}
@@ -142,7 +142,8 @@ any_stretch(void **state)
 		int count = 0;
 
 		for (int i = 0; i < OPS; i++) {
-			uint64_t n = 1 + (uint64_t)rand() % (1 + per_minute / (1 + (unsigned)rand() % 9));
+			uint64_t n =
+			    1 + (uint64_t)rand() % (1 + per_minute / (1 + (unsigned)rand() % 9));
 			int k = count == 0 ? 0 : rand() % count;
 
 			if (rand() % 3 == 0)
@@ -184,7 +185,8 @@ hammer(struct shared *x, int processes, uint64_t want)
 			while (atomic_load(&x->go) == 0)
 				;
 			for (int i = 0; i < 4 * HAMMER_LIMIT; i++)
-				if (limit_take(&x->l, HAMMER_LIMIT, 1, atomic_load(&x->now_ns), NULL))
+				if (limit_take(
+				        &x->l, HAMMER_LIMIT, 1, atomic_load(&x->now_ns), NULL))
 					atomic_fetch_add(&x->allowed, 1);
 			_exit(0);
 		}
@@ -203,8 +205,8 @@ static void
 processes(void **state)
 {
 	static const int counts[] = {1, 2, 8};
-	struct shared *x = mmap(NULL, sizeof *x, PROT_READ | PROT_WRITE,
-	    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct shared *x =
+	    mmap(NULL, sizeof *x, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
 	(void)state;
 	assert_true(x != MAP_FAILED);
@@ -222,8 +224,8 @@ processes(void **state)
 static void
 killed(void **state)
 {
-	struct shared *x = mmap(NULL, sizeof *x, PROT_READ | PROT_WRITE,
-	    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct shared *x =
+	    mmap(NULL, sizeof *x, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	uint64_t allowed;
 	int status;
 	pid_t pid;
@@ -242,8 +244,8 @@ killed(void **state)
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	allowed = atomic_load(&x->allowed);
 	/* Its last take may not have been counted. */
-	assert_in_range(atomic_load(&x->l.arrival_ns), START + allowed * 60,
-	    START + (allowed + 1) * 60);
+	assert_in_range(
+	    atomic_load(&x->l.arrival_ns), START + allowed * 60, START + (allowed + 1) * 60);
 	assert_true(limit_take(&x->l, 1000000000, 999999999 - allowed, START, NULL));
 	munmap(x, sizeof *x);
 }
