@@ -16,7 +16,7 @@
  * objs: daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o
  * objs: daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_check.o daemon/metrics.o daemon/buf.o
  * objs: daemon/log.o daemon/utf8.o shm/money.o shm/account.o shm/region.o shm/ring.o
- * objs: shm/ledger.o shm/wake.o
+ * objs: shm/ledger.o shm/seat.o shm/wake.o
  */
 #include <errno.h>
 #include <getopt.h>

@@ -132,6 +132,11 @@ static const struct bad {
 	{ "provider p { base_url = \"http://a b/\" }", "1: base_url" },
 	{ "cors_origins = {\"https://a\", \"https://b/path\"}", "1: cors_origins" },
 	{ "cors_origins = {\"a.example\"}", "1: cors_origins" },
+	{ "trusted_proxies = {\"10.0.0.0/33\"}", "1: trusted_proxies" },
+	{ "trusted_proxies = {\"::1/129\"}", "1: trusted_proxies" },
+	{ "trusted_proxies = {\"proxy.example\"}", "1: trusted_proxies" },
+	{ "trusted_proxies = {\"10.0.0.0/\"}", "1: trusted_proxies" },
+	{ "limits { unauthenticated_per_minute = -1 }", "1: unauthenticated_per_minute" },
 	/* Providers. */
 	{ "\nprovider p { }", "2: base_url" },
 	{ "provider p {\n base_url = \"http://h\"\n dialect = soap }", "3: dialect" },
