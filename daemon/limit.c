@@ -44,7 +44,7 @@ limit_account_take(const struct config *cfg, struct account *a, uint32_t prompt,
 	uint32_t per_minute = own_or(&a->tokens_per_minute, cfg->limits.tokens_per_minute);
 	uint64_t now = now_ns();
 
-	if (tokens > per_minute)
+	if (per_minute != 0 && tokens > per_minute)
 		tokens = prompt > per_minute ? prompt : per_minute;
 	*v = (struct limit_verdict){.allowed = true};
 	*taken = (struct limit_taken){

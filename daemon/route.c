@@ -141,6 +141,16 @@ check_caller(struct conn *c, const struct http_request *rq)
 	return v == VERDICT_OK ? v : stranger(c, rq, v);
 }
 
+/* A path that is not there counts like a key that is not good. */
+static enum verdict
+not_found(struct conn *c, const struct http_request *rq)
+{
+	if (c->server->config->limits.unauthenticated_per_minute == 0 ||
+	    check_caller(c, rq) != VERDICT_LIMITED)
+		return VERDICT_NOT_FOUND;
+	return VERDICT_LIMITED;
+}
+
 /* 429, after which the same request is looked at again. */
 static void
 refuse_stranger(struct conn *c, const struct http_request *rq)
@@ -150,7 +160,8 @@ refuse_stranger(struct conn *c, const struct http_request *rq)
 	metrics_limited(LIMITED_ADDRESS);
 	(void)peer_may_ask(c->server->config, &c->server->heritage->region, c->fd, rq, &s);
 	conn_header(c, "Retry-After", "%llu",
-	    (unsigned long long)(s.retry_ns / 1000000000 + 1));
+	    (unsigned long long)(s.retry_ns / 1000000000 +
+		(s.retry_ns % 1000000000 != 0 || s.retry_ns == 0)));
 	conn_error(c, 429, "requests", "rate_limit_exceeded", NULL,
 	    "too many requests without a valid API key from this address");
 }
@@ -167,8 +178,7 @@ route_check(struct conn *c, const struct http_request *rq)
 	    (c->route != NULL || span_eq(rq->target, "*")))
 		return VERDICT_OPTIONS;
 	if (c->route == NULL)
-		return check_key(c, rq) == VERDICT_OK ? VERDICT_NOT_FOUND
-						      : stranger(c, rq, VERDICT_NOT_FOUND);
+		return not_found(c, rq);
 	if ((methods & rq->method) == 0)
 		return VERDICT_METHOD;
 	if (c->route->auth) {

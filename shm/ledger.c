@@ -354,13 +354,13 @@ ledger_reserve(struct ledger *l, const struct hold_terms *t, const void *payload
 	h->reserved_us = t->reserved_us;
 	h->deadline_us = t->deadline_us;
 
+	if (!seat_take(l->region, h, t->account, t->seats))
+		return LEDGER_SEATS;
+	FAULT("reserve.seated");
 	/* Last: a free slot without an outcome is taken for one that was written over (reap.c), and
 	 * then nothing of its former hold may be there any more. */
 	atomic_signal_fence(memory_order_seq_cst);
 	h->outcome = OUTCOME_NONE;
-	if (!seat_take(l->region, h, t->account, t->seats))
-		return LEDGER_SEATS;
-	FAULT("reserve.seated");
 	hold_move(h, seq, HOLD_CLAIMED);
 	FAULT("reserve.claimed");
 	if (!take_first(l, h, tag_of(slot, seq), t)) {

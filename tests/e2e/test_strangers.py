@@ -60,6 +60,7 @@ limits {{ unauthenticated_per_minute = {LIMIT} }}''')
                          statuses.count(429))
         # A key that is good is not looked at there now: nobody learns by guessing on.
         self.assertEqual(self.ask("127.0.0.2", self.key)[0], 429)
+        self.assertEqual(self.ask("127.0.0.2", self.key, "/nothing")[0], 429)
         # Others are not held up.
         self.assertEqual(self.ask("127.0.0.3", self.key)[0], 200)
         self.assertEqual(self.ask("127.0.0.3")[0], 401)
