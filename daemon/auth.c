@@ -85,50 +85,127 @@ invalid:
 	return -1;
 }
 
-/* "Bearer" SP+ token; false if it is another scheme. */
-static bool
-bearer_token(struct span authorization, struct span *token)
+/* "Bearer" SP+ token; none if it is another scheme. */
+static struct span
+bearer_token(struct span authorization)
 {
 	size_t at = 6;
 
 	if (authorization.p == NULL || authorization.len < 7 ||
 	    !span_case_eq((struct span){authorization.p, 6}, "bearer") || authorization.p[6] != ' ')
-		return false;
+		return (struct span){NULL, 0};
 	while (at < authorization.len && authorization.p[at] == ' ')
 		at++;
-	*token = (struct span){authorization.p + at, authorization.len - at};
-	return token->len > 0;
+	return (struct span){authorization.p + at, authorization.len - at};
 }
 
-enum auth_result
-auth_bearer(const struct region *region, const uint8_t secret[static 32], struct span authorization,
-    uint64_t now_us, struct account **account, struct key_entry **key)
+/*
+ * What the caller shows.  A header that came twice is refused: whatever stands before us may
+ * have looked at the other one.
+ */
+static enum auth_result
+shown(const struct http_request *rq, struct span *token)
 {
-	struct key_entry *found;
-	struct span token;
+	struct span authorization = {NULL, 0}, own = {NULL, 0};
+	int given = 0, given_own = 0;
+
+	for (int i = 0; i < rq->headers; i++) {
+		if (span_case_eq(rq->header[i].name, "authorization")) {
+			authorization = rq->header[i].value;
+			given++;
+		} else if (span_case_eq(rq->header[i].name, "x-api-key")) {
+			own = rq->header[i].value;
+			given_own++;
+		}
+	}
+	if (given > 1 || given_own > 1)
+		return AUTH_AMBIGUOUS;
+	*token = bearer_token(authorization);
+	if (token->len == 0)
+		*token = own;
+	return token->len > 0 ? AUTH_OK : AUTH_MISSING;
+}
+
+static enum auth_result
+check_key(const struct heritage *h, struct span token, uint64_t now_us, struct caller *caller)
+{
+	struct key_entry *key;
 	uint8_t hash[32];
 	uint32_t flags;
 
-	*account = NULL;
-	*key = NULL;
-	if (!bearer_token(authorization, &token))
-		return AUTH_MISSING;
 	/* What can't be a key of ours isn't worth a hash. */
 	if (token.len != AUTH_KEY_LEN || memcmp(token.p, PREFIX, PREFIX_LEN) != 0)
 		return AUTH_UNKNOWN;
-	auth_hash(secret, token.p, token.len, hash);
-	found = key_find(region, hash);
-	if (found == NULL)
+	auth_hash(h->key_secret, token.p, token.len, hash);
+	/* Neither the index nor the comparison tells by its time how much of a guess was right:
+	 * whoever guesses does not know what the secret makes of it. */
+	key = key_find(&h->region, hash);
+	if (key == NULL)
 		return AUTH_UNKNOWN;
 	/* Acquire: revoking is acknowledged once it is visible here, and is never undone. */
-	flags = atomic_load_explicit(&found->flags, memory_order_acquire);
+	flags = atomic_load_explicit(&key->flags, memory_order_acquire);
 	if ((flags & KEY_REVOKED) != 0)
 		return AUTH_REVOKED;
-	if (found->expires_us != 0 && found->expires_us <= now_us)
+	if (key->expires_us != 0 && key->expires_us <= now_us)
 		return AUTH_EXPIRED;
-	*account = account_at(region, found->account);
-	if (*account == NULL)
-		return AUTH_UNKNOWN;
-	*key = found;
+	caller->account = account_at(&h->region, key->account);
+	caller->key = key;
+	caller->scopes = key->scopes;
+	caller->every_model = key->models == 0;
+	/* The table is shared memory, and no count in there is believed. */
+	caller->models = key->models < KEY_MODELS_MAX ? key->models : KEY_MODELS_MAX;
+	memcpy(caller->model, key->model, caller->models * sizeof caller->model[0]);
 	return AUTH_OK;
+}
+
+enum auth_result
+auth_request(const struct heritage *h, const struct http_request *rq, uint64_t now_us,
+    struct caller *caller)
+{
+	struct span token;
+	enum auth_result result;
+
+	memset(caller, 0, sizeof *caller);
+	result = shown(rq, &token);
+	if (result == AUTH_OK)
+		result = check_key(h, token, now_us, caller);
+	return result;
+}
+
+static const char *const scope_name[] = {"chat", "embeddings", "mint"};
+#define SCOPES (sizeof scope_name / sizeof scope_name[0])
+_Static_assert(KEY_SCOPES == (1u << SCOPES) - 1, "a name for every scope");
+
+void
+auth_format_scopes(uint32_t scopes, char text[static AUTH_SCOPES_LEN])
+{
+	size_t at = 0;
+
+	text[0] = '\0';
+	for (size_t i = 0; i < SCOPES; i++)
+		if ((scopes & 1u << i) != 0)
+			at += (size_t)snprintf(text + at, AUTH_SCOPES_LEN - at, "%s%s",
+			    at > 0 ? " " : "", scope_name[i]);
+}
+
+uint32_t
+auth_parse_scope(const char *name, size_t len)
+{
+	for (size_t i = 0; i < SCOPES; i++)
+		if (strlen(scope_name[i]) == len && memcmp(scope_name[i], name, len) == 0)
+			return 1u << i;
+	return 0;
+}
+
+bool
+auth_model(const struct caller *caller, const char *name)
+{
+	uint64_t model = key_model(name, strlen(name));
+
+	if (caller->every_model)
+		return true;
+	for (uint32_t i = 0; i < caller->models; i++)
+		if (caller->model[i] == model)
+			return true;
+	return false;
 }

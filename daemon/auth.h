@@ -2,28 +2,62 @@
 #define DAEMON_AUTH_H
 
 /*
- * API keys: "tolld_" and 40 random base62 characters.  Only an HMAC-SHA-256 of it is kept,
+ * Who calls, and what may they: the one place that every route asks.
+ *
+ * API keys are "tolld_" and 40 random base62 characters.  Only an HMAC-SHA-256 of one is kept,
  * keyed with a secret that lies 0600 in state_dir.
  */
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "daemon/buf.h"
+#include "daemon/heritage.h"
+#include "daemon/http.h"
 #include "shm/account.h"
 
 #define AUTH_KEY_LEN 46
 #define AUTH_KEY_ID_LEN 20 /* "key_" and 16 hex digits */
 
-enum auth_result { AUTH_OK, AUTH_MISSING, AUTH_UNKNOWN, AUTH_REVOKED, AUTH_EXPIRED };
+enum auth_result {
+	AUTH_OK,
+	AUTH_MISSING,   /* nothing that could be a key */
+	AUTH_AMBIGUOUS, /* more than one */
+	AUTH_UNKNOWN,
+	AUTH_REVOKED,
+	AUTH_EXPIRED,
+};
+
+/* Who calls.  Account and key lie in shared memory and stay where they are. */
+struct caller {
+	struct account *account;
+	struct key_entry *key; /* NULL: not by a key of ours */
+	uint32_t scopes;       /* KEY_SCOPE_..., KEY_TRUST_USER, KEY_MINT_OTHERS */
+	bool every_model;      /* else these */
+	uint32_t models;
+	uint64_t model[KEY_MODELS_MAX]; /* key_model */
+};
+
+/*
+ * Worker: whose request is this?  By "Authorization: Bearer KEY", else by "x-api-key: KEY".  All
+ * zero in *caller unless AUTH_OK.  Takes nothing; a revoked key is refused from the moment on
+ * that its revocation was acknowledged.
+ */
+enum auth_result auth_request(const struct heritage *, const struct http_request *,
+    uint64_t now_us, struct caller *) __attribute__((warn_unused_result));
+/* May it use this model?  (If not, it is told what it would be told of one that there isn't.) */
+bool auth_model(const struct caller *, const char *name);
+
+/* "chat embeddings", in the order of the bits, as RFC 6750 lists scopes. */
+#define AUTH_SCOPES_LEN 32
+void auth_format_scopes(uint32_t scopes, char text[static AUTH_SCOPES_LEN]);
+/* The bit of a scope's name, or 0. */
+uint32_t auth_parse_scope(const char *name, size_t len);
 
 void auth_hash(const uint8_t secret[static 32], const char *key, size_t len, uint8_t hash[static 32]);
 /* A new random key and its id (admin). */
 void auth_make_key(char key[static AUTH_KEY_LEN + 1], uint64_t *key_id);
 void auth_format_key_id(uint64_t key_id, char text[static AUTH_KEY_ID_LEN + 1]);
 int auth_parse_key_id(const char *text, uint64_t *key_id) __attribute__((warn_unused_result));
-
-/* Check an Authorization header's value ("Bearer KEY"). */
-enum auth_result auth_bearer(const struct region *, const uint8_t secret[static 32],
-    struct span authorization, uint64_t now_us, struct account **, struct key_entry **);
 
 #endif

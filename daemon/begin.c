@@ -377,6 +377,10 @@ begin(struct conn *c, const struct http_request *h, struct begin *x)
 	struct limit_taken limited;
 	struct buf request[DIALECTS] = {{0}};
 
+	if (!auth_model(conn_caller(c), w->config->model[r->model].name)) {
+		route_refuse_model(c);
+		return false;
+	}
 	if (!open_for_requests(w, c))
 		return false;
 	if (write_requests(w->config, r, x->api, request, &f) != 0) {

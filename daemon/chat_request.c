@@ -227,7 +227,7 @@ parse_model(const struct config *cfg, struct json_value v, struct chat_request *
 	r->model = config_model(cfg, name, n);
 	if (r->model < 0)
 		return fault(f, 404, "model_not_found", "model",
-		    "there is no model of that name here");
+		    "there is no model of that name here for this key");
 	return 0;
 }
 

@@ -17,6 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "daemon/auth.h"
 #include "daemon/buf.h"
 #include "daemon/heritage.h"
 #include "daemon/http.h"
@@ -34,11 +35,15 @@ struct conn_ops {
 /* body is NUL-terminated beyond len.  Request and body are valid only during the call. */
 typedef void conn_handler(struct conn *, const struct http_request *, struct span body);
 
+#define ROUTE_OPEN 0u /* needs no key */
+#define ROUTE_ANY_KEY KEY_SCOPES
+
 /* A path may stand in several routes, with different methods. */
 struct route {
 	const char *path;      /* exact; one that ends in '*' takes all that begin like it */
 	unsigned methods;      /* enum http_method, or-ed; HEAD is served where GET is */
-	bool auth;             /* needs a key: conn_caller is set when the handler runs */
+	uint32_t scope;        /* ROUTE_OPEN, ROUTE_ANY_KEY, or one KEY_SCOPE_... that is needed:
+	                          then conn_caller is set when the handler runs */
 	int id;                /* enum route_id, for the request counter */
 	conn_handler *handler;
 };
@@ -62,11 +67,7 @@ void server_free(struct server *);
 struct server *conn_server(const struct conn *);
 void *conn_arg(const struct conn *); /* server_arg of its server */
 
-/* Who calls: set when the route has auth. */
-struct caller {
-	struct account *account;
-	struct key_entry *key;
-};
+/* Who calls: set when the route has a scope. */
 const struct caller *conn_caller(const struct conn *);
 
 /* The x-request-id of the present request: the client's, or made.  Never NULL. */
@@ -81,6 +82,8 @@ void conn_reply_buf(struct conn *, int status, const char *content_type, const s
 /* {"error":{...}} in OpenAI's shape, on ROUTE_ANTHROPIC in Anthropic's; param may be NULL. */
 void conn_error(struct conn *, int status, const char *type, const char *code, const char *param,
     const char *fmt, ...) __attribute__((format(printf, 6, 7)));
+/* The 404 for a model that there isn't, or that the caller may not use (auth_model). */
+void route_refuse_model(struct conn *);
 
 /* The reply comes later. */
 void conn_later(struct conn *, const struct conn_ops *, void *arg);

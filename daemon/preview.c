@@ -43,6 +43,10 @@ preview_handler(struct conn *c, const struct http_request *h, struct span body)
 		conn_error(c, f.status, "invalid_request_error", f.code, f.param, "%s", f.message);
 		return;
 	}
+	if (!auth_model(conn_caller(c), w->config->model[r.model].name)) {
+		route_refuse_model(c);
+		return;
+	}
 	/* What send would refuse is refused here. */
 	if (dialect_write_all(w->config, &r, request, &f) != 0) {
 		conn_error(c, f.status, "invalid_request_error", f.code, f.param, "%s", f.message);

@@ -3,12 +3,12 @@
  * CORS.  Worker; all of it is decided by the head alone, before a body is read.
  */
 #include <string.h>
-#include <time.h>
 
 #include "daemon/auth.h"
 #include "daemon/conn_state.h"
 #include "daemon/metrics.h"
 #include "daemon/peer.h"
+#include "shm/clock.h"
 
 #define EXPOSED                                                                                 \
 	"x-request-id, retry-after, x-should-retry, idempotent-replayed, x-tolld-provider, "     \
@@ -83,38 +83,22 @@ expects_else(const struct http_request *rq)
 static enum verdict
 check_key(struct conn *c, const struct http_request *rq)
 {
-	struct heritage *h = c->server->heritage;
-	struct span authorization = http_header(rq, "authorization"), key;
-	char bearer[7 + AUTH_KEY_LEN];
-	struct timespec now;
-
-	/* Anthropic's clients say it by a header of their own. */
-	if (authorization.p == NULL && c->route != NULL && c->route->id == ROUTE_ANTHROPIC) {
-		key = http_header(rq, "x-api-key");
-		if (key.p != NULL && key.len != AUTH_KEY_LEN)
-			return VERDICT_KEY_UNKNOWN;
-		if (key.p != NULL) {
-			memcpy(bearer, "Bearer ", 7);
-			memcpy(bearer + 7, key.p, key.len);
-			authorization = (struct span){bearer, sizeof(bearer)};
-		}
-	}
-	clock_gettime(CLOCK_REALTIME, &now);
-	switch (auth_bearer(&h->region, h->key_secret, authorization,
-	    (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000, &c->caller.account,
-	    &c->caller.key)) {
+	switch (auth_request(c->server->heritage, rq, realtime_us(), &c->caller)) {
 	case AUTH_OK:
-		return VERDICT_OK;
+		break;
 	case AUTH_MISSING:
 		return VERDICT_KEY_MISSING;
+	case AUTH_AMBIGUOUS:
+		return VERDICT_KEY_AMBIGUOUS;
 	case AUTH_REVOKED:
 		return VERDICT_KEY_REVOKED;
 	case AUTH_EXPIRED:
 		return VERDICT_KEY_EXPIRED;
 	case AUTH_UNKNOWN:
-		break;
+		return VERDICT_KEY_UNKNOWN;
 	}
-	return VERDICT_KEY_UNKNOWN;
+	return c->route == NULL || (c->caller.scopes & c->route->scope) != 0 ? VERDICT_OK
+									       : VERDICT_SCOPE;
 }
 
 /* One more request without a good key: too many from this address? */
@@ -138,7 +122,8 @@ check_caller(struct conn *c, const struct http_request *rq)
 	if (!peer_may_ask(c->server->config, &c->server->heritage->region, c->fd, rq, &s))
 		return VERDICT_LIMITED;
 	v = check_key(c, rq);
-	return v == VERDICT_OK ? v : stranger(c, rq, v);
+	/* Whose key is good is no stranger, whatever it may not do. */
+	return v == VERDICT_OK || v == VERDICT_SCOPE ? v : stranger(c, rq, v);
 }
 
 /* A path that is not there counts like a key that is not good. */
@@ -181,7 +166,7 @@ route_check(struct conn *c, const struct http_request *rq)
 		return not_found(c, rq);
 	if ((methods & rq->method) == 0)
 		return VERDICT_METHOD;
-	if (c->route->auth) {
+	if (c->route->scope != ROUTE_OPEN) {
 		v = check_caller(c, rq);
 		if (v != VERDICT_OK)
 			return v;
@@ -221,6 +206,26 @@ refuse_key(struct conn *c, const char *message)
 
 	conn_header(c, "WWW-Authenticate", "Bearer");
 	conn_error(c, 401, type, "invalid_api_key", NULL, "%s", message);
+}
+
+static void
+refuse_scope(struct conn *c)
+{
+	char names[AUTH_SCOPES_LEN];
+
+	auth_format_scopes(c->route->scope, names);
+	conn_header(c, "WWW-Authenticate", "Bearer error=\"insufficient_scope\", scope=\"%s\"",
+	    names);
+	conn_error(c, 403, "permission_error", "insufficient_scope", NULL,
+	    "this API key may not be used here: it lacks the scope \"%s\"", names);
+}
+
+void
+route_refuse_model(struct conn *c)
+{
+	conn_error(c, 404,
+	    c->route->id == ROUTE_ANTHROPIC ? "not_found_error" : "invalid_request_error",
+	    "model_not_found", "model", "there is no model of that name here for this key");
 }
 
 /* 204; for a preflight of a page that may call us, with what it may send (Fetch standard). */
@@ -269,7 +274,14 @@ route_refuse(struct conn *c, const struct http_request *rq)
 		answer_options(c, rq, methods);
 		break;
 	case VERDICT_KEY_MISSING:
-		refuse_key(c, "no API key: send \"Authorization: Bearer KEY\"");
+		refuse_key(c,
+		    "no API key: send \"Authorization: Bearer KEY\" or \"x-api-key: KEY\"");
+		break;
+	case VERDICT_KEY_AMBIGUOUS:
+		refuse_key(c, "more than one API key: send one header with one key");
+		break;
+	case VERDICT_SCOPE:
+		refuse_scope(c);
 		break;
 	case VERDICT_KEY_UNKNOWN:
 		refuse_key(c, "unknown API key");

@@ -65,8 +65,10 @@ openai_models_handler(struct conn *c, const struct http_request *h, struct span 
 	(void)h;
 	(void)body;
 	buf_str(&b, "{\"object\":\"list\",\"data\":[");
-	for (int i = 0; i < w->config->model_count; i++) {
-		if (i > 0)
+	for (int i = 0, n = 0; i < w->config->model_count; i++) {
+		if (!auth_model(conn_caller(c), w->config->model[i].name))
+			continue;
+		if (n++ > 0)
 			buf_str(&b, ",");
 		put_model(w, &b, i);
 	}
@@ -89,9 +91,8 @@ openai_model_handler(struct conn *c, const struct http_request *h, struct span b
 	if (http_unescape((struct span){h->path.p + sizeof prefix - 1, h->path.len - (sizeof prefix - 1)},
 		name, sizeof name, &len))
 		model = config_model(w->config, name, len);
-	if (model < 0) {
-		conn_error(c, 404, "invalid_request_error", "model_not_found", "model",
-		    "there is no model of that name here");
+	if (model < 0 || !auth_model(conn_caller(c), w->config->model[model].name)) {
+		route_refuse_model(c);
 		return;
 	}
 	put_model(w, &b, model);

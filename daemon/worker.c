@@ -28,20 +28,21 @@
 #define STOP_MS 3000 /* after a stop: so long for the last bytes to clients */
 
 static const struct route routes[] = {
-    {"/chat/preview", HTTP_POST, true, ROUTE_PREVIEW, preview_handler},
-    {"/chat/send", HTTP_POST, true, ROUTE_SEND, send_handler},
-    {"/stream", HTTP_GET, false, ROUTE_STREAM, stream_get_handler},
-    {"/stream", HTTP_POST, false, ROUTE_STREAM, stream_post_handler},
-    {"/stream", HTTP_DELETE, false, ROUTE_STREAM, stream_delete_handler},
-    {"/chat/stream", HTTP_GET, false, ROUTE_STREAM, stream_get_handler},
-    {"/chat/stream", HTTP_POST, false, ROUTE_STREAM, stream_post_handler},
-    {"/chat/stream", HTTP_DELETE, false, ROUTE_STREAM, stream_delete_handler},
-    {"/v1/chat/completions", HTTP_POST, true, ROUTE_OPENAI_CHAT, openai_chat_handler},
-    {"/v1/models", HTTP_GET, true, ROUTE_OPENAI_MODELS, openai_models_handler},
-    {"/v1/models/*", HTTP_GET, true, ROUTE_OPENAI_MODELS, openai_model_handler},
-    {"/v1/embeddings", HTTP_POST, true, ROUTE_OPENAI_EMBEDDINGS, embeddings_handler},
-    {"/balance", HTTP_GET, true, ROUTE_BALANCE, balance_handler},
-    {NULL, 0, false, 0, NULL},
+    {"/chat/preview", HTTP_POST, KEY_SCOPE_CHAT, ROUTE_PREVIEW, preview_handler},
+    {"/chat/send", HTTP_POST, KEY_SCOPE_CHAT, ROUTE_SEND, send_handler},
+    {"/stream", HTTP_GET, ROUTE_OPEN, ROUTE_STREAM, stream_get_handler},
+    {"/stream", HTTP_POST, ROUTE_OPEN, ROUTE_STREAM, stream_post_handler},
+    {"/stream", HTTP_DELETE, ROUTE_OPEN, ROUTE_STREAM, stream_delete_handler},
+    {"/chat/stream", HTTP_GET, ROUTE_OPEN, ROUTE_STREAM, stream_get_handler},
+    {"/chat/stream", HTTP_POST, ROUTE_OPEN, ROUTE_STREAM, stream_post_handler},
+    {"/chat/stream", HTTP_DELETE, ROUTE_OPEN, ROUTE_STREAM, stream_delete_handler},
+    {"/v1/chat/completions", HTTP_POST, KEY_SCOPE_CHAT, ROUTE_OPENAI_CHAT, openai_chat_handler},
+    {"/v1/models", HTTP_GET, ROUTE_ANY_KEY, ROUTE_OPENAI_MODELS, openai_models_handler},
+    {"/v1/models/*", HTTP_GET, ROUTE_ANY_KEY, ROUTE_OPENAI_MODELS, openai_model_handler},
+    {"/v1/embeddings", HTTP_POST, KEY_SCOPE_EMBEDDINGS, ROUTE_OPENAI_EMBEDDINGS,
+	embeddings_handler},
+    {"/balance", HTTP_GET, ROUTE_ANY_KEY, ROUTE_BALANCE, balance_handler},
+    {NULL, 0, ROUTE_OPEN, 0, NULL},
 };
 
 struct loop {

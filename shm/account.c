@@ -252,6 +252,17 @@ same_hash(const uint8_t a[static 32], const uint8_t b[static 32])
 	return differ == 0;
 }
 
+/* FNV-1a: the same in every process, and of every start. */
+uint64_t
+key_model(const char *name, size_t len)
+{
+	uint64_t hash = UINT64_C(0xcbf29ce484222325);
+
+	for (size_t i = 0; i < len; i++)
+		hash = (hash ^ (uint8_t)name[i]) * UINT64_C(0x100000001b3);
+	return hash;
+}
+
 /* A key's hash is an HMAC under a secret: as good a keyed hash as any. */
 static uint64_t
 key_hash(const uint8_t hash[static 32])

@@ -79,18 +79,38 @@ int64_t account_available(const struct account *);
 
 /* Keys: same pattern.  Looked up by HMAC, compared in constant time. */
 #define KEY_REVOKED 1u
-#define KEY_SCOPE_CHAT 1u
 
-struct key_entry { /* 64 bytes */
+/* What a key may be used for; never changes. */
+#define KEY_SCOPE_CHAT 1u
+#define KEY_SCOPE_EMBEDDINGS 2u
+#define KEY_SCOPE_MINT 4u /* make keys that are no wider than itself */
+#define KEY_SCOPES 7u
+/* Beside them in `scopes`. */
+#define KEY_TRUST_USER 0x10000u  /* whom its requests name as their user is believed */
+#define KEY_MINT_OTHERS 0x20000u /* with KEY_SCOPE_MINT: for any account */
+
+#define KEY_MODELS_MAX 16
+
+/*
+ *   0    hash, key_id, expires_us, account
+ *   52   flags       keeper (atomic)
+ *   56   scopes, models
+ *   64   model[]     key_model of each name
+ */
+struct key_entry { /* 192 bytes */
 	_Alignas(64) uint8_t hash[32];
 	uint64_t key_id;
 	uint64_t expires_us; /* CLOCK_REALTIME; 0: never */
 	uint32_t account;
 	_Atomic uint32_t flags; /* keeper */
-	uint32_t scopes;
-	uint32_t pad;
+	uint32_t scopes;        /* KEY_SCOPE_... */
+	uint32_t models;        /* 0: it may use every model */
+	_Alignas(64) uint64_t model[KEY_MODELS_MAX];
 };
-_Static_assert(sizeof(struct key_entry) == 64, "key");
+_Static_assert(sizeof(struct key_entry) == 192, "key");
+
+/* What stands for a model's name in key_entry.  (Names are the operator's, not the client's.) */
+uint64_t key_model(const char *name, size_t len);
 
 struct key_entry *key_at(const struct region *, uint32_t index);
 struct key_entry *key_find(const struct region *, const uint8_t hash[static 32]);

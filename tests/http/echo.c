@@ -319,21 +319,22 @@ stats_handler(struct conn *c, const struct http_request *rq, struct span body)
 }
 
 static const struct route routes[] = {
-    {"/", HTTP_GET, false, ROUTE_PAGE, hello_handler},
-    {"/echo", HTTP_GET | HTTP_POST | HTTP_DELETE | HTTP_PUT | HTTP_PATCH, false, ROUTE_OTHER,
+    {"/", HTTP_GET, ROUTE_OPEN, ROUTE_PAGE, hello_handler},
+    {"/echo", HTTP_GET | HTTP_POST | HTTP_DELETE | HTTP_PUT | HTTP_PATCH, ROUTE_OPEN, ROUTE_OTHER,
         echo_handler},
-    {"/post", HTTP_POST, false, ROUTE_SEND, echo_handler},
-    {"/post", HTTP_DELETE, false, ROUTE_SEND, hello_handler},
-    {"/slow", HTTP_GET | HTTP_POST, false, ROUTE_OTHER, slow_handler},
-    {"/stream", HTTP_GET, false, ROUTE_STREAM, stream_handler},
-    {"/big", HTTP_GET, false, ROUTE_OTHER, big_handler},
-    {"/plain", HTTP_GET, false, ROUTE_OTHER, plain_handler},
-    {"/nothing", HTTP_GET, false, ROUTE_OTHER, nothing_handler},
-    {"/hand", HTTP_GET | HTTP_POST, false, ROUTE_OTHER, hand_handler},
-    {"/ws/chat/*", HTTP_GET, false, ROUTE_WS, echo_handler},
-    {"/who", HTTP_GET | HTTP_POST, true, ROUTE_BALANCE, who_handler},
-    {"/v1/messages", HTTP_POST, true, ROUTE_ANTHROPIC, who_handler},
-    {"/stats", HTTP_GET, false, ROUTE_OTHER, stats_handler},
+    {"/post", HTTP_POST, ROUTE_OPEN, ROUTE_SEND, echo_handler},
+    {"/post", HTTP_DELETE, ROUTE_OPEN, ROUTE_SEND, hello_handler},
+    {"/slow", HTTP_GET | HTTP_POST, ROUTE_OPEN, ROUTE_OTHER, slow_handler},
+    {"/stream", HTTP_GET, ROUTE_OPEN, ROUTE_STREAM, stream_handler},
+    {"/big", HTTP_GET, ROUTE_OPEN, ROUTE_OTHER, big_handler},
+    {"/plain", HTTP_GET, ROUTE_OPEN, ROUTE_OTHER, plain_handler},
+    {"/nothing", HTTP_GET, ROUTE_OPEN, ROUTE_OTHER, nothing_handler},
+    {"/hand", HTTP_GET | HTTP_POST, ROUTE_OPEN, ROUTE_OTHER, hand_handler},
+    {"/ws/chat/*", HTTP_GET, ROUTE_OPEN, ROUTE_WS, echo_handler},
+    {"/who", HTTP_GET | HTTP_POST, ROUTE_ANY_KEY, ROUTE_BALANCE, who_handler},
+    {"/v1/messages", HTTP_POST, KEY_SCOPE_CHAT, ROUTE_ANTHROPIC, who_handler},
+    {"/mint", HTTP_POST, KEY_SCOPE_MINT, ROUTE_OTHER, who_handler},
+    {"/stats", HTTP_GET, ROUTE_OPEN, ROUTE_OTHER, stats_handler},
     {0},
 };
 
@@ -359,6 +360,7 @@ keys(void)
 		auth_hash(test.heritage.key_secret, test.key[i], AUTH_KEY_LEN, k.hash);
 		k.flags = i == 1 ? KEY_REVOKED : 0;
 		k.expires_us = i == 2 ? 1 : 0;
+		k.scopes = KEY_SCOPE_CHAT;
 		/* The fourth is never inserted. */
 		if (i < 3 && key_insert(r, &k) == NULL)
 			exit(1);

@@ -235,8 +235,8 @@ class Keys(Case):
                              ("Authorization: Bearer " + good[:-1], "unknown"),
                              ("Authorization: Bearer " + good + "x", "unknown"),
                              ("Authorization: Bearer " + good.lower(), "unknown"),
-                             ("x-api-key: " + good, "no API key"),
-                             ("Authorization: Bearer " + revoked, "revoked"),
+                             ("x-api-key: " + unknown, "unknown"),
+                                                          ("Authorization: Bearer " + revoked, "revoked"),
                              ("Authorization: Bearer " + expired, "expired")):
             r = self.who(header)
             self.assertEqual((r.status, r.error["code"]), (401, "invalid_api_key"), header)
@@ -244,7 +244,18 @@ class Keys(Case):
             self.assertIn(word, r.error["message"])
             self.assertNotIn("tolld_", r.body.decode())
             messages.add(r.error["message"])
+        r = self.who("x-api-key: " + good, "x-api-key: " + good)
+        self.assertEqual((r.status, r.error["code"]), (401, "invalid_api_key"))
+        self.assertIn("more than one", r.error["message"])
         self.assertEqual(len(messages), 4)
+        self.assertEqual(self.who("x-api-key: " + good).body, b"alice")
+
+    def test_scope(self):
+        r = self.who("x-api-key: " + self.server.keys[0], path="/mint")
+        self.assertEqual((r.status, r.error["code"]), (403, "insufficient_scope"))
+        self.assertIn('"mint"', r.error["message"])
+        self.assertEqual(r.headers["www-authenticate"],
+                         'Bearer error="insufficient_scope", scope="mint"')
 
     def test_anthropic(self):
         path = "/v1/messages"

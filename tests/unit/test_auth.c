@@ -2,7 +2,7 @@
  * Goal:   only a whole, known, valid key gets in, and keys are made without bias.
  * Method: keys inserted into an anonymous region; HMAC against RFC 4231; character counts.
  *
- * objs: daemon/auth.o daemon/buf.o daemon/log.o shm/account.o shm/money.o shm/region.o shm/ring.o
+ * objs: daemon/auth.o daemon/buf.o daemon/http.o daemon/http_chunked.o daemon/log.o shm/account.o shm/money.o shm/region.o shm/ring.o
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -16,25 +16,27 @@
 
 #include "daemon/auth.h"
 
-static const uint8_t secret[32] = {1, 2, 3};
 static const uint64_t now = 1000000;
 
-static struct region region;
+static struct heritage heritage = {.key_secret = {1, 2, 3}};
 static char good[AUTH_KEY_LEN + 1], revoked[AUTH_KEY_LEN + 1], expired[AUTH_KEY_LEN + 1];
-static char later[AUTH_KEY_LEN + 1];
+static char later[AUTH_KEY_LEN + 1], narrow[AUTH_KEY_LEN + 1];
 
 static void
-insert(char *text, uint32_t account, uint32_t flags, uint64_t expires_us)
+insert(char *text, uint32_t account, uint32_t flags, uint64_t expires_us, const char *model)
 {
 	struct key_entry k;
 
 	memset(&k, 0, sizeof(k));
 	auth_make_key(text, &k.key_id);
-	auth_hash(secret, text, AUTH_KEY_LEN, k.hash);
+	auth_hash(heritage.key_secret, text, AUTH_KEY_LEN, k.hash);
 	k.account = account;
 	k.flags = flags;
 	k.expires_us = expires_us;
-	assert_non_null(key_insert(&region, &k));
+	k.scopes = KEY_SCOPE_CHAT | KEY_TRUST_USER;
+	if (model != NULL)
+		k.model[k.models++] = key_model(model, strlen(model));
+	assert_non_null(key_insert(&heritage.region, &k));
 }
 
 static int
@@ -49,15 +51,16 @@ setup(void **state)
 	struct account_books books = {0};
 
 	(void)state;
-	assert_int_equal(region_anonymous(&region, &dims), 0);
-	assert_int_equal(region_grow_accounts(&region, 2), 0);
-	assert_int_equal(region_grow_keys(&region, 4), 0);
-	assert_non_null(account_insert(&region, "alice", 5, &books, 0));
-	assert_non_null(account_insert(&region, "bob", 3, &books, 0));
-	insert(good, 1, 0, 0);
-	insert(revoked, 0, KEY_REVOKED, 1);
-	insert(expired, 0, 0, now);
-	insert(later, 0, 0, now + 1);
+	assert_int_equal(region_anonymous(&heritage.region, &dims), 0);
+	assert_int_equal(region_grow_accounts(&heritage.region, 2), 0);
+	assert_int_equal(region_grow_keys(&heritage.region, 4), 0);
+	assert_non_null(account_insert(&heritage.region, "alice", 5, &books, 0));
+	assert_non_null(account_insert(&heritage.region, "bob", 3, &books, 0));
+	insert(good, 1, 0, 0, NULL);
+	insert(revoked, 0, KEY_REVOKED, 1, NULL);
+	insert(expired, 0, 0, now, NULL);
+	insert(later, 0, 0, now + 1, NULL);
+	insert(narrow, 0, 0, 0, "small");
 	return 0;
 }
 
@@ -65,44 +68,64 @@ static int
 teardown(void **state)
 {
 	(void)state;
-	region_unmap(&region);
+	region_unmap(&heritage.region);
 	return 0;
 }
 
+/* Of a request with these headers, each ended by CR LF. */
 static enum auth_result
-check_text(const char *text, struct account **a)
+check_head(const char *headers, struct caller *caller)
 {
-	struct key_entry *k = (void *)1;
+	static const struct caller nobody;
+	struct http_request rq;
+	struct http_fault fault;
 	enum auth_result r;
+	size_t scanned = 0, len;
+	char head[1000];
 
-	r = auth_bearer(
-	    &region, secret, (struct span){text, text != NULL ? strlen(text) : 0}, now, a, &k);
-	assert_int_equal(r == AUTH_OK, k != NULL);
-	assert_int_equal(r == AUTH_OK, *a != NULL);
+	snprintf(head, sizeof head, "GET / HTTP/1.1\r\nHost: x\r\n%s\r\n", headers);
+	assert_int_equal(http_parse_head(head, strlen(head), &scanned, &rq, &len, &fault),
+	    HTTP_PARSE_OK);
+	memset(caller, 0xff, sizeof *caller);
+	r = auth_request(&heritage, &rq, now, caller);
+	if (r != AUTH_OK)
+		assert_memory_equal(caller, &nobody, sizeof nobody);
+	else
+		assert_true(caller->account != NULL && caller->key != NULL);
 	return r;
+}
+
+static enum auth_result
+check_text(const char *text, struct caller *caller)
+{
+	char line[300];
+
+	snprintf(line, sizeof line, text == NULL ? "" : "Authorization: %s\r\n", text);
+	return check_head(line, caller);
 }
 
 static enum auth_result
 check(const char *scheme, const char *key)
 {
 	char text[200];
-	struct account *a;
+	struct caller caller;
 
 	snprintf(text, sizeof(text), "%s%s", scheme, key);
-	return check_text(text, &a);
+	return check_text(text, &caller);
 }
 
 static void
 answers(void **state)
 {
 	char other[AUTH_KEY_LEN + 1], text[100];
-	struct account *a;
+	struct caller caller;
 	uint64_t id;
 
 	(void)state;
 	snprintf(text, sizeof(text), "Bearer %s", good);
-	assert_int_equal(check_text(text, &a), AUTH_OK);
-	assert_int_equal(a->number, 1);
+	assert_int_equal(check_text(text, &caller), AUTH_OK);
+	assert_int_equal(caller.account->number, 1);
+	assert_int_equal(caller.scopes, KEY_SCOPE_CHAT | KEY_TRUST_USER);
 	assert_int_equal(check("bEARER   ", good), AUTH_OK);
 	assert_int_equal(check("Bearer ", later), AUTH_OK);
 	assert_int_equal(check("Bearer ", revoked), AUTH_REVOKED);
@@ -112,13 +135,82 @@ answers(void **state)
 	assert_int_equal(check("Bearer ", "tolld_"), AUTH_UNKNOWN);
 	assert_int_equal(check("Bearer x", good), AUTH_UNKNOWN);
 	snprintf(text, sizeof(text), "Bearer %sx", good);
-	assert_int_equal(check_text(text, &a), AUTH_UNKNOWN);
-	for (const char **p = (const char *[]){"", "Bearer", "Bearer ", "Bearer\t", "Basic abc",
-	         "Bearer:", "Token x", NULL};
+	assert_int_equal(check_text(text, &caller), AUTH_UNKNOWN);
+	for (const char **p = (const char *[]){"", "Bearer", "Bearer ", "Basic abc", "Bearer:",
+	         "Token x", NULL};
 	     *p != NULL; p++)
-		assert_int_equal(check_text(*p, &a), AUTH_MISSING);
-	assert_int_equal(check_text(NULL, &a), AUTH_MISSING);
+		assert_int_equal(check_text(*p, &caller), AUTH_MISSING);
+	assert_int_equal(check_text(NULL, &caller), AUTH_MISSING);
 	assert_int_equal(check("", good), AUTH_MISSING);
+}
+
+static void
+a_key_in_one_place(void **state)
+{
+	static const struct {
+		const char *headers; /* %1$s: a good key, %2$s: a revoked one */
+		enum auth_result want;
+	} cases[] = {
+	    {"x-api-key: %1$s\r\n", AUTH_OK},
+	    {"X-API-KEY:  %1$s \r\n", AUTH_OK},
+	    {"x-api-key: %2$s\r\n", AUTH_REVOKED},
+	    {"x-api-key: Bearer %1$s\r\n", AUTH_UNKNOWN},
+	    {"x-api-key:\r\n", AUTH_MISSING},
+	    {"x-api-key: %2$s\r\nAuthorization: Bearer %1$s\r\n", AUTH_OK},
+	    {"x-api-key: %1$s\r\nAuthorization: Bearer %2$s\r\n", AUTH_REVOKED},
+	    {"x-api-key: %1$s\r\nAuthorization: Basic %2$s\r\n", AUTH_OK},
+	    {"x-api-key: %1$s\r\nx-api-key: %1$s\r\n", AUTH_AMBIGUOUS},
+	    {"Authorization: Bearer %1$s\r\nauthorization: Bearer %1$s\r\n", AUTH_AMBIGUOUS},
+	    {"Authorization: Basic x\r\nauthorization: Bearer %1$s\r\n", AUTH_AMBIGUOUS},
+	};
+	struct caller caller;
+	char headers[300];
+
+	(void)state;
+	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+		snprintf(headers, sizeof headers, cases[i].headers, good, revoked);
+#pragma GCC diagnostic pop
+		assert_int_equal(check_head(headers, &caller), cases[i].want);
+	}
+}
+
+static void
+models(void **state)
+{
+	struct caller caller;
+	char text[100];
+
+	(void)state;
+	snprintf(text, sizeof(text), "Bearer %s", narrow);
+	assert_int_equal(check_text(text, &caller), AUTH_OK);
+	assert_true(auth_model(&caller, "small"));
+	assert_false(auth_model(&caller, "smal"));
+	assert_false(auth_model(&caller, ""));
+	snprintf(text, sizeof(text), "Bearer %s", good);
+	assert_int_equal(check_text(text, &caller), AUTH_OK);
+	assert_true(auth_model(&caller, "small"));
+	assert_true(auth_model(&caller, "any"));
+	/* Nobody may use nothing. */
+	assert_false(auth_model(&(struct caller){0}, "small"));
+}
+
+static void
+scopes(void **state)
+{
+	char text[AUTH_SCOPES_LEN];
+
+	(void)state;
+	auth_format_scopes(0, text);
+	assert_string_equal(text, "");
+	auth_format_scopes(KEY_SCOPES | KEY_TRUST_USER, text);
+	assert_string_equal(text, "chat embeddings mint");
+	auth_format_scopes(KEY_SCOPE_MINT, text);
+	assert_string_equal(text, "mint");
+	assert_int_equal(auth_parse_scope("embeddings", 10), KEY_SCOPE_EMBEDDINGS);
+	assert_int_equal(auth_parse_scope("embeddings", 9), 0);
+	assert_int_equal(auth_parse_scope("", 0), 0);
 }
 
 static void
@@ -137,16 +229,11 @@ every_changed_character_is_unknown(void **state)
 static void
 another_secret_knows_nobody(void **state)
 {
-	static const uint8_t other[32] = {9};
-	char text[100];
-	struct account *a;
-	struct key_entry *k;
-
 	(void)state;
-	snprintf(text, sizeof(text), "Bearer %s", good);
-	assert_int_equal(
-	    auth_bearer(&region, other, (struct span){text, strlen(text)}, now, &a, &k),
-	    AUTH_UNKNOWN);
+	heritage.key_secret[0] ^= 9;
+	assert_int_equal(check("Bearer ", good), AUTH_UNKNOWN);
+	heritage.key_secret[0] ^= 9;
+	assert_int_equal(check("Bearer ", good), AUTH_OK);
 }
 
 /* A key of 32 bytes whose last twelve are zero is the HMAC key of RFC 4231's first test case. */
@@ -225,6 +312,9 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(answers),
+	    cmocka_unit_test(a_key_in_one_place),
+	    cmocka_unit_test(models),
+	    cmocka_unit_test(scopes),
 	    cmocka_unit_test(every_changed_character_is_unknown),
 	    cmocka_unit_test(another_secret_knows_nobody),
 	    cmocka_unit_test(hash_is_hmac_sha_256),
