@@ -39,6 +39,9 @@ const struct command cmd_key_create = {
 	{"--ttl", "TIME", "ttl", CMD_DURATION, false,
 	    "how long it is good: 90s, 15m, 1h, 7d (default: until revoked)"},
 	{"--label", "TEXT", "label", CMD_TEXT, false, "a name for it, kept in the journal"},
+	{"--scope", "LIST", "scope", CMD_TEXT, false,
+	    "of chat,embeddings,mint (default: chat,embeddings)"},
+	{"--model", "LIST", "model", CMD_TEXT, false, "the models that it may use (default: all)"},
 	{0},
     },
     create,
@@ -52,6 +55,8 @@ list(struct ctl *ctl, const struct command *c)
 	    {"account", "ACCOUNT", false},
 	    {"status", "STATUS", false},
 	    {"expires_at", "EXPIRES", false},
+	    {"scope", "SCOPE", false},
+	    {"model", "MODELS", false},
 	    {"label", "LABEL", false},
 	    {NULL, NULL, false},
 	};

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "daemon/admin.h"
+#include "daemon/key_rights.h"
 #include "daemon/state.h"
 #include "shm/clock.h"
 
@@ -43,11 +44,36 @@ made_cb(void *arg, uint64_t position)
 	admin_finish(call);
 }
 
+/* The arguments of key.create, as in the table of methods. */
+enum { ARG_ID, ARG_TTL, ARG_LABEL, ARG_SCOPE, ARG_MODEL };
+
+/* What it is to be good for; false with the error answered. */
+static bool
+read_rights(struct admin_call *call, const struct proto_value *v, struct key_rights *k)
+{
+	const struct config *config = call->admin->heritage->config;
+	const char *why, *field = NULL;
+
+	*k = (struct key_rights){.scopes = v[ARG_SCOPE].given ? 0
+							      : KEY_SCOPE_CHAT | KEY_SCOPE_EMBEDDINGS};
+	if (v[ARG_SCOPE].given && !key_rights_scopes(k, v[ARG_SCOPE].text, v[ARG_SCOPE].len, &why))
+		field = "scope";
+	else if (v[ARG_MODEL].given &&
+	    !key_rights_models(k, config, v[ARG_MODEL].text, v[ARG_MODEL].len, &why))
+		field = "model";
+	if (field != NULL) {
+		(void)admin_error(call, "invalid_argument", field, "%s %s", field, why);
+		return false;
+	}
+	return true;
+}
+
 enum admin_step
 admin_key_create(struct admin_call *call, const struct proto_value *v)
 {
 	struct admin *a = call->admin;
-	struct journal_key payload = {.scopes = KEY_SCOPE_CHAT, .label_len = (uint16_t)v[2].len};
+	struct key_rights rights;
+	struct journal_key payload = {.label_len = (uint16_t)v[ARG_LABEL].len};
 	struct journal_record record = {
 	    .type = JOURNAL_KEY,
 	    .version = JOURNAL_VERSION,
@@ -56,20 +82,27 @@ admin_key_create(struct admin_call *call, const struct proto_value *v)
 	    .price = JOURNAL_NONE,
 	    .time_us = realtime_us(),
 	};
+	char text[128 + KEY_MODELS_TEXT_MAX];
 	uint64_t position;
 
-	call->account = admin_account(call, &v[0]);
-	if (call->account == NULL)
+	call->account = admin_account(call, &v[ARG_ID]);
+	if (call->account == NULL || !read_rights(call, v, &rights))
 		return ADMIN_DONE;
 	record.account = call->account->number;
-	if (v[1].given)
-		call->expires_us = record.time_us + (uint64_t)v[1].number * 1000000;
+	if (v[ARG_TTL].given)
+		call->expires_us = record.time_us + (uint64_t)v[ARG_TTL].number * 1000000;
 	auth_make_key(call->key, &call->key_id);
 	auth_hash(a->heritage->key_secret, call->key, strlen(call->key), payload.hash);
 	payload.key_id = call->key_id;
 	payload.expires_us = call->expires_us;
-	position = ring_push2(
-	    ledger_ring(a->ledger), &record, &payload, sizeof payload, v[2].text, v[2].len);
+	payload.scopes = rights.scopes;
+	payload.models_len = (uint16_t)rights.models_len;
+	/* The table of methods bounds the label. */
+	if (v[ARG_LABEL].len > 0)
+		memcpy(text, v[ARG_LABEL].text, v[ARG_LABEL].len);
+	memcpy(text + v[ARG_LABEL].len, rights.models, rights.models_len);
+	position = ring_push2(ledger_ring(a->ledger), &record, &payload, sizeof payload, text,
+	    v[ARG_LABEL].len + rights.models_len);
 	if (position == 0) {
 		explicit_bzero(call->key, sizeof call->key);
 		return ADMIN_BUSY;
@@ -141,21 +174,54 @@ status_text(const struct key_entry *k, uint64_t now_us)
 	return k->expires_us != 0 && k->expires_us <= now_us ? "expired" : "active";
 }
 
-/* The label is in state.mdb only.  Nil where there is none, or where that cannot be read. */
+/* Names with commas between them, instead of line feeds. */
 static void
-put_label(struct proto_out *out, struct admin *a, uint64_t key_id)
+put_models(struct proto_out *out, const struct state_key *row)
 {
-	struct state_key row;
+	char text[KEY_MODELS_TEXT_MAX];
+
+	proto_put_str(out, "model");
+	if (row == NULL || row->models_len == 0) {
+		proto_put_nil(out);
+		return;
+	}
+	for (uint32_t i = 0; i < row->models_len; i++)
+		text[i] = row->models[i] == '\n' ? ',' : row->models[i];
+	proto_put_text(out, text, row->models_len);
+}
+
+/* What is in state.mdb only.  Nil where there is none, or where that cannot be read. */
+static void
+put_row(struct proto_out *out, struct admin *a, uint64_t key_id)
+{
+	struct state_key read;
+	const struct state_key *row = NULL;
 	const char *why;
 
 	if (a->state == NULL)
 		a->state = state_reader_open(a->heritage->config->state_dir, &why);
+	if (a->state != NULL && state_key_next(a->state, key_id, &read) == 1 &&
+	    read.key_id == key_id)
+		row = &read;
 	proto_put_str(out, "label");
-	if (a->state != NULL && state_key_next(a->state, key_id, &row) == 1 &&
-	    row.key_id == key_id && row.label_len > 0 && proto_text_ok(row.label, row.label_len))
-		proto_put_text(out, row.label, row.label_len);
+	if (row != NULL && row->label_len > 0 && proto_text_ok(row->label, row->label_len))
+		proto_put_text(out, row->label, row->label_len);
 	else
 		proto_put_nil(out);
+	put_models(out, row);
+}
+
+/* As key.create takes them. */
+static void
+put_scopes(struct proto_out *out, uint32_t scopes)
+{
+	char text[AUTH_SCOPES_LEN];
+
+	auth_format_scopes(scopes, text);
+	for (char *c = text; *c != '\0'; c++)
+		if (*c == ' ')
+			*c = ',';
+	proto_put_kstr(out, "scope", text);
 }
 
 /*
@@ -186,12 +252,13 @@ put_page(struct admin_call *call)
 		char key_id[AUTH_KEY_ID_LEN + 1];
 
 		auth_format_key_id(k->key_id, key_id);
-		proto_put_map(out, 5);
+		proto_put_map(out, 7);
 		proto_put_kstr(out, "key_id", key_id);
 		proto_put_ktext(out, "account", call->account->id, call->account->id_len);
 		proto_put_kstr(out, "status", status_text(k, now_us));
 		put_expiry(out, k->expires_us);
-		put_label(out, call->admin, k->key_id);
+		put_scopes(out, k->scopes);
+		put_row(out, call->admin, k->key_id);
 	}
 	proto_put_str(out, "next");
 	if (at < count)

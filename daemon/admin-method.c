@@ -50,6 +50,8 @@ const struct admin_method admin_methods[] = {
         {ID,
             {"ttl", PROTO_NUMBER, false, 1, YEARS_10},
             {"label", PROTO_TEXT, false, 1, 128},
+            {"scope", PROTO_TEXT, false, 1, 64},
+            {"model", PROTO_TEXT, false, 1, KEY_MODELS_TEXT_MAX},
             END}},
     {"key.list", admin_key_list, true, false, {ID, PAGE, END}},
     {"key.revoke", admin_key_revoke, true, true,

@@ -180,9 +180,25 @@ books_account_id(const struct books *b, uint32_t number, size_t *len)
 }
 
 const char *
-books_key_label(const struct books *b, const struct books_key *k)
+books_key_text(const struct books *b, const struct books_key *k)
 {
-	return text_at(b, k->label_at);
+	return text_at(b, k->text_at);
+}
+
+bool
+books_models_next(struct books_models *m, const char **name, size_t *len)
+{
+	const char *stop;
+
+	if (m->at >= m->end)
+		return false;
+	stop = memchr(m->at, '\n', (size_t)(m->end - m->at));
+	if (stop == NULL)
+		stop = m->end;
+	*name = m->at;
+	*len = (size_t)(stop - m->at);
+	m->at = stop + 1;
+	return true;
 }
 
 const char *
@@ -309,7 +325,7 @@ books_load_hold(struct books *b, uint32_t slot, const struct books_hold *row)
 }
 
 int
-books_load_key(struct books *b, const struct books_key *row, const char *label)
+books_load_key(struct books *b, const struct books_key *row, const char *text)
 {
 	uint32_t index = books_keys(b);
 	struct books_key *k;
@@ -318,7 +334,7 @@ books_load_key(struct books *b, const struct books_key *row, const char *label)
 		return -1;
 	k = books_room(&b->keys, 1, sizeof *k);
 	*k = *row;
-	k->label_at = text_add(b, label, row->label_len);
+	k->text_at = text_add(b, text, (size_t)row->label_len + row->models_len);
 	k->changed = false;
 	b->keys.count++;
 	books_lookup_add(&b->by_key_id, books_hash(&k->key_id, sizeof k->key_id), index);

@@ -62,10 +62,14 @@ struct books_hold {
 struct books_key {
 	uint8_t hash[32];
 	uint64_t key_id, expires_us, created_us;
+	uint64_t minted_by; /* a key's id, or 0 */
 	uint32_t account, scopes;
 	uint32_t flags; /* KEY_REVOKED */
-	uint32_t label_len;
-	uint64_t label_at; /* books.c */
+	int64_t cap;
+	uint32_t per; /* enum key_per */
+	uint32_t users_max; /* accounts that it may make */
+	uint32_t label_len, models_len; /* the label, then the models: struct journal_key */
+	uint64_t text_at; /* books.c */
 	bool changed;
 };
 
@@ -151,7 +155,13 @@ uint32_t books_slots(const struct books *);
 const struct books_hold *books_hold(const struct books *, uint32_t slot);
 uint32_t books_keys(const struct books *);
 const struct books_key *books_key(const struct books *, uint32_t index);
-const char *books_key_label(const struct books *, const struct books_key *);
+/* Its label; its models stand right after it. */
+const char *books_key_text(const struct books *, const struct books_key *);
+/* One name after the other from struct journal_key's list of models; false at its end. */
+struct books_models {
+	const char *at, *end;
+};
+bool books_models_next(struct books_models *, const char **name, size_t *len);
 /* Index of the key of that id, or JOURNAL_NONE. */
 uint32_t books_key_find(const struct books *, uint64_t key_id);
 /* Does the record make a ref, once it is entered? */

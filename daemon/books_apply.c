@@ -264,7 +264,7 @@ apply_key(struct books *b, const struct journal_record *r, const void *payload)
 	if (r->payload_len < sizeof head)
 		return -1;
 	memcpy(&head, payload, sizeof head);
-	if (sizeof head + head.label_len > r->payload_len)
+	if (sizeof head + head.label_len + head.models_len > r->payload_len)
 		return -1;
 	memcpy(k.hash, head.hash, sizeof k.hash);
 	k.key_id = head.key_id;
@@ -273,6 +273,11 @@ apply_key(struct books *b, const struct journal_record *r, const void *payload)
 	k.account = r->account;
 	k.scopes = head.scopes;
 	k.label_len = head.label_len;
+	k.models_len = head.models_len;
+	k.minted_by = (uint64_t)r->extra;
+	k.cap = r->amount;
+	k.per = r->prompt;
+	k.users_max = r->completion;
 	if (books_load_key(b, &k, (const char *)payload + sizeof head) < 0)
 		return -1;
 	key_changed(b, books_keys(b) - 1);

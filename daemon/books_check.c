@@ -409,8 +409,12 @@ check_key(const struct books *b, const struct books_input *in, struct books_verd
 		return;
 	}
 	memcpy(&head, in->payload, sizeof head);
-	if (sizeof head + head.label_len > r->payload_len)
+	if (sizeof head + head.label_len + head.models_len > r->payload_len)
 		contradicts(v, "the key's label is cut off");
+	else if (head.models_len > KEY_MODELS_TEXT_MAX || r->amount < 0 ||
+	    r->amount > AMOUNT_MAX || r->prompt >= KEY_PERS ||
+	    (r->amount > 0) != (r->prompt != KEY_PER_NONE))
+		contradicts(v, "the key's rights are not such");
 	else if (a == NULL)
 		answer(v, RING_UNKNOWN);
 	else if ((a->flags & ACCOUNT_CLOSED) != 0)

@@ -83,8 +83,8 @@ make_key(const struct books *b, uint32_t index, struct books_row *row)
 {
 	const struct books_key *k = books_key(b, index);
 
-	row->text = books_key_label(b, k);
-	row->text_len = k->label_len;
+	row->text = books_key_text(b, k);
+	row->text_len = (size_t)k->label_len + k->models_len;
 	row->fixed_len = sizeof row->fixed.key;
 	row->fixed.key = (struct key_row){
 	    .key_id = k->key_id,
@@ -94,6 +94,11 @@ make_key(const struct books *b, uint32_t index, struct books_row *row)
 	    .scopes = k->scopes,
 	    .flags = k->flags,
 	    .label_len = k->label_len,
+	    .cap = k->cap,
+	    .minted_by = k->minted_by,
+	    .per = k->per,
+	    .models_len = k->models_len,
+	    .users_max = k->users_max,
 	};
 	memcpy(row->fixed.key.hash, k->hash, sizeof k->hash);
 }
@@ -190,11 +195,18 @@ static int
 load_key(struct books *b, const char *value, size_t len)
 {
 	struct books_key k = {0};
-	struct key_row row;
+	struct key_row row = {0};
+	size_t fixed = KEY_ROW_1;
 
-	memcpy(&row, value, sizeof row);
-	if (len != sizeof row + row.label_len)
-		return -1;
+	memcpy(&row, value, KEY_ROW_1);
+	if (len != KEY_ROW_1 + (size_t)row.label_len) {
+		fixed = sizeof row;
+		if (len < fixed)
+			return -1;
+		memcpy(&row, value, fixed);
+		if (len != fixed + row.label_len + row.models_len)
+			return -1;
+	}
 	memcpy(k.hash, row.hash, sizeof k.hash);
 	k.key_id = row.key_id;
 	k.expires_us = row.expires_us;
@@ -203,7 +215,12 @@ load_key(struct books *b, const char *value, size_t len)
 	k.scopes = row.scopes;
 	k.flags = row.flags;
 	k.label_len = row.label_len;
-	return books_load_key(b, &k, value + sizeof row);
+	k.models_len = row.models_len;
+	k.cap = row.cap;
+	k.minted_by = row.minted_by;
+	k.per = row.per;
+	k.users_max = row.users_max;
+	return books_load_key(b, &k, value + fixed);
 }
 
 static int
@@ -241,7 +258,7 @@ books_row_load(struct books *b, enum books_table table, const void *key, size_t 
 	    [ROWS_ACCOUNTS] = {sizeof(uint32_t), sizeof(struct account_row)},
 	    [ROWS_PRICES] = {sizeof(uint32_t), sizeof(struct price)},
 	    [ROWS_HOLDS] = {sizeof(uint32_t), sizeof(struct hold_row)},
-	    [ROWS_KEYS] = {sizeof(uint64_t), sizeof(struct key_row)},
+	    [ROWS_KEYS] = {sizeof(uint64_t), KEY_ROW_1},
 	    [ROWS_REFS] = {16, sizeof(struct ref_row)},
 	};
 	uint32_t i;

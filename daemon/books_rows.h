@@ -8,7 +8,7 @@
  *   accounts  number (32 bits)     -> struct account_row, id
  *   prices    price id (32 bits)   -> struct price, model
  *   holds     slot (32 bits)       -> struct hold_row
- *   keys      key id (64 bits)     -> struct key_row, label
+ *   keys      key id (64 bits)     -> struct key_row, label, models
  *   refs      16 bytes             -> struct ref_row
  *
  * state.mdb is rebuilt when a row changes (STATE_FORMAT).  A checkpoint cannot be: the records
@@ -43,7 +43,12 @@ struct key_row {
 	uint8_t hash[32];
 	uint64_t key_id, expires_us, created_us;
 	uint32_t account, scopes, flags, label_len;
+	/* To here: CHECKPOINT_FORMAT 1.  A row that ends with its label there is one of those. */
+	int64_t cap;
+	uint64_t minted_by;
+	uint32_t per, models_len, users_max, pad;
 };
+#define KEY_ROW_1 72
 
 struct ref_row {
 	uint8_t body[16];

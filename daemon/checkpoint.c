@@ -140,7 +140,7 @@ take_head(struct checkpoint_load *l, const char *bytes)
 	struct checkpoint_head head;
 
 	memcpy(&head, bytes, sizeof head);
-	if (head.format != CHECKPOINT_FORMAT)
+	if (head.format < 1 || head.format > CHECKPOINT_FORMAT)
 		return "it is of another version";
 	if (base->pad != 0 || head.sequence != base->sequence || head.time_us != base->time_us ||
 	    memcmp(head.link, base->link, sizeof head.link) != 0)

@@ -20,7 +20,7 @@
 #include "daemon/buf.h"
 #include "daemon/journal.h"
 
-#define CHECKPOINT_FORMAT 1
+#define CHECKPOINT_FORMAT 2 /* 1: with shorter rows of keys */
 
 struct checkpoint_head {
 	uint32_t format, pad;

@@ -70,6 +70,17 @@ keeper_show_account(struct keeper *k, uint32_t number)
 	return 0;
 }
 
+static void
+show_models(const struct keeper *k, const struct books_key *key, struct key_entry *entry)
+{
+	const char *text = books_key_text(k->books, key) + key->label_len, *name;
+	struct books_models m = {text, text + key->models_len};
+	size_t len;
+
+	while (entry->models < KEY_MODELS_MAX && books_models_next(&m, &name, &len))
+		entry->model[entry->models++] = key_model(name, len);
+}
+
 int
 keeper_show_key(struct keeper *k, uint32_t index)
 {
@@ -78,6 +89,7 @@ keeper_show_key(struct keeper *k, uint32_t index)
 	    .account = key->account, .scopes = key->scopes}, *shown;
 
 	memcpy(entry.hash, key->hash, sizeof entry.hash);
+	show_models(k, key, &entry);
 	atomic_init(&entry.flags, key->flags);
 	shown = key_insert(k->region, &entry);
 	if (shown == NULL && errno == EEXIST)

@@ -249,19 +249,25 @@ state_key_next(struct state_reader *r, uint64_t from, struct state_key *k)
 	if (rc == 0 && value.mv_size < sizeof row)
 		rc = MDB_CORRUPTED;
 	if (rc == 0) {
-		size_t label_len = value.mv_size - sizeof row;
-
 		memcpy(&row, value.mv_data, sizeof row);
+		if (value.mv_size != sizeof row + row.label_len + row.models_len ||
+		    row.models_len > sizeof k->models)
+			return finish(txn, MDB_CORRUPTED);
 		k->key_id = row.key_id;
 		k->expires_us = row.expires_us;
 		k->created_us = row.created_us;
 		k->account = row.account;
 		k->scopes = row.scopes;
 		k->flags = row.flags;
-		if (label_len > sizeof k->label)
-			label_len = sizeof k->label;
-		k->label_len = (uint32_t)label_len;
+		k->cap = row.cap;
+		k->per = row.per;
+		k->label_len = row.label_len;
+		if (k->label_len > sizeof k->label)
+			k->label_len = sizeof k->label;
 		memcpy(k->label, (const char *)value.mv_data + sizeof row, k->label_len);
+		k->models_len = row.models_len;
+		memcpy(k->models, (const char *)value.mv_data + sizeof row + row.label_len,
+		    k->models_len);
 	}
 	return finish(txn, rc);
 }

@@ -91,6 +91,9 @@ int64_t account_available(const struct account *);
 
 #define KEY_MODELS_MAX 16
 
+/* For how long a key's cap is. */
+enum key_per { KEY_PER_NONE, KEY_PER_DAY, KEY_PER_MONTH, KEY_PER_TOTAL, KEY_PERS };
+
 /*
  *   0    hash, key_id, expires_us, account
  *   52   flags       keeper (atomic)

@@ -42,7 +42,8 @@ enum journal_type {
 	/* An account was made.  amount: its overdraft; payload: struct journal_account.  account is
 	 * JOURNAL_NONE on the way in; the keeper gives the number. */
 	JOURNAL_ACCOUNT = 8,
-	/* A key was made.  payload: struct journal_key. */
+	/* A key was made.  amount: its cap, prompt: enum key_per; extra: the key that minted it, or 0;
+	 * completion: how many accounts it may make; payload: struct journal_key. */
 	JOURNAL_KEY = 9,
 	/* A key was revoked.  extra: the key's id.  account is JOURNAL_NONE on the way in; the
 	 * keeper gives the key's. */
@@ -166,9 +167,11 @@ struct journal_key {
 	uint64_t key_id;  /* random, not secret */
 	uint64_t expires_us; /* 0: never */
 	uint32_t scopes;
-	uint16_t label_len; /* the label follows */
-	uint16_t pad;
+	uint16_t label_len;  /* the label follows, */
+	uint16_t models_len; /* then the names of the models that it may use (0: all), each but
+				the last one followed by a line feed */
 };
+#define KEY_MODELS_TEXT_MAX 2064 /* KEY_MODELS_MAX names of 128 bytes, with their line feeds */
 _Static_assert(sizeof(struct journal_key) == 56, "journal_key");
 
 struct journal_price {

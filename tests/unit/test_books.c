@@ -3,7 +3,7 @@
  *         and what a correct process sends is never refused.
  * Method: enter each type of record into empty books and compare them; then the same with one
  *         thing wrong each, which must be refused and change nothing.
- * objs: daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_check.o tests/unit/records.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/buf.o daemon/log.o daemon/utf8.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o
+ * objs: daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_check.o tests/unit/records.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/buf.o daemon/log.o daemon/utf8.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o daemon/books_rows.o
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,6 +13,7 @@
 
 #include <cmocka.h>
 
+#include "daemon/books_rows.h"
 #include "shm/account.h"
 #include "tests/unit/records.h"
 
@@ -408,7 +409,7 @@ accounts_and_keys(void **state)
 	rec.payload[0] = 42;
 	turned_away(rec, RING_EXISTS);
 	key = books_key(b, books_key_find(b, 42));
-	assert_memory_equal(books_key_label(b, key), "laptop", 6);
+	assert_memory_equal(books_key_text(b, key), "laptop", 6);
 	rec = rec_revoke(42);
 	rec.r.account = 1; /* another's */
 	turned_away(rec, RING_REFUSED);
@@ -416,6 +417,47 @@ accounts_and_keys(void **state)
 	assert_int_equal(key->flags, KEY_REVOKED);
 	turned_away(rec_revoke(42), RING_REPEATED);
 	turned_away(rec_revoke(44), RING_UNKNOWN);
+	rec = rec_key(0, 45, "half a cap");
+	rec.r.amount = 1;
+	turned_away(rec, RING_REFUSED);
+	rec.r.amount = 0;
+	rec.r.prompt = KEY_PER_DAY;
+	turned_away(rec, RING_REFUSED);
+	rec.r.amount = 1;
+	rec.r.prompt = KEY_PERS;
+	turned_away(rec, RING_REFUSED);
+}
+
+/* A key's row as checkpoints of format 1 have it, ended by its label. */
+static void
+a_key_of_former_checkpoints(void **state)
+{
+	static const char label[] = "laptop";
+	struct key_row row = {.key_id = 77, .account = 0, .scopes = 1, .label_len = 6};
+	const struct books_key *key;
+	char bytes[sizeof row + 6];
+	struct books_row again;
+
+	(void)state;
+	memcpy(bytes, &row, KEY_ROW_1);
+	memcpy(bytes + KEY_ROW_1, label, 6);
+	for (size_t len = 0; len < KEY_ROW_1 + 6; len++)
+		assert_int_equal(books_row_load(b, ROWS_KEYS, &row.key_id, 8, bytes, len), -1);
+	assert_int_equal(books_row_load(b, ROWS_KEYS, &row.key_id, 8, bytes, KEY_ROW_1 + 6), 0);
+	key = books_key(b, books_key_find(b, 77));
+	assert_int_equal(key->models_len, 0);
+	assert_int_equal(key->per, KEY_PER_NONE);
+	assert_memory_equal(books_key_text(b, key), label, 6);
+	/* And as it is written now. */
+	books_row_make(b, ROWS_KEYS, books_keys(b) - 1, &again);
+	assert_int_equal(again.fixed_len, sizeof row);
+	memcpy(bytes, &again.fixed, again.fixed_len);
+	memcpy(bytes + again.fixed_len, again.text, again.text_len);
+	assert_int_equal(
+	    books_row_load(b, ROWS_KEYS, again.key, 8, bytes, again.fixed_len + again.text_len), -1);
+	memset(bytes + offsetof(struct key_row, key_id), 1, 8); /* another id: it was taken */
+	assert_int_equal(
+	    books_row_load(b, ROWS_KEYS, again.key, 8, bytes, again.fixed_len + again.text_len), 0);
 }
 
 static void
@@ -581,6 +623,7 @@ main(void)
 	    TEST(refs_are_known_for_a_day),
 	    TEST(an_adjustment_makes_no_forger_of_anybody),
 	    TEST(accounts_and_keys),
+	    TEST(a_key_of_former_checkpoints),
 	    TEST(closed_and_frozen_accounts),
 	    TEST(settings_are_set),
 	    TEST(a_lowered_overdraft_makes_no_forger_of_anybody),
