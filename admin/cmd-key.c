@@ -42,6 +42,8 @@ const struct command cmd_key_create = {
 	{"--scope", "LIST", "scope", CMD_TEXT, false,
 	    "of chat,embeddings,mint (default: chat,embeddings)"},
 	{"--model", "LIST", "model", CMD_TEXT, false, "the models that it may use (default: all)"},
+	{"--cap", "N", "cap", CMD_MONEY, false, "credits that it may spend,"},
+	{"--per", "WHAT", "per", CMD_TEXT, false, "day, month (in UTC) or total"},
 	{0},
     },
     create,
@@ -57,6 +59,9 @@ list(struct ctl *ctl, const struct command *c)
 	    {"expires_at", "EXPIRES", false},
 	    {"scope", "SCOPE", false},
 	    {"model", "MODELS", false},
+	    {"cap", "CAP", true},
+	    {"per", "PER", false},
+	    {"used", "USED", true},
 	    {"label", "LABEL", false},
 	    {NULL, NULL, false},
 	};

@@ -9,6 +9,7 @@
 #include "daemon/key_rights.h"
 #include "daemon/state.h"
 #include "shm/clock.h"
+#include "shm/purse.h"
 
 static void
 put_expiry(struct proto_out *out, uint64_t expires_us)
@@ -45,7 +46,7 @@ made_cb(void *arg, uint64_t position)
 }
 
 /* The arguments of key.create, as in the table of methods. */
-enum { ARG_ID, ARG_TTL, ARG_LABEL, ARG_SCOPE, ARG_MODEL };
+enum { ARG_ID, ARG_TTL, ARG_LABEL, ARG_SCOPE, ARG_MODEL, ARG_CAP, ARG_PER };
 
 /* What it is to be good for; false with the error answered. */
 static bool
@@ -61,6 +62,13 @@ read_rights(struct admin_call *call, const struct proto_value *v, struct key_rig
 	else if (v[ARG_MODEL].given &&
 	    !key_rights_models(k, config, v[ARG_MODEL].text, v[ARG_MODEL].len, &why))
 		field = "model";
+	else if (v[ARG_PER].given && key_rights_per(v[ARG_PER].text, v[ARG_PER].len) == KEY_PER_NONE) {
+		field = "per";
+		why = "must be \"day\", \"month\" or \"total\"";
+	} else if (v[ARG_CAP].given != v[ARG_PER].given) {
+		field = v[ARG_CAP].given ? "per" : "cap";
+		why = "is missing: a cap is so much per day, per month or in total";
+	}
 	if (field != NULL) {
 		(void)admin_error(call, "invalid_argument", field, "%s %s", field, why);
 		return false;
@@ -89,6 +97,9 @@ admin_key_create(struct admin_call *call, const struct proto_value *v)
 	if (call->account == NULL || !read_rights(call, v, &rights))
 		return ADMIN_DONE;
 	record.account = call->account->number;
+	record.amount = v[ARG_CAP].number;
+	record.prompt = v[ARG_PER].given ? key_rights_per(v[ARG_PER].text, v[ARG_PER].len)
+					 : KEY_PER_NONE;
 	if (v[ARG_TTL].given)
 		call->expires_us = record.time_us + (uint64_t)v[ARG_TTL].number * 1000000;
 	auth_make_key(call->key, &call->key_id);
@@ -211,6 +222,26 @@ put_row(struct proto_out *out, struct admin *a, uint64_t key_id)
 	put_models(out, row);
 }
 
+/* The cap, and what is charged and held under it in the present day or month. */
+static void
+put_cap(struct proto_out *out, const struct region *region, struct key_entry *k)
+{
+	const struct key_entry *owner = key_purse(region, k);
+
+	proto_put_str(out, "cap");
+	if (owner == NULL) {
+		proto_put_nil(out);
+		proto_put_kstr(out, "per", NULL);
+		proto_put_str(out, "used");
+		proto_put_nil(out);
+		return;
+	}
+	proto_put_int(out, owner->purse.cap);
+	proto_put_kstr(out, "per", key_rights_per_name(owner->purse.per));
+	proto_put_kint(out, "used",
+	    purse_used(&owner->purse, purse_window(owner->purse.per, realtime_us())));
+}
+
 /* As key.create takes them. */
 static void
 put_scopes(struct proto_out *out, uint32_t scopes)
@@ -252,13 +283,14 @@ put_page(struct admin_call *call)
 		char key_id[AUTH_KEY_ID_LEN + 1];
 
 		auth_format_key_id(k->key_id, key_id);
-		proto_put_map(out, 7);
+		proto_put_map(out, 10);
 		proto_put_kstr(out, "key_id", key_id);
 		proto_put_ktext(out, "account", call->account->id, call->account->id_len);
 		proto_put_kstr(out, "status", status_text(k, now_us));
 		put_expiry(out, k->expires_us);
 		put_scopes(out, k->scopes);
 		put_row(out, call->admin, k->key_id);
+		put_cap(out, r, key_at(r, found[i]));
 	}
 	proto_put_str(out, "next");
 	if (at < count)

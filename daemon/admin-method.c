@@ -52,6 +52,8 @@ const struct admin_method admin_methods[] = {
             {"label", PROTO_TEXT, false, 1, 128},
             {"scope", PROTO_TEXT, false, 1, 64},
             {"model", PROTO_TEXT, false, 1, KEY_MODELS_TEXT_MAX},
+            {"cap", PROTO_NUMBER, false, 1, PURSE_MAX},
+            {"per", PROTO_TEXT, false, 1, 16},
             END}},
     {"key.list", admin_key_list, true, false, {ID, PAGE, END}},
     {"key.revoke", admin_key_revoke, true, true,

@@ -150,6 +150,7 @@ check_key(const struct heritage *h, struct span token, uint64_t now_us, struct c
 		return AUTH_EXPIRED;
 	caller->account = account_at(&h->region, key->account);
 	caller->key = key;
+	caller->purse = key_purse(&h->region, key);
 	caller->scopes = key->scopes;
 	caller->every_model = key->models == 0;
 	/* The table is shared memory, and no count in there is believed. */

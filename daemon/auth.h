@@ -32,6 +32,7 @@ enum auth_result {
 struct caller {
 	struct account *account;
 	struct key_entry *key; /* NULL: not by a key of ours */
+	struct key_entry *purse; /* whose cap it spends under (struct hold_terms), or NULL */
 	uint32_t scopes;       /* KEY_SCOPE_..., KEY_TRUST_USER, KEY_MINT_OTHERS */
 	bool every_model;      /* else these */
 	uint32_t models;

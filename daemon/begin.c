@@ -25,18 +25,19 @@ static void gone(void *, struct conn *);
 static const struct conn_ops ops = {gone, NULL};
 
 static void
-refuse_credit(struct conn *c, const struct quote *q, const char *message)
+refuse_credit(struct conn *c, const struct quote *q, const char *code, const char *message)
 {
 	struct buf b = {0};
 
 	buf_str(&b, "{\"error\":{\"message\":");
 	buf_json(&b, message, strlen(message));
-	buf_str(&b, ",\"type\":\"insufficient_quota\","
-		    "\"code\":\"insufficient_credit\",\"param\":null,\"required\":");
+	buf_str(&b, ",\"type\":\"insufficient_quota\",\"code\":\"");
+	buf_str(&b, code);
+	buf_str(&b, "\",\"param\":null,\"required\":");
 	buf_money(&b, q->required);
 	buf_str(&b, ",\"available\":");
 	/* What the reserve saw: the books may not know yet of what others are taking. */
-	buf_money(&b, account_available(conn_caller(c)->account));
+	buf_money(&b, quote_available(conn_caller(c)->account, conn_caller(c)->purse));
 	buf_str(&b, "}}");
 	conn_header(c, "x-should-retry", "false");
 	conn_reply_buf(c, 402, "application/json", &b);
@@ -68,12 +69,17 @@ refuse(struct conn *c, enum ledger_result r, const struct quote *q)
 	switch (r) {
 	case LEDGER_SHORT:
 		metrics_reserve(RESERVE_SHORT);
-		refuse_credit(c, q,
+		refuse_credit(c, q, "insufficient_credit",
 		    "the account's credit does not cover the prompt and one token of an answer");
 		return;
 	case LEDGER_CLOSED:
 		metrics_reserve(RESERVE_CLOSED);
-		refuse_credit(c, q, "the account is closed or frozen");
+		refuse_credit(c, q, "insufficient_credit", "the account is closed or frozen");
+		return;
+	case LEDGER_CAPPED:
+		metrics_reserve(RESERVE_CAPPED);
+		refuse_credit(c, q, "key_cap_reached",
+		    "this key's cap does not cover the prompt and one token of an answer");
 		return;
 	case LEDGER_SEATS:
 		metrics_reserve(RESERVE_LIMITED);
@@ -248,6 +254,7 @@ reserve(struct stream *st, const struct chat_request *r, const struct quote *q,
 	uint64_t now_us = realtime_us();
 	struct hold_terms t = {
 	    .account = st->account,
+	    .purse = st->purse,
 	    .price = *price,
 	    .price_id = price_id,
 	    .prompt = r->prompt_tokens,
@@ -405,6 +412,7 @@ begin(struct conn *c, const struct http_request *h, struct begin *x)
 	memcpy(st->request, request, sizeof st->request);
 	st->limited = limited;
 	st->account = conn_caller(c)->account;
+	st->purse = conn_caller(c)->purse;
 	st->begun = x->begun;
 	st->api = x->api;
 	if (x->api != NULL && (st->relay = relay_new(r->whole, x->keyed != NULL)) == NULL) {

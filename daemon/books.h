@@ -46,6 +46,7 @@ struct books_hold {
 	uint64_t op;    /* the last one in the journal */
 	int64_t amount; /* open: what is held */
 	int64_t slack;  /* its part in the account's */
+	uint64_t key_id; /* under whose cap it is, or 0 */
 	uint64_t opened_us;
 	/* The last answer, given to records that were not stored too (refused, repeated). */
 	uint64_t answered_op;
@@ -55,6 +56,7 @@ struct books_hold {
 	uint8_t type; /* of op; a mark that carries an earlier record's op leaves that record's */
 	uint8_t answered_status;
 	uint8_t answered_type; /* 0: not known any more */
+	uint16_t window;       /* of its key's cap */
 	bool open;
 	bool changed;
 };
@@ -67,6 +69,10 @@ struct books_key {
 	uint32_t flags; /* KEY_REVOKED */
 	int64_t cap;
 	uint32_t per; /* enum key_per */
+	/* Charged and held under its cap in the present window and the one before, by their
+	 * numbers' last bit: as in shm/purse.h. */
+	uint16_t window[2];
+	int64_t used[2];
 	uint32_t users_max; /* accounts that it may make */
 	uint32_t label_len, models_len; /* the label, then the models: struct journal_key */
 	uint64_t text_at; /* books.c */

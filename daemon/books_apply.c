@@ -8,6 +8,7 @@
 
 #include "daemon/books_private.h"
 #include "shm/account.h"
+#include "shm/purse.h"
 
 static struct books_account *
 account_to_change(struct books *b, uint32_t number)
@@ -75,6 +76,66 @@ slot_advance(struct books *b, const struct journal_record *r)
 	return h;
 }
 
+static uint64_t
+capped_id(const struct journal_record *r)
+{
+	return (uint64_t)r->completion << 32 | r->cached;
+}
+
+static void
+key_changed(struct books *b, uint32_t index)
+{
+	struct books_key *k = (struct books_key *)b->keys.data + index;
+
+	if (!k->changed) {
+		k->changed = true;
+		books_add_u32(&b->changed_keys, index);
+	}
+}
+
+const struct books_key *
+books_capped_by(const struct books *b, const struct journal_record *r, uint16_t *window)
+{
+	uint32_t index = books_key_find(b, capped_id(r));
+	const struct books_key *k = index == JOURNAL_NONE ? NULL : books_key(b, index);
+
+	if (k == NULL || k->per == KEY_PER_NONE)
+		return NULL;
+	/* The one that ends with those bits and is the nearest to the record's own. */
+	*window = purse_window(k->per, r->time_us);
+	*window = (uint16_t)(*window + (int8_t)(uint8_t)(r->outcome - (uint8_t)*window));
+	return k;
+}
+
+bool
+books_key_used(const struct books_key *k, uint16_t window, int64_t *used)
+{
+	bool none = k->used[window & 1] == 0;
+	int16_t ahead = none ? 0 : (int16_t)(uint16_t)(k->window[window & 1] - window);
+
+	*used = ahead == 0 ? k->used[window & 1] : 0;
+	return ahead <= 0;
+}
+
+int
+books_key_use(struct books *b, uint64_t key_id, uint16_t window, int64_t amount)
+{
+	uint32_t index = books_key_find(b, key_id);
+	struct books_key *k = (struct books_key *)b->keys.data + index;
+	int64_t used;
+
+	if (index == JOURNAL_NONE)
+		return -1;
+	if (amount == 0 || !books_key_used(k, window, &used))
+		return 0;
+	if (__builtin_add_overflow(used, amount, &used))
+		used = amount > 0 ? INT64_MAX : 0;
+	k->window[window & 1] = window;
+	k->used[window & 1] = used < 0 ? 0 : used;
+	key_changed(b, index);
+	return 0;
+}
+
 static int
 apply_reserve(struct books *b, const struct journal_record *r, const void *payload,
     uint64_t sequence)
@@ -88,6 +149,10 @@ apply_reserve(struct books *b, const struct journal_record *r, const void *paylo
 	    __builtin_add_overflow(a->held, r->amount, &a->held))
 		return -1;
 	h->open = true;
+	h->key_id = capped_id(r);
+	if (h->key_id != 0 && (books_capped_by(b, r, &h->window) == NULL ||
+	    books_key_use(b, h->key_id, h->window, r->amount) < 0))
+		return -1;
 	h->account = r->account;
 	h->price = r->price;
 	h->prompt = r->prompt;
@@ -115,6 +180,8 @@ apply_to_open(struct books *b, const struct journal_record *r)
 	if (r->type == JOURNAL_EXTEND || r->type == JOURNAL_MARK) {
 		int64_t more = r->type == JOURNAL_EXTEND ? r->amount : 0;
 
+		if (h->key_id != 0 && books_key_use(b, h->key_id, h->window, more) < 0)
+			return -1;
 		if (__builtin_add_overflow(h->amount, more, &h->amount) ||
 		    __builtin_add_overflow(a->held, more, &a->held))
 			return -1;
@@ -132,6 +199,10 @@ apply_to_open(struct books *b, const struct journal_record *r)
 	}
 	if (__builtin_sub_overflow(a->held, h->amount, &a->held))
 		return -1;
+	if (h->key_id != 0 && books_key_use(b, h->key_id, h->window,
+	    (r->type == JOURNAL_SETTLE ? r->amount : 0) - h->amount) < 0)
+		return -1;
+	h->key_id = 0;
 	h->open = false;
 	h->amount = 0;
 	h->mark = 0;
@@ -242,17 +313,6 @@ apply_freeze(struct books *b, const struct journal_record *r)
 	b->frozen += (a->flags & ACCOUNT_FROZEN) == 0;
 	a->flags |= ACCOUNT_FROZEN;
 	return 0;
-}
-
-static void
-key_changed(struct books *b, uint32_t index)
-{
-	struct books_key *k = (struct books_key *)b->keys.data + index;
-
-	if (!k->changed) {
-		k->changed = true;
-		books_add_u32(&b->changed_keys, index);
-	}
 }
 
 static int

@@ -184,6 +184,21 @@ check_ask(const struct books *b, const struct books_input *in, struct books_verd
 		v->store = false;
 }
 
+/* Is this reserve within the cap that it names?  What memory claimed is never less than what the
+ * books know to be used: it claims before, and gives back after. */
+static bool
+under_cap(const struct books *b, const struct journal_record *r)
+{
+	const struct books_key *k;
+	uint16_t window;
+	int64_t used;
+
+	if (r->cached == 0 && r->completion == 0)
+		return true;
+	k = books_capped_by(b, r, &window);
+	return k != NULL && books_key_used(k, window, &used) && used + r->amount <= k->cap;
+}
+
 static void
 check_reserve(const struct books *b, const struct books_input *in, struct books_verdict *v)
 {
@@ -213,6 +228,8 @@ check_reserve(const struct books *b, const struct books_input *in, struct books_
 		answer(v, RING_CLOSED); /* it was not when the sender looked */
 	else if (!above_floor(a, r->amount, r->time_us))
 		contradicts(v, "the account would be below its floor");
+	else if (!under_cap(b, r))
+		contradicts(v, "the key's cap would be passed");
 	else
 		v->value = books_available(a) - r->amount;
 }
@@ -229,7 +246,8 @@ static void
 check_extend(const struct books *b, const struct journal_record *r, const struct books_hold *h,
     struct books_verdict *v)
 {
-	int64_t total;
+	uint32_t key = h->key_id == 0 ? JOURNAL_NONE : books_key_find(b, h->key_id);
+	int64_t total, used;
 
 	if (r->amount <= 0 || __builtin_add_overflow(h->amount, r->amount, &total) ||
 	    total != r->extra)
@@ -238,6 +256,9 @@ check_extend(const struct books *b, const struct journal_record *r, const struct
 		contradicts(v, "the meter is above what was paid");
 	else if (!above_floor(books_account(b, h->account), r->amount, r->time_us))
 		contradicts(v, "the account would be below its floor");
+	else if (key != JOURNAL_NONE && books_key_used(books_key(b, key), h->window, &used) &&
+	    used + r->amount > books_key(b, key)->cap)
+		contradicts(v, "the key's cap would be passed");
 }
 
 static void
@@ -412,7 +433,7 @@ check_key(const struct books *b, const struct books_input *in, struct books_verd
 	if (sizeof head + head.label_len + head.models_len > r->payload_len)
 		contradicts(v, "the key's label is cut off");
 	else if (head.models_len > KEY_MODELS_TEXT_MAX || r->amount < 0 ||
-	    r->amount > AMOUNT_MAX || r->prompt >= KEY_PERS ||
+	    r->amount > PURSE_MAX || r->prompt >= KEY_PERS ||
 	    (r->amount > 0) != (r->prompt != KEY_PER_NONE))
 		contradicts(v, "the key's rights are not such");
 	else if (a == NULL)

@@ -44,6 +44,13 @@ const struct books_ref *books_ref_find(const struct books *, const uint8_t id[st
 /* A RESERVE's or ASK's key, and its id; false if it has none or is not well-formed. */
 bool books_keyed_of(const struct journal_record *, const void *payload, struct journal_keyed *,
     uint8_t id[static 16]);
+/* The key whose cap a reserve names, or NULL; *window is the one that it is in. */
+const struct books_key *books_capped_by(const struct books *, const struct journal_record *,
+    uint16_t *window);
+/* What is used of a key's cap in a window; false if one after it has taken its place. */
+bool books_key_used(const struct books_key *, uint16_t window, int64_t *used);
+/* Use so much more of it, or less; -1: there is no such key. */
+int books_key_use(struct books *, uint64_t key_id, uint16_t window, int64_t amount);
 bool books_key_hash_taken(const struct books *, const uint8_t hash[static 32]);
 /* A TOPUP's or ADJUST's ref inside its payload; false if the payload is not well-formed. */
 bool books_ref_of(const struct journal_record *, const void *payload, const void **ref,

@@ -75,6 +75,8 @@ make_hold(const struct books *b, uint32_t slot, struct books_row *row)
 	    .mark = h->mark,
 	    .open = h->open,
 	    .type = h->type,
+	    .key_id = h->key_id,
+	    .window = h->window,
 	};
 }
 
@@ -99,6 +101,8 @@ make_key(const struct books *b, uint32_t index, struct books_row *row)
 	    .per = k->per,
 	    .models_len = k->models_len,
 	    .users_max = k->users_max,
+	    .used = {k->used[0], k->used[1]},
+	    .window = {k->window[0], k->window[1]},
 	};
 	memcpy(row->fixed.key.hash, k->hash, sizeof k->hash);
 }
@@ -170,12 +174,16 @@ load_account(struct books *b, uint32_t number, const char *value, size_t len)
 }
 
 static int
-load_hold(struct books *b, uint32_t slot, const char *value)
+load_hold(struct books *b, uint32_t slot, const char *value, size_t len)
 {
 	struct books_hold h = {0};
-	struct hold_row row;
+	struct hold_row row = {0};
 
-	memcpy(&row, value, sizeof row);
+	if (len != sizeof row && len != HOLD_ROW_1)
+		return -1;
+	memcpy(&row, value, len);
+	h.key_id = row.key_id;
+	h.window = (uint16_t)row.window;
 	h.op = row.op;
 	h.amount = row.amount;
 	h.slack = row.slack;
@@ -220,6 +228,8 @@ load_key(struct books *b, const char *value, size_t len)
 	k.minted_by = row.minted_by;
 	k.per = row.per;
 	k.users_max = row.users_max;
+	memcpy(k.used, row.used, sizeof k.used);
+	memcpy(k.window, row.window, sizeof k.window);
 	return books_load_key(b, &k, value + fixed);
 }
 
@@ -257,7 +267,7 @@ books_row_load(struct books *b, enum books_table table, const void *key, size_t 
 	} shape[ROWS_TABLES] = {
 	    [ROWS_ACCOUNTS] = {sizeof(uint32_t), sizeof(struct account_row)},
 	    [ROWS_PRICES] = {sizeof(uint32_t), sizeof(struct price)},
-	    [ROWS_HOLDS] = {sizeof(uint32_t), sizeof(struct hold_row)},
+	    [ROWS_HOLDS] = {sizeof(uint32_t), HOLD_ROW_1},
 	    [ROWS_KEYS] = {sizeof(uint64_t), KEY_ROW_1},
 	    [ROWS_REFS] = {16, sizeof(struct ref_row)},
 	};
@@ -272,7 +282,7 @@ books_row_load(struct books *b, enum books_table table, const void *key, size_t 
 	case ROWS_PRICES:
 		return load_price(b, i, value, len);
 	case ROWS_HOLDS:
-		return load_hold(b, i, value);
+		return load_hold(b, i, value, len);
 	case ROWS_KEYS:
 		return load_key(b, value, len);
 	case ROWS_REFS:

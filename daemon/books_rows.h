@@ -37,7 +37,11 @@ struct hold_row {
 	uint64_t opened_us;
 	uint32_t account, price, prompt, mark, open;
 	uint32_t type; /* of op */
+	/* To here: CHECKPOINT_FORMAT 1. */
+	uint64_t key_id; /* under whose cap it is, or 0 */
+	uint32_t window, pad;
 };
+#define HOLD_ROW_1 56
 
 struct key_row {
 	uint8_t hash[32];
@@ -47,6 +51,8 @@ struct key_row {
 	int64_t cap;
 	uint64_t minted_by;
 	uint32_t per, models_len, users_max, pad;
+	int64_t used[2];
+	uint16_t window[2], pad2[2];
 };
 #define KEY_ROW_1 72
 

@@ -20,7 +20,7 @@
 #include "daemon/buf.h"
 #include "daemon/journal.h"
 
-#define CHECKPOINT_FORMAT 2 /* 1: with shorter rows of keys */
+#define CHECKPOINT_FORMAT 2 /* 1: with shorter rows of holds and keys */
 
 struct checkpoint_head {
 	uint32_t format, pad;

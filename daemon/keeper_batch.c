@@ -19,6 +19,7 @@
 #include "shm/clock.h"
 #include "shm/fault.h"
 #include "shm/ledger.h"
+#include "shm/purse.h"
 #include "shm/ring.h"
 #include "shm/wake.h"
 
@@ -90,6 +91,10 @@ keeper_show_key(struct keeper *k, uint32_t index)
 
 	memcpy(entry.hash, key->hash, sizeof entry.hash);
 	show_models(k, key, &entry);
+	entry.purse.cap = key->cap;
+	entry.purse.per = key->per;
+	for (int i = 0; i < 2; i++)
+		purse_set(&entry.purse, key->window[i], key->used[i]);
 	atomic_init(&entry.flags, key->flags);
 	shown = key_insert(k->region, &entry);
 	if (shown == NULL && errno == EEXIST)

@@ -42,6 +42,7 @@ enum reserve_kind {
 	RESERVE_BUSY,        /* the worker's ring is full: the journal is behind */
 	RESERVE_UNAVAILABLE, /* the journal cannot be written */
 	RESERVE_CLOSED,      /* or frozen */
+	RESERVE_CAPPED,      /* the key's cap */
 	RESERVE_MEMORY,      /* none left */
 	RESERVE_REPEATED,    /* its Idempotency-Key was there: nothing is reserved */
 	RESERVE_LIMITED,     /* as many holds open as the account may */

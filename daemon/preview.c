@@ -68,7 +68,7 @@ preview_handler(struct conn *c, const struct http_request *h, struct span body)
 	money(&b, "held", books.held);
 	money(&b, "available", books.balance - books.held + books.overdraft);
 	money(&b, "overdraft", books.overdraft);
-	buf_str(&b, quote_allowed(a, &q) ? "\"allowed\":true}" : "\"allowed\":false}");
+	buf_str(&b, quote_allowed(a, conn_caller(c)->purse, &q) ? "\"allowed\":true}" : "\"allowed\":false}");
 	conn_reply_buf(c, 200, "application/json", &b);
 	buf_free(&b);
 }

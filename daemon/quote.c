@@ -6,6 +6,9 @@
  */
 #include "daemon/quote.h"
 
+#include "shm/clock.h"
+#include "shm/purse.h"
+
 #define MEAN_SHIFT 4 /* weight 1/16 */
 #define MEAN_SCALE 16
 
@@ -43,12 +46,23 @@ quote_make(const struct config *cfg, const struct region *region, const struct c
 	q->estimated_cost = price_cost(price, r->prompt_tokens, 0, likely);
 }
 
+int64_t
+quote_available(const struct account *a, const struct key_entry *purse)
+{
+	int64_t available = account_available(a), left;
+
+	if (purse == NULL)
+		return available;
+	left = purse_left(&purse->purse, purse_window(purse->purse.per, realtime_us()));
+	return left < available ? left : available;
+}
+
 bool
-quote_allowed(const struct account *a, const struct quote *q)
+quote_allowed(const struct account *a, const struct key_entry *purse, const struct quote *q)
 {
 	return (atomic_load_explicit(&a->flags, memory_order_acquire) &
 		   (ACCOUNT_CLOSED | ACCOUNT_FROZEN)) == 0 &&
-	    account_available(a) >= q->required;
+	    quote_available(a, purse) >= q->required;
 }
 
 void

@@ -24,7 +24,9 @@ uint32_t quote_price(const struct region *, int model, struct price *);
 void quote_make(const struct config *, const struct region *, const struct chat_request *,
     const struct price *, struct quote *);
 /* Would a reserve be granted now? */
-bool quote_allowed(const struct account *, const struct quote *);
+bool quote_allowed(const struct account *, const struct key_entry *purse, const struct quote *);
+/* What may be reserved now: by the account, and under the key's cap (NULL: there is none). */
+int64_t quote_available(const struct account *, const struct key_entry *purse);
 /* A stream of this model ended well: its length goes into the moving mean. */
 void quote_learn(const struct region *, int model, uint32_t completion_tokens);
 

@@ -93,8 +93,6 @@ struct state_account {
 struct state_key {
 	uint64_t key_id, expires_us, created_us;
 	uint32_t account, scopes, flags; /* KEY_REVOKED */
-	int64_t cap;
-	uint32_t per; /* enum key_per */
 	uint32_t label_len, models_len;
 	char label[STATE_LABEL_MAX]; /* no NUL; cut if longer */
 	char models[KEY_MODELS_TEXT_MAX]; /* as in struct journal_key; no NUL */

@@ -259,8 +259,6 @@ state_key_next(struct state_reader *r, uint64_t from, struct state_key *k)
 		k->account = row.account;
 		k->scopes = row.scopes;
 		k->flags = row.flags;
-		k->cap = row.cap;
-		k->per = row.per;
 		k->label_len = row.label_len;
 		if (k->label_len > sizeof k->label)
 			k->label_len = sizeof k->label;

@@ -17,6 +17,7 @@
 #include "daemon/decode.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
+#include "daemon/quote.h"
 #include "daemon/relay.h"
 #include "daemon/settle.h"
 #include "daemon/watch.h"
@@ -436,7 +437,7 @@ void
 stream_run(struct stream *st)
 {
 	const struct config_model *m = &st->w->config->model[st->model];
-	int64_t payable, available = account_available(st->account);
+	int64_t payable, available = quote_available(st->account, st->purse);
 	/* What can't be counted in flight ends where the hold does. */
 	bool held_only = m->hidden_tokens || (st->relay != NULL && st->relay->whole);
 

@@ -66,6 +66,7 @@ struct stream {
 	struct conn *sender;             /* RESERVING: who waits for its reserve */
 	void (*begun)(struct stream *, struct conn *sender, int64_t available);
 	const struct api *api;           /* whose dialect the client speaks; NULL: of /chat */
+	struct key_entry *purse;         /* whose cap it is under, or NULL */
 	struct journal_keyed keyed;      /* of its Idempotency-Key, if has_key */
 	bool has_key;
 	struct meter meter;

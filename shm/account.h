@@ -94,13 +94,25 @@ int64_t account_available(const struct account *);
 /* For how long a key's cap is. */
 enum key_per { KEY_PER_NONE, KEY_PER_DAY, KEY_PER_MONTH, KEY_PER_TOTAL, KEY_PERS };
 
+#define PURSE_MAX INT64_C(100000000000000) /* no cap is above it, in micro-credits */
+
+/* What a key may spend (shm/purse.h). */
+struct purse { /* 64 bytes */
+	_Alignas(64) struct account_word word[2]; /* by the window's number: workers, 16-byte CAS */
+	int64_t cap;  /* micro-credits */
+	uint32_t per; /* enum key_per; KEY_PER_NONE: there is no cap */
+	uint32_t of;  /* the key whose purse it is, + 1: who minted this one; 0: its own */
+};
+_Static_assert(sizeof(struct purse) == 64, "purse");
+
 /*
  *   0    hash, key_id, expires_us, account
  *   52   flags       keeper (atomic)
  *   56   scopes, models
  *   64   model[]     key_model of each name
+ *   192  purse       workers
  */
-struct key_entry { /* 192 bytes */
+struct key_entry { /* 256 bytes */
 	_Alignas(64) uint8_t hash[32];
 	uint64_t key_id;
 	uint64_t expires_us; /* CLOCK_REALTIME; 0: never */
@@ -109,11 +121,15 @@ struct key_entry { /* 192 bytes */
 	uint32_t scopes;        /* KEY_SCOPE_... */
 	uint32_t models;        /* 0: it may use every model */
 	_Alignas(64) uint64_t model[KEY_MODELS_MAX];
+	struct purse purse;
 };
-_Static_assert(sizeof(struct key_entry) == 192, "key");
+_Static_assert(sizeof(struct key_entry) == 256, "key");
 
 /* What stands for a model's name in key_entry.  (Names are the operator's, not the client's.) */
 uint64_t key_model(const char *name, size_t len);
+
+/* The key whose purse this key spends from: itself, who minted it, or NULL. */
+struct key_entry *key_purse(const struct region *, struct key_entry *);
 
 struct key_entry *key_at(const struct region *, uint32_t index);
 struct key_entry *key_find(const struct region *, const uint8_t hash[static 32]);

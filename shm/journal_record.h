@@ -23,7 +23,9 @@
 
 enum journal_type {
 	/* A hold was opened.  amount: the hold; extra: deadline_us; prompt; price; payload: struct
-	 * journal_reserve with what follows it, then the user's message (JSON) as it was accepted. */
+	 * journal_reserve with what follows it, then the user's message (JSON) as it was accepted.
+	 * Under a key's cap: cached, completion: the lower and upper half of that key's id; outcome:
+	 * the last 8 bits of the window's number (shm/purse.h). */
 	JOURNAL_RESERVE = 1,
 	/* A hold grew.  amount: by how much; extra: its new total; completion: the meter.  A mark
 	 * too.  payload: the text delivered since the last record of this hold. */

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "shm/fault.h"
+#include "shm/purse.h"
 #include "shm/ring.h"
 #include "shm/seat.h"
 #include "shm/word.h"
@@ -209,6 +210,9 @@ hold_record(const struct region *region, const struct hold *h, uint8_t type, uin
 	case JOURNAL_RESERVE:
 		r->amount = h->amount;
 		r->extra = (int64_t)h->deadline_us;
+		r->cached = h->purse.key == 0 ? 0 : (uint32_t)h->purse.key_id;
+		r->completion = h->purse.key == 0 ? 0 : (uint32_t)(h->purse.key_id >> 32);
+		r->outcome = h->purse.key == 0 ? 0 : (uint8_t)h->purse.window;
 		break;
 	case JOURNAL_EXTEND:
 		r->amount = h->take;
@@ -297,6 +301,31 @@ barred(const struct account *a, uint32_t by)
 	return (atomic_load_explicit(&a->flags, memory_order_acquire) & by) != 0;
 }
 
+/* Of what an account has available: as much as the hold has claimed for it from its key's cap. */
+static int64_t
+under_cap(const struct hold *h, int64_t available)
+{
+	int64_t claimed = h->purse.claimed - h->base;
+
+	return h->purse.key != 0 && claimed < available ? claimed : available;
+}
+
+/* Claim from the key's cap what a reserve needs; the slot is free still. */
+static bool
+claim_first(struct ledger *l, struct hold *h, const struct hold_terms *t)
+{
+	if (t->purse == NULL)
+		return true;
+	h->purse.key_id = t->purse->key_id;
+	purse_open(l->region, h, t->purse, t->reserved_us);
+	FAULT("reserve.purse");
+	if (purse_claim(l->region, h, price_cost(&t->price, t->prompt, 0, t->want_tokens),
+		price_cost(&t->price, t->prompt, 0, t->min_tokens)))
+		return true;
+	purse_close(l->region, h, 0);
+	return false;
+}
+
 /* Debit a claimed hold's first amount; false if the account cannot pay min_tokens. */
 static bool
 take_first(struct ledger *l, struct hold *h, uint64_t tag, const struct hold_terms *t)
@@ -306,7 +335,7 @@ take_first(struct ledger *l, struct hold *h, uint64_t tag, const struct hold_ter
 
 	do {
 		w = word_read(t->account);
-		n = price_covers(&t->price, t->prompt, 0, w.available);
+		n = price_covers(&t->price, t->prompt, 0, under_cap(h, w.available));
 		if (n > t->want_tokens)
 			n = t->want_tokens;
 		if (n < (int64_t)t->min_tokens)
@@ -337,7 +366,9 @@ ledger_reserve(struct ledger *l, const struct hold_terms *t, const void *payload
 	h = hold_at(l->region, slot);
 	seq = hold_seq(h) + 1;
 
-	/* FREE: a reaper looks at none of these. */
+	/* FREE: a reaper gives back what is claimed, and looks at none of what follows. */
+	if (!claim_first(l, h, t))
+		return LEDGER_CAPPED;
 	atomic_store_explicit(&h->meter, 0, memory_order_relaxed);
 	atomic_store_explicit(&h->opened, 0, memory_order_relaxed);
 	h->amount = h->base = h->take = h->actual = h->uncollected = 0;
@@ -354,8 +385,10 @@ ledger_reserve(struct ledger *l, const struct hold_terms *t, const void *payload
 	h->reserved_us = t->reserved_us;
 	h->deadline_us = t->deadline_us;
 
-	if (!seat_take(l->region, h, t->account, t->seats))
+	if (!seat_take(l->region, h, t->account, t->seats)) {
+		purse_close(l->region, h, 0);
 		return LEDGER_SEATS;
+	}
 	FAULT("reserve.seated");
 	/* Last: a free slot without an outcome is taken for one that was written over (reap.c), and
 	 * then nothing of its former hold may be there any more. */
@@ -365,6 +398,7 @@ ledger_reserve(struct ledger *l, const struct hold_terms *t, const void *payload
 	FAULT("reserve.claimed");
 	if (!take_first(l, h, tag_of(slot, seq), t)) {
 		hold_move(h, seq, HOLD_FREE);
+		purse_close(l->region, h, 0);
 		seat_give(l->region, h);
 		return LEDGER_SHORT;
 	}
@@ -374,6 +408,7 @@ ledger_reserve(struct ledger *l, const struct hold_terms *t, const void *payload
 	*kept(l, h) = (struct kept){.held = h->amount, .price = t->price,
 	    .account = t->account->number, .price_id = t->price_id, .prompt = t->prompt};
 	l->free_count--;
+	purse_keep(l->region, h, h->amount);
 	*position = push(l, h, JOURNAL_RESERVE, payload, payload_len);
 	FAULT("reserve.pushed");
 	*out = h;
@@ -421,16 +456,22 @@ take_more(struct ledger *l, struct hold *h, uint32_t tokens, int64_t amount)
 	h->take = 0; /* first: HELD with base + take == amount says "the last extend took" */
 	atomic_signal_fence(memory_order_seq_cst);
 	h->base = h->amount;
+	if (h->purse.key != 0)
+		(void)purse_claim(l->region, h,
+		    amount != 0 ? amount : price_cost(&h->price, h->prompt, 0, tokens), h->base);
 	hold_move(h, seq, HOLD_EXTENDING);
 	FAULT("extend.begun");
 	do {
+		int64_t available;
+
 		w = word_read(a);
+		available = under_cap(h, w.available);
 		if (amount == 0)
-			h->take = extend_take(h, tokens, w.available);
-		else if (w.available <= 0)
+			h->take = extend_take(h, tokens, available);
+		else if (available <= 0)
 			h->take = 0;
 		else
-			h->take = amount - h->base < w.available ? amount - h->base : w.available;
+			h->take = amount - h->base < available ? amount - h->base : available;
 		if (h->take == 0)
 			break;
 	} while (!word_replace(l->region, a, w, w.available - h->take, tag_of(slot, seq)));
@@ -439,6 +480,7 @@ take_more(struct ledger *l, struct hold *h, uint32_t tokens, int64_t amount)
 	hold_move(h, seq, HOLD_HELD);
 	kept(l, h)->held = h->amount;
 	FAULT("extend.held");
+	purse_keep(l->region, h, h->amount);
 }
 
 enum ledger_result
@@ -590,6 +632,8 @@ ledger_close(struct ledger *l, struct hold *h, uint64_t position, int64_t *value
 	if (status == RING_APPLIED && give != 0)
 		ledger_give(l->region, a, slot, seq, give);
 	FAULT("close.given");
+	/* A refused settlement leaves in the purse what it claimed: the keeper ended the hold. */
+	purse_close(l->region, h, status == RING_APPLIED ? h->actual : h->purse.claimed);
 	seat_give(l->region, h); /* credits have none */
 	hold_move(h, seq, HOLD_FREE);
 	FAULT("close.freed");

@@ -53,8 +53,9 @@ enum hold_state {
  *   100  model, outcome, opened, generation, voided, reserved_us
  *   128  stream_id, session_id, price, deadline_us
  *   192  seat        shm/seat.h
+ *   256  purse       shm/purse.h
  */
-struct hold { /* 256 bytes */
+struct hold { /* 320 bytes */
 	_Alignas(64) _Atomic uint64_t state;
 	_Atomic uint64_t meter;
 	int64_t amount;      /* debited for this hold, all extends included */
@@ -84,8 +85,17 @@ struct hold { /* 256 bytes */
 		_Atomic uint64_t applied; /* highest sequence known to have been applied (helpers) */
 		uint32_t account;
 	} seat;
+	_Alignas(64) struct hold_purse {
+		_Atomic uint64_t state;   /* sequence << 8, and whether an operation is under way */
+		_Atomic uint64_t applied; /* highest sequence known to have been applied (helpers) */
+		int64_t claimed;          /* at least `amount` */
+		int64_t base, delta;      /* `claimed` before the operation, and what it adds */
+		uint32_t key;             /* index + 1; 0: there is no cap */
+		uint32_t window;
+		uint64_t key_id;
+	} purse;
 };
-_Static_assert(sizeof(struct hold) == 256, "hold");
+_Static_assert(sizeof(struct hold) == 320, "hold");
 
 #define HOLD_STATE(word) ((enum hold_state)((word) & 0xff))
 #define HOLD_SEQ(word) ((word) >> 8)
@@ -111,6 +121,7 @@ enum ledger_result {
 	LEDGER_BUSY,   /* the journal is behind: its ring is full; try again after a wake-up */
 	LEDGER_CLOSED, /* account closed or frozen */
 	LEDGER_SEATS,  /* the account has as many holds open as it may */
+	LEDGER_CAPPED, /* the key's cap does not cover what is needed at least */
 };
 
 /*
@@ -169,6 +180,7 @@ void hold_resume(struct region *, uint32_t slot, uint64_t seq);
 
 struct hold_terms {
 	struct account *account;
+	struct key_entry *purse; /* whose cap it is under (key_purse), or NULL */
 	struct price price;
 	uint32_t price_id;
 	uint32_t prompt;     /* tokens */

@@ -12,6 +12,7 @@
 
 #include "shm/ledger.h"
 #include "shm/fault.h"
+#include "shm/purse.h"
 #include "shm/ring.h"
 #include "shm/seat.h"
 
@@ -121,6 +122,7 @@ push_slot(struct reap *r, uint32_t slot)
 	uint64_t word = atomic_load_explicit(&h->state, memory_order_relaxed);
 	uint64_t seq = HOLD_SEQ(word);
 
+	purse_reap(r->region, h);
 	if (HOLD_STATE(word) == HOLD_FREE && !lost(h, seq))
 		return true;
 	if (a == NULL) {
@@ -216,14 +218,17 @@ finish_slot(const struct reap *r, uint32_t slot)
 
 	/* Whatever its state: the hold is over, and its seat is not judged by the keeper. */
 	seat_reap(r->region, h);
-	if (HOLD_STATE(word) != HOLD_SETTLING)
+	if (HOLD_STATE(word) != HOLD_SETTLING) {
+		purse_close(r->region, h, 0); /* killed before it held anything */
 		return;
+	}
 	/* Refused: the slot was forged; the account is frozen, and nothing is given. */
 	if (a != NULL && ended(h, seq) &&
 	    !__builtin_sub_overflow(h->amount, h->actual, &give) && give > 0 &&
 	    !ledger_took(a, slot, h, seq))
 		ledger_give(r->region, a, slot, seq, give);
 	FAULT("reap.given");
+	purse_close(r->region, h, ended(h, seq) ? h->actual : h->purse.claimed);
 	if (r->ended != NULL)
 		r->ended(h);
 	hold_move(h, seq, HOLD_FREE);

@@ -3,7 +3,7 @@
 
 /*
  * An account's word: read, help, replace.  Every change of what is available goes through
- * word_replace; only shm/ledger.c does that.  (shm/seat.c has a word of the same make.)
+ * word_replace; only shm/ledger.c does that.  (shm/purse.c and shm/seat.c have words of the same make.)
  */
 #include "shm/account.h"
 #include "shm/cas16.h"
@@ -26,21 +26,27 @@ tag_of(uint32_t slot, uint64_t seq)
  * was available between the two belongs to it.
  */
 static inline struct account_word
-word_read(const struct account *a)
+word_read_at(const struct account_word *word)
 {
 	struct account_word w;
 
 	/* Acquire each, so that the three loads stay in order (pairs with the CAS's release). */
-	w.tag = __atomic_load_n(&a->word.tag, __ATOMIC_ACQUIRE);
+	w.tag = __atomic_load_n(&word->tag, __ATOMIC_ACQUIRE);
 	for (;;) {
 		uint64_t tag;
 
-		w.available = __atomic_load_n(&a->word.available, __ATOMIC_ACQUIRE);
-		tag = __atomic_load_n(&a->word.tag, __ATOMIC_ACQUIRE);
+		w.available = __atomic_load_n(&word->available, __ATOMIC_ACQUIRE);
+		tag = __atomic_load_n(&word->tag, __ATOMIC_ACQUIRE);
 		if (tag == w.tag)
 			return w;
 		w.tag = tag;
 	}
+}
+
+static inline struct account_word
+word_read(const struct account *a)
+{
+	return word_read_at(&a->word);
 }
 
 /* Raise a slot's word for "applied" to this sequence. */

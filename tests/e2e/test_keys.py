@@ -3,9 +3,13 @@ Method: keys of several kinds against four workers; revocation while a stream ru
         crash; what stands in the files.
 """
 import os
+import signal
+import time
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 
-from tolld import Case, end_of, wait_for
+from clock import Clock
+from tolld import BUILD, SLOW, Case, Tolld, cost, end_of, micro, wait_for
 
 
 class Keys(Case):
@@ -131,6 +135,198 @@ class Keys(Case):
         for name in os.listdir(self.t.folder + "/state"):
             if name.startswith("state.mdb"):
                 os.unlink(f"{self.t.folder}/state/{name}")
+
+
+class Caps(Case):
+    """A key's cap is a floor of its own."""
+    OPTIONS = {"workers": 4, "ledger": "hold_ttl = 5 slice_tokens = 50",
+               "models": {"small": "sim:tokens=5", "long": "sim:tokens=5000,rate=0",
+                          "slow": "sim:tokens=400,rate=100"}}
+
+    def capped(self, account, cap, per="total"):
+        self.t.account(account, "1000")
+        return self.t.ctl("key", "create", account, "--cap", cap, "--per", per)
+
+    def used(self, account, key):
+        row, = [r for r in self.t.ctl("key", "list", account) if r["key_id"] == key["key_id"]]
+        return micro(row["used"])
+
+    def charged(self, account):
+        return 1000 * 1000000 - micro(self.t.show(account)["balance"])
+
+    def refused(self, key, **body):
+        status, headers, answer = self.t.request(
+            "POST", "/chat/send", dict({"message": "hello there", "model": "small"}, **body), key)
+        self.assertEqual(status, 402, answer)
+        self.assertEqual(headers["x-should-retry"], "false")
+        error = answer["error"]
+        self.assertEqual((error["type"], error["code"]), ("insufficient_quota", "key_cap_reached"))
+        return error
+
+    def test_cut_at_the_last_token(self):
+        key = self.capped("cut", "0.0005")
+        events = self.t.run(key["key"], model="long")
+        kind, end = end_of(events)
+        self.assertEqual((kind, end["finish_reason"]), ("done", "credit"))
+        prompt, tokens = (events[0]["data"]["prompt_tokens"], end["usage"]["completion_tokens"])
+        self.assertLessEqual(cost(prompt, tokens), 500)
+        self.assertGreater(cost(prompt, tokens + 1), 500)
+        self.assertEqual(self.used("cut", key), micro(end["cost"]))
+        error = self.refused(key["key"])
+        self.assertLess(micro(error["available"]), micro(error["required"]))
+        self.assertEqual(micro(error["available"]), 500 - micro(end["cost"]))
+        status, _, preview = self.t.request("POST", "/chat/preview", {"message": "hello there"},
+                                            key["key"])
+        self.assertEqual((status, preview["allowed"]), (200, False))
+        # The account has all the credit of the world, for another key.
+        other = self.t.ctl("key", "create", "cut")["key"]
+        self.assertEqual(end_of(self.t.run(other, model="small"))[0], "done")
+        self.assertEqual(self.used("cut", key), micro(end["cost"]))
+        self.invariants()
+
+    def test_the_account_may_be_the_poorer(self):
+        self.t.ctl("account", "create", "poor", "--balance", "0.0003", "--overdraft", "0")
+        key = self.t.ctl("key", "create", "poor", "--cap", "1", "--per", "day")
+        end = end_of(self.t.run(key["key"], model="long"))[1]
+        self.assertEqual(end["finish_reason"], "credit")
+        self.assertEqual(self.used("poor", key), micro(end["cost"]))
+        status, _, answer = self.t.request("POST", "/chat/send", {"message": "hello there"},
+                                           key["key"])
+        self.assertEqual((status, answer["error"]["code"]), (402, "insufficient_credit"))
+        self.assertEqual(self.used("poor", key), micro(end["cost"]))
+        self.invariants()
+
+    def test_what_is_not_charged_is_given_back(self):
+        key = self.capped("back", "0.01")
+        sent = self.t.send(key["key"], model="slow")
+        self.assertEqual(self.used("back", key), micro(sent["reserved"]))
+        self.t.request("DELETE", "/stream?id=" + sent["stream_id"])
+        wait_for(lambda: self.used("back", key) == 0, 5)
+        end = end_of(self.t.run(key["key"], model="small"))[1]
+        self.assertEqual(self.used("back", key), micro(end["cost"]))
+
+    def test_never_passed_by_many(self):
+        """Four workers, each of many connections; all reserve at once, twice."""
+        key = self.capped("many", "0.002")
+        for _ in range(2):
+            with ThreadPoolExecutor(24) as pool:
+                ends = list(pool.map(lambda _: self.t.request(
+                    "POST", "/chat/send", {"message": "hello there", "model": "long"},
+                    key["key"]), range(96)))
+            sent = [body for status, _, body in ends if status == 200]
+            self.assertEqual({status for status, _, _ in ends}, {200, 402})
+            held = sum(micro(s["reserved"]) for s in sent)
+            self.assertLessEqual(held, 2000)
+            self.assertLessEqual(self.used("many", key), 2000)
+            with ThreadPoolExecutor(24) as pool:
+                for s in pool.map(lambda s: self.t.open(s["stream_id"]), sent[:10]):
+                    list(s.typed())
+                    s.close()
+            for s in sent[10:]:
+                self.t.request("DELETE", "/stream?id=" + s["stream_id"])
+            wait_for(lambda: self.t.ctl("hold", "list") == [], 10)
+            self.assertEqual(self.used("many", key), self.charged("many"))
+            self.assertLessEqual(self.charged("many"), 2000)
+        self.invariants()
+
+    def test_killed(self):
+        """A worker, everything at once, a clean end, the loss of state.mdb: it stays used."""
+        key = self.capped("killed", "0.005", "month")
+        def begin():
+            s = self.t.open(self.t.send(key["key"], model="slow")["stream_id"])
+            events = s.typed()
+            while next(events)["type"] != "token":
+                pass
+            return s
+        for _ in range(6):
+            s = begin()
+            worker = [p for name, p in self.t.children().items() if "worker" in name]
+            for pid in worker:
+                os.kill(pid, signal.SIGKILL)
+            s.close()
+            wait_for(lambda: self.t.ctl("hold", "list") == [], 10)
+            self.assertGreater(self.charged("killed"), 0)
+            self.assertEqual(self.used("killed", key), self.charged("killed"))
+            wait_for(self.t.ready, 10)
+        for end in (self.t.kill_all, self.t.stop, self.rebuilt):
+            s = begin()
+            end()
+            s.close()
+            self.t.start()
+            wait_for(lambda: self.t.ctl("hold", "list") == [], 10)
+            self.assertEqual(self.used("killed", key), self.charged("killed"), end.__name__)
+            self.assertLessEqual(self.charged("killed"), 5000)
+        self.assertEqual(self.t.audit()["ok"], True)
+        self.assertNotIn("forged", self.t.log())
+
+    rebuilt = Keys.rebuilt
+
+    def test_bad_caps(self):
+        self.t.account("bad", "1")
+        for options in (("--cap", "1"), ("--per", "day"), ("--cap", "0", "--per", "day"),
+                        ("--cap", "-1", "--per", "day"), ("--cap", "1", "--per", "week"),
+                        ("--cap", "1", "--per", ""), ("--cap", "100000001", "--per", "day")):
+            p = self.t.ctl("key", "create", "bad", *options, check=False)
+            self.assertNotEqual(p.returncode, 0, options)
+            self.assertRegex(p.stdout + p.stderr, "cap|per", options)
+
+
+class Midnight(Case):
+    """A day's cap is new at midnight in UTC; a stream is paid from the day of its reserve."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.t = Tolld(workers=2, ledger="slice_tokens = 50 hold_ttl = 86400",
+                      timeouts="stream = 86400",
+                      models={"small": "sim:tokens=5", "long": "sim:tokens=5000,rate=0"})
+        cls.clock = Clock(BUILD, cls.t.folder)
+        cls.t.env.update(cls.clock.env)
+        cls.t.start()
+
+    def now(self):
+        return time.time() + self.clock.ahead()
+
+    def midnight(self):
+        self.clock.forward(86400 - int(self.now()) % 86400 + 1)
+
+    used = Caps.used
+    refused = Caps.refused
+
+    def test_midnight(self):
+        if int(self.now()) % 86400 > 86400 - 120 * SLOW:
+            self.midnight()  # not in the midst of the test
+        self.t.account("day", "1000")
+        key = self.t.ctl("key", "create", "day", "--cap", "0.0005", "--per", "day")
+        other = self.t.ctl("key", "create", "day", "--cap", "0.0005", "--per", "total")
+        for k in (key, other):
+            self.assertEqual(end_of(self.t.run(k["key"], model="long"))[1]["finish_reason"],
+                             "credit")
+            self.refused(k["key"])
+        self.midnight()
+        self.refused(other["key"])
+        self.assertEqual(self.used("day", key), 0)
+        # This one is reserved on the second day, and streamed on the third.
+        sent = self.t.send(key["key"], model="small")
+        self.assertEqual(self.used("day", key), micro(sent["reserved"]))
+        self.midnight()
+        self.assertEqual(self.used("day", key), 0)
+        full = end_of(self.t.run(key["key"], model="long"))[1]
+        self.assertEqual(full["finish_reason"], "credit")
+        s = self.t.open(sent["stream_id"])
+        self.assertEqual(end_of(list(s.typed()))[1]["finish_reason"], "stop")
+        s.close()
+        self.assertEqual(self.used("day", key), micro(full["cost"]))
+        # Killed and started anew, it is the same day; then it is the next.
+        self.t.kill_all()
+        self.t.start()
+        self.assertEqual(self.used("day", key), micro(full["cost"]))
+        self.t.stop()
+        self.t.start()
+        self.assertEqual(self.used("day", key), micro(full["cost"]))
+        self.refused(key["key"])
+        self.midnight()
+        self.assertEqual(end_of(self.t.run(key["key"], model="small"))[0], "done")
+        self.invariants()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "shm/purse.h"
 #include "shm/seat.h"
 #include "shm/ring.h"
 
@@ -207,6 +208,8 @@ books_wrong(const struct books *b, const struct region *region)
 			return "a slot is not free";
 		if (b->hold[i].open)
 			return "a hold is open in the books";
+		if (hold_at(region, i)->purse.key != 0)
+			return "a slot claims from a purse";
 	}
 	for (uint32_t i = 0; i < atomic_load(&region->h->accounts); i++) {
 		if (b->account[i].held != 0)
@@ -219,5 +222,9 @@ books_wrong(const struct books *b, const struct region *region)
 		if (seat_count(account_at(region, i)) != 0)
 			return "a seat was not given back";
 	}
+	/* With a key all charges were under its cap. */
+	if (atomic_load(&region->h->keys) > 0 &&
+	    purse_used(&key_at(region, 0)->purse, 0) != b->account[0].charged)
+		return "what is used of the cap is not what was charged";
 	return NULL;
 }

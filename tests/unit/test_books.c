@@ -3,7 +3,7 @@
  *         and what a correct process sends is never refused.
  * Method: enter each type of record into empty books and compare them; then the same with one
  *         thing wrong each, which must be refused and change nothing.
- * objs: daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_check.o tests/unit/records.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/buf.o daemon/log.o daemon/utf8.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o daemon/books_rows.o
+ * objs: daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_check.o tests/unit/records.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/buf.o daemon/log.o daemon/utf8.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o daemon/books_rows.o shm/purse.o
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -118,6 +118,68 @@ reserves_and_extends_stop_at_the_floor(void **state)
 	turned_away(rec_extend(SLOT, 2, 0, 101, 1201, 0, ""), RING_REFUSED);
 	stored(rec_extend(SLOT, 2, 0, 100, 1200, 0, ""));
 	money(1000, 1200);
+}
+
+/* A reserve under key 42's cap, in the window that ends with these bits, at this day's noon. */
+static struct rec
+under_cap(uint32_t slot, uint64_t op, int64_t amount, uint8_t window, uint64_t day)
+{
+	struct rec rec = rec_reserve(slot, op, 0, amount, 10, 1);
+
+	rec.r.cached = 42;
+	rec.r.outcome = window;
+	rec.r.time_us = (day * 86400 + 43200) * 1000000;
+	return rec;
+}
+
+static void
+a_cap_is_never_passed(void **state)
+{
+	const struct books_key *k;
+	struct books_row row;
+	struct rec rec;
+
+	(void)state;
+	turned_away(under_cap(SLOT, 1, 1, 0, 0), RING_REFUSED); /* there is no such key */
+	rec = rec_key(0, 42, "");
+	rec.r.amount = 300;
+	rec.r.prompt = KEY_PER_DAY;
+	stored(rec);
+	stored(rec_key(0, 43, "no cap"));
+	rec = under_cap(SLOT, 1, 1, 0, 0);
+	rec.r.cached = 43;
+	turned_away(rec, RING_REFUSED);
+	k = books_key(b, books_key_find(b, 42));
+	turned_away(under_cap(SLOT, 1, 301, 1, 1000), RING_REFUSED);
+	stored(under_cap(SLOT, 1, 105, 1000 % 256, 1000));
+	turned_away(under_cap(SLOT + 1, 1, 196, 1000 % 256, 1000), RING_REFUSED);
+	stored(under_cap(SLOT + 1, 1, 195, 1000 % 256, 1000));
+	assert_int_equal(k->used[0], 300);
+	turned_away(rec_extend(SLOT, 2, 0, 1, 106, 0, ""), RING_REFUSED);
+	/* Another day's, by a record that was written just before or after midnight. */
+	stored(under_cap(SLOT + 2, 1, 300, 1001 % 256, 1000));
+	assert_int_equal(k->window[1], 1001);
+	turned_away(under_cap(SLOT + 3, 1, 1, 1001 % 256, 1001), RING_REFUSED);
+	/* A void and a charge give back to the day that they were taken from. */
+	stored(rec_void(SLOT + 1, 2, 0));
+	assert_int_equal(k->used[0], 105);
+	stored(rec_extend(SLOT, 2, 0, 30, 135, 30, ""));
+	stored(rec_settle(SLOT, 3, 0, 10, 35, ""));
+	assert_int_equal(k->used[0], 120);
+	assert_int_equal(k->used[1], 300);
+	/* Two days later its place is another day's: what ends then concerns nobody. */
+	stored(under_cap(SLOT, 4, 10, 1003 % 256, 1003));
+	assert_int_equal(k->used[1], 10);
+	stored(rec_void(SLOT + 2, 2, 0));
+	assert_int_equal(k->used[1], 10);
+	turned_away(under_cap(SLOT + 2, 3, 1, 1001 % 256, 1001), RING_REFUSED);
+	/* Both rows say all of it. */
+	books_row_make(b, ROWS_KEYS, books_key_find(b, 42), &row);
+	assert_int_equal(row.fixed.key.used[0], 120);
+	assert_int_equal(row.fixed.key.window[1], 1003);
+	books_row_make(b, ROWS_HOLDS, SLOT, &row);
+	assert_int_equal(row.fixed.hold.key_id, 42);
+	assert_int_equal(row.fixed.hold.window, 1003);
 }
 
 static void
@@ -624,6 +686,7 @@ main(void)
 	    TEST(an_adjustment_makes_no_forger_of_anybody),
 	    TEST(accounts_and_keys),
 	    TEST(a_key_of_former_checkpoints),
+	    TEST(a_cap_is_never_passed),
 	    TEST(closed_and_frozen_accounts),
 	    TEST(settings_are_set),
 	    TEST(a_lowered_overdraft_makes_no_forger_of_anybody),

@@ -8,7 +8,7 @@
  * objs: daemon/calibrate.o daemon/tokenizer.o daemon/tokenizer_stream.o daemon/tokenizer_merge.o
  * objs: daemon/tokenizer_split.o daemon/tokenizer_class.o daemon/tokenizer_table.o
  * objs: daemon/dirs.o daemon/title.o daemon/notify.o daemon/address.o daemon/log.o shm/region.o
- * objs: shm/claim.o shm/reap.o shm/wake.o shm/ledger.o shm/seat.o shm/account.o shm/ring.o shm/money.o
+ * objs: shm/claim.o shm/reap.o shm/wake.o shm/ledger.o shm/seat.o shm/account.o shm/ring.o shm/money.o shm/purse.o
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -3,7 +3,7 @@
  *         the micro-credit; the estimate follows how long answers were.
  * Method: quotes against a real ledger on an anonymous region, around the edge of the credit.
  *
- * objs: shm/money.o shm/ring.o shm/region.o shm/account.o shm/ledger.o shm/seat.o shm/reap.o
+ * objs: shm/money.o shm/ring.o shm/region.o shm/account.o shm/ledger.o shm/seat.o shm/reap.o shm/purse.o
  * objs: daemon/quote.o tests/unit/books.o
  */
 #include <setjmp.h>
@@ -134,7 +134,7 @@ test_allowed_is_granted(void **state)
 		quote_make(&config, &region, &r, &price, &q);
 		for (int64_t more = -2; more <= 2; more++) {
 			a->word.available = q.required + more;
-			assert_int_equal(quote_allowed(a, &q), more >= 0);
+			assert_int_equal(quote_allowed(a, NULL, &q), more >= 0);
 			assert_int_equal(try_reserve(&region, l, a, &r, &q),
 			    more >= 0 ? LEDGER_OK : LEDGER_SHORT);
 			assert_int_equal(account_available(a), q.required + more);
@@ -148,7 +148,7 @@ test_allowed_is_granted(void **state)
 		a->word.available = 1000000;
 		atomic_store(&a->flags, flag);
 		quote_make(&config, &region, &r, &price, &q);
-		assert_false(quote_allowed(a, &q));
+		assert_false(quote_allowed(a, NULL, &q));
 		assert_int_equal(try_reserve(&region, l, a, &r, &q), LEDGER_CLOSED);
 	}
 	ledger_free(l);

@@ -9,7 +9,7 @@
  *         alone, with another process working on the account after the kill, and with one that
  *         works on it between the instructions.  Some points are killed in earnest too.
  *         tests/unit/test_step_mail.c does the same with letters.
- * objs: shm/money.o shm/ring.o shm/region.o shm/account.o shm/ledger.o shm/seat.o shm/reap.o tests/unit/books.o tests/unit/trace.o tests/unit/victim.o
+ * objs: shm/money.o shm/ring.o shm/region.o shm/account.o shm/ledger.o shm/seat.o shm/reap.o tests/unit/books.o tests/unit/trace.o tests/unit/victim.o shm/purse.o
  */
 #include <limits.h>
 #include <setjmp.h>
@@ -22,6 +22,7 @@
 #include <cmocka.h>
 
 #include "shm/ledger.h"
+#include "shm/purse.h"
 #include "shm/ring.h"
 #include "shm/word.h"
 #include "tests/unit/books.h"
@@ -45,6 +46,7 @@ static struct books live_books;
 static struct account *account;
 static struct ledger *rival; /* in the live region */
 static long points, all_points;
+static bool capped;         /* it is a key's cap that has little left, not the account */
 static bool neighbour_dead; /* RIVAL has been killed too, and is reaped as late */
 static long stride = 1;     /* 1, unless instrumentation makes ten instructions of one */
 
@@ -62,6 +64,7 @@ bytes_copy(unsigned char *to, const unsigned char *from)
 	memcpy(to, from, 4096);
 	memcpy(to + h->prices_at, from + h->prices_at, 16 * sizeof(struct price));
 	memcpy(to + h->rings_at, from + h->rings_at, h->key_index_at - h->rings_at);
+	memcpy(to + h->keys_at, from + h->keys_at, sizeof(struct key_entry));
 	memcpy(to + h->accounts_at, from + h->accounts_at, 4 * sizeof(struct account));
 }
 
@@ -130,7 +133,12 @@ static const char *
 floor_wrong(const struct books *b, const struct region *region)
 {
 	int64_t available = account_available(account_at(region, 0));
+	const struct purse *p = &key_at(region, 0)->purse;
 
+	if (capped && purse_used(p, 0) > p->cap)
+		return "above the cap";
+	if (capped && purse_used(p, 0) < b->account[0].charged + b->account[0].held)
+		return "less is used of the cap than the disk knows of";
 	/* An operator may put it under its floor, and memory follows the disk then. */
 	if (b->account[0].indulged)
 		return NULL;
@@ -208,7 +216,13 @@ world(struct image *start, int64_t balance)
 	memset(&live_books, 0, sizeof live_books);
 	assert_int_equal(region_anonymous(&live, &dims), 0);
 	*region_price(&live, 0) = victim_price;
-	account = books_open(&live_books, &live, "a", balance, 0);
+	account = books_open(&live_books, &live, "a", capped ? balance + 500 : balance, 0);
+	if (capped) {
+		struct key_entry key = {.key_id = 1, .purse = {.cap = balance, .per = KEY_PER_TOTAL}};
+
+		assert_int_equal(region_grow_keys(&live, 1), 0);
+		assert_non_null(key_insert(&live, &key));
+	}
 	victim_region(&live, VICTIM);
 	rival = ledger_new(&live, RIVAL);
 	copy = live;
@@ -255,7 +269,7 @@ every_instruction(const struct victim *v)
 	step_through(v->run, "alone", false, 0, 0);
 	image_restore(&start);
 	step_through(v->run, "rival after the kill", true, 0, 0);
-	until = now_s() + BUDGET_S;
+	until = now_s() + (capped ? BUDGET_S / 2 : BUDGET_S);
 	for (runs = 0; runs < 101 && now_s() < until; runs++) {
 		image_restore(&start);
 		/* 101 is prime: the phases come in a scattered order and none twice. */
@@ -513,6 +527,27 @@ killed_in_earnest(void **state)
 	world_end(&start);
 }
 
+static int
+under_a_cap(void **state)
+{
+	(void)state;
+	capped = true;
+	return 0;
+}
+
+static int
+without_a_cap(void **state)
+{
+	(void)state;
+	capped = false;
+	return 0;
+}
+
+#define CAPPED(test)                                                                               \
+	{                                                                                          \
+		#test " (under a cap)", test, under_a_cap, without_a_cap, NULL                     \
+	}
+
 int
 main(void)
 {
@@ -522,6 +557,9 @@ main(void)
 	    cmocka_unit_test(a_tag_that_is_replaced_has_told_its_slot),
 	    cmocka_unit_test(a_tag_may_go_while_the_reaper_looks_for_it),
 	    cmocka_unit_test(killed_in_earnest),
+	    CAPPED(every_operation_killed_anywhere_counts_once_or_not_at_all),
+	    CAPPED(the_reaper_killed_anywhere_is_begun_again),
+	    CAPPED(killed_in_earnest),
 	};
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
 

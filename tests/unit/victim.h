@@ -21,7 +21,8 @@ extern const struct victim victims[];
 extern const size_t victim_count;
 extern const struct price victim_price;
 
-/* The region that the runs work on, and account 0 in it; and whose slots they use. */
+/* The region that the runs work on, and account 0 in it, under the cap of key 0 if there is one;
+ * and whose slots they use. */
 void victim_region(struct region *, uint32_t proc);
 struct hold_terms victim_terms(struct region *);
 
