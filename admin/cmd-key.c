@@ -44,6 +44,8 @@ const struct command cmd_key_create = {
 	{"--model", "LIST", "model", CMD_TEXT, false, "the models that it may use (default: all)"},
 	{"--cap", "N", "cap", CMD_MONEY, false, "credits that it may spend,"},
 	{"--per", "WHAT", "per", CMD_TEXT, false, "day, month (in UTC) or total"},
+	{"--mint-others", NULL, "mint_others", CMD_FLAG, false,
+	    "with the scope mint: keys for any account, not only its own"},
 	{0},
     },
     create,

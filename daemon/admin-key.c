@@ -46,14 +46,15 @@ made_cb(void *arg, uint64_t position)
 }
 
 /* The arguments of key.create, as in the table of methods. */
-enum { ARG_ID, ARG_TTL, ARG_LABEL, ARG_SCOPE, ARG_MODEL, ARG_CAP, ARG_PER };
+enum { ARG_ID, ARG_TTL, ARG_LABEL, ARG_SCOPE, ARG_MODEL, ARG_CAP, ARG_PER,
+	ARG_OTHERS };
 
 /* What it is to be good for; false with the error answered. */
 static bool
 read_rights(struct admin_call *call, const struct proto_value *v, struct key_rights *k)
 {
 	const struct config *config = call->admin->heritage->config;
-	const char *why, *field = NULL;
+	const char *why = NULL, *field = NULL;
 
 	*k = (struct key_rights){.scopes = v[ARG_SCOPE].given ? 0
 							      : KEY_SCOPE_CHAT | KEY_SCOPE_EMBEDDINGS};
@@ -68,11 +69,15 @@ read_rights(struct admin_call *call, const struct proto_value *v, struct key_rig
 	} else if (v[ARG_CAP].given != v[ARG_PER].given) {
 		field = v[ARG_CAP].given ? "per" : "cap";
 		why = "is missing: a cap is so much per day, per month or in total";
+	} else if (v[ARG_OTHERS].number != 0 && (k->scopes & KEY_SCOPE_MINT) == 0) {
+		field = "mint_others";
+		why = "needs the scope \"mint\"";
 	}
 	if (field != NULL) {
 		(void)admin_error(call, "invalid_argument", field, "%s %s", field, why);
 		return false;
 	}
+	k->scopes |= v[ARG_OTHERS].number != 0 ? KEY_MINT_OTHERS : 0;
 	return true;
 }
 
@@ -253,6 +258,7 @@ put_scopes(struct proto_out *out, uint32_t scopes)
 		if (*c == ' ')
 			*c = ',';
 	proto_put_kstr(out, "scope", text);
+	proto_put_kbool(out, "mint_others", (scopes & KEY_MINT_OTHERS) != 0);
 }
 
 /*
@@ -283,7 +289,7 @@ put_page(struct admin_call *call)
 		char key_id[AUTH_KEY_ID_LEN + 1];
 
 		auth_format_key_id(k->key_id, key_id);
-		proto_put_map(out, 10);
+		proto_put_map(out, 11);
 		proto_put_kstr(out, "key_id", key_id);
 		proto_put_ktext(out, "account", call->account->id, call->account->id_len);
 		proto_put_kstr(out, "status", status_text(k, now_us));

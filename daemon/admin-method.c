@@ -54,6 +54,7 @@ const struct admin_method admin_methods[] = {
             {"model", PROTO_TEXT, false, 1, KEY_MODELS_TEXT_MAX},
             {"cap", PROTO_NUMBER, false, 1, PURSE_MAX},
             {"per", PROTO_TEXT, false, 1, 16},
+            {"mint_others", PROTO_BOOL, false, 0, 1},
             END}},
     {"key.list", admin_key_list, true, false, {ID, PAGE, END}},
     {"key.revoke", admin_key_revoke, true, true,

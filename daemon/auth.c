@@ -13,6 +13,7 @@
 #include <sys/random.h>
 
 #include "daemon/log.h"
+#include "daemon/minted.h"
 
 #define PREFIX "tolld_"
 #define PREFIX_LEN (sizeof(PREFIX) - 1)
@@ -126,6 +127,18 @@ shown(const struct http_request *rq, struct span *token)
 	return token->len > 0 ? AUTH_OK : AUTH_MISSING;
 }
 
+void
+auth_grant(const struct region *region, struct key_entry *key, struct caller *caller)
+{
+	caller->key = key;
+	caller->purse = key_purse(region, key);
+	caller->scopes = key->scopes;
+	caller->every_model = key->models == 0;
+	/* The table is shared memory, and no count in there is believed. */
+	caller->models = key->models < KEY_MODELS_MAX ? key->models : KEY_MODELS_MAX;
+	memcpy(caller->model, key->model, caller->models * sizeof caller->model[0]);
+}
+
 static enum auth_result
 check_key(const struct heritage *h, struct span token, uint64_t now_us, struct caller *caller)
 {
@@ -149,13 +162,7 @@ check_key(const struct heritage *h, struct span token, uint64_t now_us, struct c
 	if (key->expires_us != 0 && key->expires_us <= now_us)
 		return AUTH_EXPIRED;
 	caller->account = account_at(&h->region, key->account);
-	caller->key = key;
-	caller->purse = key_purse(&h->region, key);
-	caller->scopes = key->scopes;
-	caller->every_model = key->models == 0;
-	/* The table is shared memory, and no count in there is believed. */
-	caller->models = key->models < KEY_MODELS_MAX ? key->models : KEY_MODELS_MAX;
-	memcpy(caller->model, key->model, caller->models * sizeof caller->model[0]);
+	auth_grant(&h->region, key, caller);
 	return AUTH_OK;
 }
 
@@ -168,9 +175,12 @@ auth_request(const struct heritage *h, const struct http_request *rq, uint64_t n
 
 	memset(caller, 0, sizeof *caller);
 	result = shown(rq, &token);
-	if (result == AUTH_OK)
-		result = check_key(h, token, now_us, caller);
-	return result;
+	if (result != AUTH_OK)
+		return result;
+	if (token.len > sizeof MINTED_PREFIX - 1 &&
+	    memcmp(token.p, MINTED_PREFIX, sizeof MINTED_PREFIX - 1) == 0)
+		return minted_check(h, token.p, token.len, now_us, caller);
+	return check_key(h, token, now_us, caller);
 }
 
 static const char *const scope_name[] = {"chat", "embeddings", "mint"};
@@ -201,7 +211,13 @@ auth_parse_scope(const char *name, size_t len)
 bool
 auth_model(const struct caller *caller, const char *name)
 {
-	uint64_t model = key_model(name, strlen(name));
+	return auth_model_named(caller, name, strlen(name));
+}
+
+bool
+auth_model_named(const struct caller *caller, const char *name, size_t len)
+{
+	uint64_t model = key_model(name, len);
 
 	if (caller->every_model)
 		return true;

@@ -46,8 +46,11 @@ struct caller {
  */
 enum auth_result auth_request(const struct heritage *, const struct http_request *,
     uint64_t now_us, struct caller *) __attribute__((warn_unused_result));
+/* All that this key is good for, but for the account (for daemon/minted.c). */
+void auth_grant(const struct region *, struct key_entry *, struct caller *);
 /* May it use this model?  (If not, it is told what it would be told of one that there isn't.) */
 bool auth_model(const struct caller *, const char *name);
+bool auth_model_named(const struct caller *, const char *name, size_t len);
 
 /* "chat embeddings", in the order of the bits, as RFC 6750 lists scopes. */
 #define AUTH_SCOPES_LEN 32

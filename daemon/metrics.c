@@ -35,6 +35,7 @@ route_text(const struct config *c, uint32_t i)
 	    [ROUTE_RECEIPT] = "/receipt",
 	    [ROUTE_WS] = "/ws/chat",
 	    [ROUTE_PAGE] = "/",
+	    [ROUTE_KEYS] = "/keys",
 	};
 
 	(void)c;

@@ -31,6 +31,7 @@ enum route_id {
 	ROUTE_RECEIPT,
 	ROUTE_WS,
 	ROUTE_PAGE,
+	ROUTE_KEYS,
 	ROUTE_COUNT
 };
 

@@ -41,6 +41,7 @@ static const struct route routes[] = {
     {"/v1/models/*", HTTP_GET, ROUTE_ANY_KEY, ROUTE_OPENAI_MODELS, openai_model_handler},
     {"/v1/embeddings", HTTP_POST, KEY_SCOPE_EMBEDDINGS, ROUTE_OPENAI_EMBEDDINGS,
 	embeddings_handler},
+    {"/keys", HTTP_POST, KEY_SCOPE_MINT, ROUTE_KEYS, mint_handler},
     {"/balance", HTTP_GET, ROUTE_ANY_KEY, ROUTE_BALANCE, balance_handler},
     {NULL, 0, ROUTE_OPEN, 0, NULL},
 };

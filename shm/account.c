@@ -302,6 +302,23 @@ key_find(const struct region *region, const uint8_t hash[static 32])
 }
 
 struct key_entry *
+key_find_id(const struct region *region, uint64_t hash, uint64_t key_id)
+{
+	struct index ix = key_index(region);
+	uint64_t word;
+	uint32_t at, number;
+
+	/* Acquire, pairs with index_add. */
+	for (at = (uint32_t)hash & ix.mask;
+	     (word = atomic_load_explicit(&ix.entry[at], memory_order_acquire)) != 0;
+	     at = (at + 1) & ix.mask) {
+		if (index_match(&ix, word, hash, &number) && key_at(region, number)->key_id == key_id)
+			return key_at(region, number);
+	}
+	return NULL;
+}
+
+struct key_entry *
 key_insert(struct region *region, const struct key_entry *key)
 {
 	struct region_header *h = region->h;

@@ -128,6 +128,8 @@ _Static_assert(sizeof(struct key_entry) == 256, "key");
 /* What stands for a model's name in key_entry.  (Names are the operator's, not the client's.) */
 uint64_t key_model(const char *name, size_t len);
 
+/* The key of that id, by the first bytes of its hash; NULL if it is not there. */
+struct key_entry *key_find_id(const struct region *, uint64_t hash, uint64_t key_id);
 /* The key whose purse this key spends from: itself, who minted it, or NULL. */
 struct key_entry *key_purse(const struct region *, struct key_entry *);
 

@@ -105,18 +105,8 @@ state_of(const struct hold *h)
 static void
 purse_help(const struct region *region, uint64_t tag)
 {
-	_Atomic uint64_t *applied;
-	uint64_t seen;
-
-	if (tag == 0 || TAG_SLOT(tag) >= hold_count(region))
-		return;
-	applied = &hold_at(region, TAG_SLOT(tag))->purse.applied;
-	/* Relaxed: released by the CAS that replaces the tag. */
-	seen = atomic_load_explicit(applied, memory_order_relaxed);
-	while (seen < TAG_SEQ(tag) &&
-	    !atomic_compare_exchange_weak_explicit(applied, &seen, TAG_SEQ(tag),
-		memory_order_relaxed, memory_order_relaxed))
-		;
+	if (tag != 0 && TAG_SLOT(tag) < hold_count(region))
+		tag_applied(&hold_at(region, TAG_SLOT(tag))->purse.applied, TAG_SEQ(tag));
 }
 
 /* What to add to `used`: of a claim between least and change; 0: nothing can be done. */

@@ -271,6 +271,126 @@ class Caps(Case):
             self.assertRegex(p.stdout + p.stderr, "cap|per", options)
 
 
+class Minted(Case):
+    """A key with the scope mint makes short-lived ones, never wider than itself."""
+    OPTIONS = {"workers": 4, "ledger": "hold_ttl = 5",
+               "models": {"small": "sim:tokens=5", "long": "sim:tokens=5000,rate=0"}}
+
+    def setUp(self):
+        self.name = self._testMethodName
+        self.t.account(self.name, "5")
+
+    def maker(self, *options):
+        return self.t.ctl("key", "create", self.name, "--scope", "chat,mint", *options)
+
+    def mint(self, key, **body):
+        return self.t.request("POST", "/keys", dict({"ttl": 60}, **body), key)[::2]
+
+    def minted(self, key, **body):
+        status, answer = self.mint(key, **body)
+        self.assertEqual(status, 200, answer)
+        return answer
+
+    def test_for_its_own_account(self):
+        maker = self.maker()
+        made = self.minted(maker["key"])
+        self.assertEqual((made["account"], made["scope"], made["made_by"]),
+                         (self.name, ["chat"], maker["key_id"]))
+        self.assertAlmostEqual(made["expires_at"], time.time() + 60, delta=5 * SLOW)
+        for _ in range(12):  # any worker
+            self.assertEqual(self.t.request("GET", "/balance", key=made["key"])[0], 200)
+        self.assertEqual(end_of(self.t.run(made["key"], model="small"))[0], "done")
+        status, headers, _ = self.t.request("POST", "/keys", {"ttl": 1}, maker["key"])
+        self.assertEqual(headers["cache-control"], "no-store")
+        # It makes no others, and outlasts a crash.
+        self.assertEqual(self.mint(made["key"])[0], 403)
+        self.t.kill_all()
+        self.t.start()
+        self.assertEqual(self.t.request("GET", "/balance", key=made["key"])[0], 200)
+        # Nothing of it is written, nor in the log.
+        self.assertNotIn("tolldm_", self.t.log())
+        # With its maker it ends.
+        self.t.ctl("key", "revoke", maker["key_id"])
+        for _ in range(12):
+            status, _, answer = self.t.request("GET", "/balance", key=made["key"])
+            self.assertEqual((status, answer["error"]["code"]), (401, "invalid_api_key"))
+
+    def test_expires(self):
+        made = self.minted(self.maker()["key"], ttl=1)
+        wait_for(lambda: self.t.request("GET", "/balance", key=made["key"])[0] == 401, 5)
+        short = self.maker("--ttl", "30s")
+        self.assertLessEqual(self.minted(short["key"], ttl=3600)["expires_at"],
+                             short["expires_at"])
+
+    def test_never_wider(self):
+        self.t.ctl("account", "create", "another" + self.name)
+        maker = self.maker("--model", "small,long")["key"]
+        for body, status, code, param in (
+                ({"scope": "embeddings"}, 403, "insufficient_scope", "scope"),
+                ({"scope": "chat,embeddings"}, 403, "insufficient_scope", "scope"),
+                ({"scope": ["mint"]}, 400, "invalid_request", "scope"),
+                ({"scope": []}, 400, "invalid_request", "scope"),
+                ({"scope": ""}, 400, "invalid_request", "scope"),
+                ({"scope": [7]}, 400, "invalid_request", "scope"),
+                ({"model": "sim"}, 400, "invalid_request", "model"),
+                ({"model": "none"}, 400, "invalid_request", "model"),
+                ({"model": []}, 400, "invalid_request", "model"),
+                ({"model": {}}, 400, "invalid_request", "model"),
+                ({"account": "another" + self.name}, 403, "insufficient_scope", "account"),
+                ({"account": "nobody"}, 403, "insufficient_scope", "account"),
+                ({"account": 7}, 400, "invalid_request", "account"),
+                ({"ttl": 0}, 400, "invalid_request", "ttl"),
+                ({"ttl": 86401}, 400, "invalid_request", "ttl"),
+                ({"ttl": 1.5}, 400, "invalid_request", "ttl"),
+                ({"ttl": None}, 400, "invalid_request", "ttl"),
+                ({"cap": 1}, 400, "invalid_request", "cap"),
+                ({"models": ["small"]}, 400, "invalid_request", None)):
+            got, answer = self.mint(maker, **body)
+            self.assertEqual((got, answer["error"]["code"], answer["error"]["param"]),
+                             (status, code, param), body)
+        # Its maker's models, or fewer.
+        for body, models in (({}, ("small", "long")), ({"model": "small"}, ("small",)),
+                             ({"model": ["long"], "scope": ["chat"]}, ("long",))):
+            key = self.minted(maker, **body)["key"]
+            for model in ("sim", "small", "long"):
+                status = self.t.request("POST", "/chat/preview",
+                                        {"model": model, "message": "x"}, key)[0]
+                self.assertEqual(status, 200 if model in models else 404, (body, model))
+        only = self.t.ctl("key", "create", self.name, "--scope", "mint")["key"]
+        self.assertEqual(self.mint(only)[0], 403)
+        plain = self.t.ctl("key", "create", self.name)["key"]
+        self.assertEqual(self.mint(plain)[0], 403)
+
+    def test_for_others(self):
+        other = "another" + self.name
+        self.t.ctl("account", "create", other)
+        maker = self.maker("--mint-others")["key"]
+        made = self.minted(maker, account=other)
+        self.assertEqual(made["account"], other)
+        end = end_of(self.t.run(made["key"], model="small"))[1]
+        self.assertEqual(micro(self.t.show(other)["balance"]), -micro(end["cost"]))
+        self.assertEqual(self.mint(maker, account="nobody")[0], 404)
+        p = self.t.ctl("key", "create", self.name, "--mint-others", check=False)
+        self.assertEqual(p.returncode, 1)
+
+    def test_under_its_makers_cap(self):
+        maker = self.maker("--cap", "0.0005", "--per", "total")
+        keys = [self.minted(maker["key"])["key"] for _ in range(3)]
+        for key in keys:
+            status, _, answer = self.t.request(
+                "POST", "/chat/send", {"message": "x", "model": "long"}, key)
+            if status == 200:
+                s = self.t.open(answer["stream_id"])
+                self.assertEqual(end_of(list(s.typed()))[1]["finish_reason"], "credit")
+                s.close()
+        self.assertLessEqual(5000000 - micro(self.t.show(self.name)["balance"]), 500)
+        for key in keys + [maker["key"]]:
+            status, _, answer = self.t.request(
+                "POST", "/chat/send", {"message": "x", "model": "long"}, key)
+            self.assertEqual((status, answer["error"]["code"]), (402, "key_cap_reached"))
+        self.invariants()
+
+
 class Midnight(Case):
     """A day's cap is new at midnight in UTC; a stream is paid from the day of its reserve."""
 

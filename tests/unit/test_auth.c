@@ -2,7 +2,7 @@
  * Goal:   only a whole, known, valid key gets in, and keys are made without bias.
  * Method: keys inserted into an anonymous region; HMAC against RFC 4231; character counts.
  *
- * objs: daemon/auth.o daemon/buf.o daemon/http.o daemon/http_chunked.o daemon/log.o shm/account.o shm/money.o shm/region.o shm/ring.o
+ * objs: daemon/auth.o daemon/minted.o daemon/buf.o daemon/http.o daemon/http_chunked.o daemon/log.o shm/account.o shm/money.o shm/region.o shm/ring.o
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -14,7 +14,7 @@
 
 #include <cmocka.h>
 
-#include "daemon/auth.h"
+#include "daemon/minted.h"
 
 static const uint64_t now = 1000000;
 
@@ -98,7 +98,7 @@ check_head(const char *headers, struct caller *caller)
 static enum auth_result
 check_text(const char *text, struct caller *caller)
 {
-	char line[300];
+	char line[600];
 
 	snprintf(line, sizeof line, text == NULL ? "" : "Authorization: %s\r\n", text);
 	return check_head(line, caller);
@@ -194,6 +194,95 @@ models(void **state)
 	assert_true(auth_model(&caller, "any"));
 	/* Nobody may use nothing. */
 	assert_false(auth_model(&(struct caller){0}, "small"));
+}
+
+/* A minted key that is good in every way but what `change` makes of it. */
+static void
+mint(struct minted *m, const char *maker, char text[static MINTED_TEXT_MAX], const char *model)
+{
+	uint64_t models[1] = {model != NULL ? key_model(model, strlen(model)) : 0};
+	struct key_entry *k;
+	uint8_t hash[32];
+
+	auth_hash(heritage.key_secret, maker, AUTH_KEY_LEN, hash);
+	k = key_find(&heritage.region, hash);
+	assert_non_null(k);
+	m->maker = k->key_id;
+	memcpy(&m->maker_hash, hash, sizeof m->maker_hash);
+	m->models = model != NULL;
+	minted_make(heritage.key_secret, m, models, text);
+}
+
+static void
+minted_keys(void **state)
+{
+	struct minted m = {.scopes = KEY_SCOPE_CHAT | KEY_SCOPE_MINT, .account = 0,
+	    .expires_us = now + 1};
+	char text[MINTED_TEXT_MAX], header[MINTED_TEXT_MAX + 16], changed[MINTED_TEXT_MAX + 16];
+	struct caller caller;
+	size_t len;
+
+	(void)state;
+	mint(&m, good, text, NULL);
+	snprintf(header, sizeof header, "Bearer %s", text);
+	assert_int_equal(check_text(header, &caller), AUTH_OK);
+	assert_int_equal(caller.account->number, 0); /* its own, not its maker's */
+	assert_true(caller.every_model);
+	/* No scope that its maker lacks, and no right to believe headers. */
+	assert_int_equal(caller.scopes, KEY_SCOPE_CHAT);
+	/* Each character of it counts. */
+	len = strlen(header);
+	for (size_t i = 14; i < len; i++) {
+		for (const char *c = "AQgw_-"; *c != '\0'; c++) {
+			memcpy(changed, header, sizeof changed);
+			changed[i] = *c;
+			assert_int_equal(check_text(changed, &caller),
+			    changed[i] == header[i] ? AUTH_OK : AUTH_UNKNOWN);
+		}
+		memcpy(changed, header, sizeof changed);
+		changed[i] = '\0';
+		assert_int_equal(check_text(changed, &caller), AUTH_UNKNOWN);
+	}
+	snprintf(changed, sizeof changed, "%s=", header);
+	assert_int_equal(check_text(changed, &caller), AUTH_UNKNOWN);
+	/* Models: its own, or its maker's. */
+	mint(&m, good, text, "small");
+	snprintf(header, sizeof header, "Bearer %s", text);
+	assert_int_equal(check_text(header, &caller), AUTH_OK);
+	assert_true(auth_model(&caller, "small") && !auth_model(&caller, "any"));
+	mint(&m, narrow, text, NULL);
+	snprintf(header, sizeof header, "Bearer %s", text);
+	assert_int_equal(check_text(header, &caller), AUTH_OK);
+	assert_true(auth_model(&caller, "small") && !auth_model(&caller, "any"));
+	/* Its maker's end is its own. */
+	mint(&m, revoked, text, NULL);
+	snprintf(header, sizeof header, "Bearer %s", text);
+	assert_int_equal(check_text(header, &caller), AUTH_REVOKED);
+	mint(&m, expired, text, NULL);
+	snprintf(header, sizeof header, "Bearer %s", text);
+	assert_int_equal(check_text(header, &caller), AUTH_EXPIRED);
+	m.expires_us = now;
+	mint(&m, good, text, NULL);
+	snprintf(header, sizeof header, "Bearer %s", text);
+	assert_int_equal(check_text(header, &caller), AUTH_EXPIRED);
+	/* Signed by us and yet of another world: a journal was put back, say. */
+	m.expires_us = now + 1;
+	m.account = 2;
+	mint(&m, good, text, NULL);
+	snprintf(header, sizeof header, "Bearer %s", text);
+	assert_int_equal(check_text(header, &caller), AUTH_UNKNOWN);
+	m.account = 0;
+	mint(&m, good, text, NULL);
+	heritage.key_secret[31] ^= 1;
+	snprintf(header, sizeof header, "Bearer %s", text);
+	assert_int_equal(check_text(header, &caller), AUTH_UNKNOWN);
+	heritage.key_secret[31] ^= 1;
+	/* The longest. */
+	m.models = KEY_MODELS_MAX;
+	minted_make(heritage.key_secret, &m, (uint64_t[KEY_MODELS_MAX]){0}, text);
+	snprintf(header, sizeof header, "Bearer %s", text);
+	assert_int_equal(check_text(header, &caller), AUTH_OK);
+	assert_false(auth_model(&caller, "small"));
 }
 
 static void
@@ -314,6 +403,7 @@ main(void)
 	    cmocka_unit_test(answers),
 	    cmocka_unit_test(a_key_in_one_place),
 	    cmocka_unit_test(models),
+	    cmocka_unit_test(minted_keys),
 	    cmocka_unit_test(scopes),
 	    cmocka_unit_test(every_changed_character_is_unknown),
 	    cmocka_unit_test(another_secret_knows_nobody),
