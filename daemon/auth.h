@@ -26,12 +26,14 @@ enum auth_result {
 	AUTH_UNKNOWN,
 	AUTH_REVOKED,
 	AUTH_EXPIRED,
+	AUTH_TOKEN,      /* a JSON Web Token that is not to be believed */
+	AUTH_NO_ACCOUNT, /* a good token, for an account that there is not */
 };
 
 /* Who calls.  Account and key lie in shared memory and stay where they are. */
 struct caller {
 	struct account *account;
-	struct key_entry *key; /* NULL: not by a key of ours */
+	struct key_entry *key; /* of ours, also of a minted one's maker; NULL: by a token */
 	struct key_entry *purse; /* whose cap it spends under (struct hold_terms), or NULL */
 	uint32_t scopes;       /* KEY_SCOPE_..., KEY_TRUST_USER, KEY_MINT_OTHERS */
 	bool every_model;      /* else these */
@@ -40,7 +42,8 @@ struct caller {
 };
 
 /*
- * Worker: whose request is this?  By "Authorization: Bearer KEY", else by "x-api-key: KEY".  All
+ * Worker: whose request is this?  By "Authorization: Bearer KEY", else by "x-api-key: KEY"; KEY may
+ * also be a minted key (daemon/minted.h) or a JSON Web Token (daemon/jwt.h).  All
  * zero in *caller unless AUTH_OK.  Takes nothing; a revoked key is refused from the moment on
  * that its revocation was acknowledged.
  */

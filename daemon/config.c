@@ -50,6 +50,13 @@ config_free(struct config *c)
 		free(c->model[i].name);
 		free(c->model[i].upstream);
 	}
+	for (int i = 0; i < c->jwt_count; i++) {
+		free(c->jwt[i].name);
+		free(c->jwt[i].key_file);
+		free(c->jwt[i].audience);
+		free(c->jwt[i].kid);
+		secret_free(c->jwt[i].key);
+	}
 	free(c->path);
 	free(c->user);
 	free(c->default_model);

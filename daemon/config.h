@@ -23,6 +23,7 @@
 #define CONFIG_FALLBACKS_MAX 8
 #define CONFIG_URLS_MAX 8 /* of a provider */
 #define CONFIG_KEYS_MAX 8
+#define CONFIG_JWTS_MAX 16
 
 enum config_dialect { DIALECT_OPENAI, DIALECT_OLLAMA, DIALECT_ANTHROPIC, DIALECT_AUTO };
 
@@ -49,6 +50,18 @@ struct config_model {
 	struct price price;
 	uint32_t context, max_completion; /* tokens */
 	bool hidden_tokens;
+};
+
+enum config_algorithm { CONFIG_RS256, CONFIG_ES256, CONFIG_HS256, CONFIG_ALGORITHMS };
+
+struct config_jwt {
+	char *name;
+	enum config_algorithm algorithm;
+	char *key_file, *audience;
+	char *kid;       /* of the tokens that it is for; "": those that name none */
+	uint32_t scopes; /* KEY_SCOPE_...: what they may do at most */
+	char *key;       /* PEM, or the secret's bytes; secret.h; a NUL follows */
+	size_t key_len;
 };
 
 struct config {
@@ -87,6 +100,8 @@ struct config {
 	int provider_count;
 	struct config_model model[CONFIG_MODELS_MAX];
 	int model_count;
+	struct config_jwt jwt[CONFIG_JWTS_MAX];
+	int jwt_count;
 };
 
 /*

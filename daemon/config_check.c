@@ -112,6 +112,7 @@ const struct config_shape config_shapes[] = {
 	{ "timeouts", false, timeouts_keys },
 	{ "provider", true, provider_keys },
 	{ "model", true, model_keys },
+	{ "jwt", true, config_jwt_keys },
 	{ 0 },
 };
 
@@ -398,6 +399,11 @@ config_check(struct config_file *f, struct config *c)
 	for (size_t i = 1; i < f->sections; i++)
 		if (strcmp(f->section[i].name, "model") == 0)
 			check_model(f, c, i);
+	for (size_t i = 1; i < f->sections; i++)
+		if (strcmp(f->section[i].name, "jwt") == 0 && config_jwt_begin(f, c, i)) {
+			apply_section(f, i, config_jwt_keys, &c->jwt[c->jwt_count - 1]);
+			config_jwt_end(f, c, i);
+		}
 	if (!f->broken)
 		check_together(f, c);
 }

@@ -88,6 +88,11 @@ extern const struct config_shape config_shapes[];
 void config_defaults(struct config *);
 void config_check(struct config_file *, struct config *);
 
+/* config_jwt.c: a jwt block, before and after its keys are applied to the last of config.jwt. */
+extern const struct config_key config_jwt_keys[];
+bool config_jwt_begin(struct config_file *, struct config *, size_t section);
+void config_jwt_end(struct config_file *, struct config *, size_t section);
+
 /* As their namesakes, but fatal when out of memory. */
 char *config_strdup(const char *);
 void *config_realloc(void *, size_t count, size_t size);

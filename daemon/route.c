@@ -94,6 +94,10 @@ check_key(struct conn *c, const struct http_request *rq)
 		return VERDICT_KEY_REVOKED;
 	case AUTH_EXPIRED:
 		return VERDICT_KEY_EXPIRED;
+	case AUTH_TOKEN:
+		return VERDICT_TOKEN;
+	case AUTH_NO_ACCOUNT:
+		return VERDICT_TOKEN_ACCOUNT;
 	case AUTH_UNKNOWN:
 		return VERDICT_KEY_UNKNOWN;
 	}
@@ -280,6 +284,12 @@ route_refuse(struct conn *c, const struct http_request *rq)
 	case VERDICT_KEY_AMBIGUOUS:
 		refuse_key(c, "more than one API key: send one header with one key");
 		break;
+	case VERDICT_TOKEN:
+		refuse_key(c, "this token is not valid here");
+		break;
+	case VERDICT_TOKEN_ACCOUNT:
+		refuse_key(c, "there is no account of this token's subject");
+		break;
 	case VERDICT_SCOPE:
 		refuse_scope(c);
 		break;
@@ -290,7 +300,7 @@ route_refuse(struct conn *c, const struct http_request *rq)
 		refuse_key(c, "this API key was revoked");
 		break;
 	case VERDICT_KEY_EXPIRED:
-		refuse_key(c, "this API key has expired");
+		refuse_key(c, "this API key or token has expired");
 		break;
 	case VERDICT_LIMITED:
 		refuse_stranger(c, rq);

@@ -24,6 +24,7 @@ build | -          | libmsgpack-c-dev|libmsgpack-dev | the admin socket'\''s pro
 build | -          | liblmdb-dev                     | the journal
 build | -          | libconfuse-dev                  | the config file
 build | -          | libjansson-dev                  | JSON off the hot path
+build | -          | libjwt-dev                      | tokens that others sign
 build | xz         | xz-utils                        | unpacks the vocabularies
 build | -          | libssl-dev                      | hashes of keys and of the journal
 demo  | python3    | python3                         | drives the demo

@@ -18,6 +18,7 @@ PURE = ("daemon/tokenizer",)
 ONLY = {
     "curl/": ("daemon/upstream",),
     "confuse.h": ("daemon/config",),
+    "jwt.h": ("daemon/jwt.c",),
     "lmdb.h": ("daemon/journal", "daemon/state", "daemon/audit"),
 }
 

@@ -2,8 +2,13 @@
 Method: keys of several kinds against four workers; revocation while a stream runs; restart and
         crash; what stands in the files.
 """
+import base64
+import hashlib
+import hmac
+import json
 import os
 import signal
+import tempfile
 import time
 import unittest
 from concurrent.futures import ThreadPoolExecutor
@@ -388,6 +393,71 @@ class Minted(Case):
             status, _, answer = self.t.request(
                 "POST", "/chat/send", {"message": "x", "model": "long"}, key)
             self.assertEqual((status, answer["error"]["code"]), (402, "key_cap_reached"))
+        self.invariants()
+
+
+class Tokens(Case):
+    """Tokens that somebody else signs: by HS256 here, tests/unit/test_jwt.c has the others."""
+    SECRETS = {"old": b"the secret of last year, 32 bytes", "new": os.urandom(40).hex().encode()}
+
+    @classmethod
+    def setUpClass(cls):
+        folder = tempfile.mkdtemp(prefix="tolld-test-")
+        cls.t = Tolld(workers=3, folder=folder, models={"small": "sim:tokens=5"})
+        cls.t.own_folder = True
+        cls.configure("old", "new")
+        cls.t.start()
+
+    @classmethod
+    def configure(cls, *kids):
+        blocks = ""
+        for kid in kids:
+            with open(f"{cls.t.folder}/{kid}.key", "wb") as f:
+                f.write(cls.SECRETS[kid] + b"\n")
+            blocks += (f'jwt "{kid}" {{ algorithm = "HS256" audience = "chat" kid = "{kid}" '
+                       f'key_file = "{cls.t.folder}/{kid}.key" }}\n')
+        cls.t.extra = (blocks, "", "")
+        cls.t.write_config()
+
+    def token(self, kid, sub, **claims):
+        def part(data):
+            return base64.urlsafe_b64encode(data).rstrip(b"=")
+        claims = dict({"sub": sub, "aud": "chat", "exp": int(time.time()) + 300}, **claims)
+        text = (part(json.dumps({"alg": "HS256", "kid": kid}).encode()) + b"." +
+                part(json.dumps(claims).encode()))
+        mac = hmac.new(self.SECRETS[kid], text, hashlib.sha256).digest()
+        return (text + b"." + part(mac)).decode()
+
+    def test_account_scopes_and_rotation(self):
+        key = self.t.account("jwt", "5")
+        for kid in self.SECRETS:
+            token = self.token(kid, "jwt")
+            for _ in range(6):
+                self.assertEqual(self.t.request("GET", "/balance", key=token)[0], 200)
+        self.assertEqual(end_of(self.t.run(token, model="small"))[0], "done")
+        self.assertEqual(self.t.request("GET", "/balance", headers={"x-api-key": token})[0], 200)
+        for token, status, code in (
+                (self.token("new", "nobody"), 401, "invalid_api_key"),
+                (self.token("new", "jwt", aud="else"), 401, "invalid_api_key"),
+                (self.token("new", "jwt", exp=1), 401, "invalid_api_key"),
+                (token[:-2], 401, "invalid_api_key"), ("a.b.c", 401, "invalid_api_key"),
+                (self.token("new", "jwt", x="x" * 4000), 401, "invalid_api_key"),
+                (self.token("new", "jwt", scope="embeddings"), 403, "insufficient_scope"),
+                (self.token("new", "jwt", models=["sim"]), 404, "model_not_found")):
+            got, _, answer = self.t.request("POST", "/chat/preview",
+                                            {"model": "small", "message": "x"}, token)
+            self.assertEqual((got, answer["error"]["code"]), (status, code), answer)
+        # It makes no keys, and keys of our own go on beside it.
+        self.assertEqual(self.t.request("POST", "/keys", {"ttl": 1}, self.token("new", "jwt"))[0],
+                         403)
+        self.assertEqual(self.t.request("GET", "/balance", key=key)[0], 200)
+        # The old block is taken out: its tokens are over.
+        self.t.stop()
+        self.configure("new")
+        self.t.start()
+        self.assertEqual(self.t.request("GET", "/balance", key=self.token("old", "jwt"))[0], 401)
+        self.assertEqual(self.t.request("GET", "/balance", key=self.token("new", "jwt"))[0], 200)
+        self.assertNotIn("eyJ", self.t.log())
         self.invariants()
 
 

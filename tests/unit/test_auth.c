@@ -2,7 +2,7 @@
  * Goal:   only a whole, known, valid key gets in, and keys are made without bias.
  * Method: keys inserted into an anonymous region; HMAC against RFC 4231; character counts.
  *
- * objs: daemon/auth.o daemon/minted.o daemon/buf.o daemon/http.o daemon/http_chunked.o daemon/log.o shm/account.o shm/money.o shm/region.o shm/ring.o
+ * objs: daemon/auth.o daemon/auth_scope.o daemon/minted.o daemon/jwt.o daemon/json.o daemon/json_value.o daemon/buf.o daemon/http.o daemon/http_chunked.o daemon/log.o shm/account.o shm/money.o shm/region.o shm/ring.o
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -14,11 +14,13 @@
 
 #include <cmocka.h>
 
+#include "daemon/config.h"
 #include "daemon/minted.h"
 
 static const uint64_t now = 1000000;
 
-static struct heritage heritage = {.key_secret = {1, 2, 3}};
+static struct config config;
+static struct heritage heritage = {.config = &config, .key_secret = {1, 2, 3}};
 static char good[AUTH_KEY_LEN + 1], revoked[AUTH_KEY_LEN + 1], expired[AUTH_KEY_LEN + 1];
 static char later[AUTH_KEY_LEN + 1], narrow[AUTH_KEY_LEN + 1];
 

@@ -3,7 +3,7 @@
  * Method: a table of small files and the faults that each must give, in order; whole files with
  *         all keys; the example that is shipped.  The tokenizers are stand-ins.
  * objs: daemon/config.o daemon/config_file.o daemon/config_text.o daemon/config_value.o
- * objs: daemon/config_check.o daemon/secret.o daemon/address.o daemon/log.o shm/money.o
+ * objs: daemon/config_jwt.o daemon/auth_scope.o daemon/config_check.o daemon/secret.o daemon/address.o daemon/log.o shm/money.o
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -96,6 +96,22 @@ static const struct bad {
 	{ "timeouts { connect = 0\nfirst_token = 0\nidle = 0\nstream = 0\nrequest = 0\n"
 	  "header = 0 }",
 	    "1: connect|2: first_token|3: idle|4: stream|5: request|6: header" },
+	/* Tokens. */
+	{ "jwt \"a\" {\n}", "1: algorithm|1: key_file|1: audience" },
+	{ "jwt \"a\" {\n algorithm = none\n audience = us\n key_file = \"/etc/hostname\" }",
+	    "2: algorithm" },
+	{ "jwt \"a\" {\n algorithm = HS256\n audience = \"\"\n key_file = \"/nonesuch\" }",
+	    "3: audience|4: key_file" },
+	{ "jwt \"a\" { algorithm = RS256 audience = us\n key_file = \"/etc/passwd\" }",
+	    "2: key_file" },
+	{ "jwt \"a\" { algorithm = HS256 audience = us scope = {\"chat\",\n\"mint\"}\n"
+	  "key_file = \"/etc/passwd\" }",
+	    "2: scope" },
+	{ "jwt \"a\" { algorithm = HS256 audience = us key_file = \"/etc/passwd\" }\n"
+	  "jwt \"b\" { algorithm = HS256 audience = us\n key_file = \"/etc/passwd\" }",
+	    "2: kid" },
+	{ "jwt \"a\" { algorithm = HS256 audience = us key_file = \"/etc/passwd\"\n issuer = x }",
+	    "2: issuer" },
 	/* Words. */
 	{ "log_format = xml", "1: log_format" },
 	{ "log_level = loud", "1: log_level" },
@@ -463,12 +479,24 @@ the_example_passes(void **state)
 	free(text);
 }
 
+/* A public key of 2048 bits. */
+static const char rsa[] = "-----BEGIN PUBLIC KEY-----\n"
+    "MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAvaiD/wRxHFQ+N3SYtRsj\n"
+    "kVTke4hS113r5T2Taohe2lxHGsKNjqzosC7W0O+YyD5atdMMmGA4sJLMXuoQ1bzK\n"
+    "GUiXcn6sDBiHII98QZFw8+7sWu6ziUhKkaXnwiITQ7n5OCrJ1Pgnvv4zx7Zk4ZJn\n"
+    "DWZNLPbNfa9tz6mnuN4QhX3KWCg0YYi00NZYNpeLAiVj9Gcq6CuA0JZXVuTgzp38\n"
+    "J+mORvSBDxPSSsD2dvi+jiERuV868bnL5MlTeAT7wJED9pItVSwmPdL3NN9a2KrR\n"
+    "3IUFedgkQjiqhL0uindlJadjNf1btkMA36R5Zds5YE/iCX5wPWtAvzzvGd3igGFM\n"
+    "IwIDAQAB\n"
+    "-----END PUBLIC KEY-----\n";
+
 /* With the comment signs before its keys removed, so that none of them is stale. */
 static void
 the_example_passes_with_all_its_defaults(void **state)
 {
-	static char text[65536], line[1024];
+	static char text[65536], line[1024], file[] = "/tmp/test_config_key.XXXXXX";
 	FILE *in = fopen("etc/tolld.conf", "r");
+	int fd = mkstemp(file);
 	(void)state;
 	assert_non_null(in);
 	setenv("OPENAI_API_KEY", "k", 1);
@@ -482,10 +510,15 @@ the_example_passes_with_all_its_defaults(void **state)
 			*sign = ' ';
 		if (strstr(line, "api_key_file") || strstr(line, "user = \"toll\""))
 			continue;
+		if (strstr(line, "/etc/tolld/login.pem"))
+			snprintf(line, sizeof(line), "key_file = \"%s\"\n", file);
 		strcat(text, line);
 	}
 	fclose(in);
+	assert_true(fd >= 0 && write(fd, rsa, strlen(rsa)) == (ssize_t)strlen(rsa));
+	close(fd);
 	struct config *c = load(text);
+	unlink(file);
 	if (!c)
 		print_message("%s", said);
 	assert_non_null(c);
@@ -511,6 +544,63 @@ teardown(void **state)
 	return unlink(path);
 }
 
+static const char *
+jwt_key(const char *algorithm, const char *key)
+{
+	static char text[400], file[] = "/tmp/test_config_key.XXXXXX";
+	struct config *c;
+	FILE *f;
+	int fd;
+
+	strcpy(file + sizeof file - 7, "XXXXXX");
+	fd = mkstemp(file);
+	assert_true(fd >= 0);
+	f = fdopen(fd, "w");
+	fputs(key, f);
+	fclose(f);
+	snprintf(text, sizeof text, USER PROVIDER MODEL
+	    "jwt \"a\" { algorithm = %s audience = us key_file = \"%s\" }", algorithm, file);
+	c = load(text);
+	if (c != NULL) {
+		assert_int_equal(c->jwt_count, 1);
+		assert_int_equal(c->jwt[0].scopes, 3);
+		assert_string_equal(c->jwt[0].kid, "");
+		assert_int_equal(c->jwt[0].key_len, strlen(key) -
+		    (c->jwt[0].algorithm == CONFIG_HS256 && key[strlen(key) - 1] == '\n'));
+		config_free(c);
+		assert_null(strstr(said, key));
+	}
+	unlink(file);
+	return c != NULL ? "" : said;
+}
+
+/* A block's key must be one for its algorithm: nothing is left to find out for a token. */
+static void
+a_tokens_key_is_one_for_its_algorithm(void **state)
+{
+	static const char p256[] = "-----BEGIN PUBLIC KEY-----\n"
+	    "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEH0EdQIVhnYMzVCVfi+VLJyIFCwn0\n"
+	    "SCCgR4TuopxLqpoR7z+51P/Ew/jRznWo7vLibaN9c3wdmD0jp7Uf+FUzUA==\n"
+	    "-----END PUBLIC KEY-----\n";
+	static const char rsa1024[] = "-----BEGIN PUBLIC KEY-----\n"
+	    "MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQDK7j6gC2uAHc0fKlnJQwl75DCD\n"
+	    "L/YHFzrJ2OluoFqCIYbA8Sz7drsokLNSres2q/gTJ1RYfeu1F+cKrq8HMZ/WhBrq\n"
+	    "PedCkGdct4VlrTsuxjVlx58JSGkZWFL1RVGClIOVxISlf9JMYE+uICEGiitzdgvO\n"
+	    "ZNFS/oKjsj4052JAEwIDAQAB\n"
+	    "-----END PUBLIC KEY-----\n";
+
+	(void)state;
+	assert_string_equal(jwt_key("RS256", rsa), "");
+	assert_string_equal(jwt_key("ES256", p256), "");
+	assert_string_equal(jwt_key("HS256", "0123456789abcdef0123456789abcdef\n"), "");
+	assert_non_null(strstr(jwt_key("HS256", "0123456789abcdef0123456789abcde\n"), "32 bytes"));
+	assert_non_null(strstr(jwt_key("HS256", rsa), "no secret for HS256"));
+	assert_non_null(strstr(jwt_key("RS256", p256), "RSA key of at least 2048"));
+	assert_non_null(strstr(jwt_key("RS256", rsa1024), "RSA key of at least 2048"));
+	assert_non_null(strstr(jwt_key("ES256", rsa), "P-256"));
+	assert_non_null(strstr(jwt_key("RS256", "not a key"), "no PEM public key"));
+}
+
 int
 main(void)
 {
@@ -522,6 +612,7 @@ main(void)
 		cmocka_unit_test(every_key_arrives),
 		cmocka_unit_test(keys_come_from_files),
 		cmocka_unit_test(no_fault_shows_a_secret),
+		cmocka_unit_test(a_tokens_key_is_one_for_its_algorithm),
 		cmocka_unit_test(the_example_passes),
 		cmocka_unit_test(the_example_passes_with_all_its_defaults),
 	};
