@@ -229,22 +229,20 @@ put_row(struct proto_out *out, struct admin *a, uint64_t key_id)
 
 /* The cap, and what is charged and held under it in the present day or month. */
 static void
-put_cap(struct proto_out *out, const struct region *region, struct key_entry *k)
+put_cap(struct proto_out *out, const struct key_entry *k)
 {
-	const struct key_entry *owner = key_purse(region, k);
-
 	proto_put_str(out, "cap");
-	if (owner == NULL) {
+	if (k->purse.per == KEY_PER_NONE) {
 		proto_put_nil(out);
 		proto_put_kstr(out, "per", NULL);
 		proto_put_str(out, "used");
 		proto_put_nil(out);
 		return;
 	}
-	proto_put_int(out, owner->purse.cap);
-	proto_put_kstr(out, "per", key_rights_per_name(owner->purse.per));
+	proto_put_int(out, k->purse.cap);
+	proto_put_kstr(out, "per", key_rights_per_name(k->purse.per));
 	proto_put_kint(out, "used",
-	    purse_used(&owner->purse, purse_window(owner->purse.per, realtime_us())));
+	    purse_used(&k->purse, purse_window(k->purse.per, realtime_us())));
 }
 
 /* As key.create takes them. */
@@ -296,7 +294,7 @@ put_page(struct admin_call *call)
 		put_expiry(out, k->expires_us);
 		put_scopes(out, k->scopes);
 		put_row(out, call->admin, k->key_id);
-		put_cap(out, r, key_at(r, found[i]));
+		put_cap(out, k);
 	}
 	proto_put_str(out, "next");
 	if (at < count)

@@ -129,10 +129,10 @@ shown(const struct http_request *rq, struct span *token)
 }
 
 void
-auth_grant(const struct region *region, struct key_entry *key, struct caller *caller)
+auth_grant(struct key_entry *key, struct caller *caller)
 {
 	caller->key = key;
-	caller->purse = key_purse(region, key);
+	caller->purse = key->purse.per != KEY_PER_NONE ? key : NULL;
 	caller->scopes = key->scopes;
 	caller->every_model = key->models == 0;
 	/* The table is shared memory, and no count in there is believed. */
@@ -163,7 +163,7 @@ check_key(const struct heritage *h, struct span token, uint64_t now_us, struct c
 	if (key->expires_us != 0 && key->expires_us <= now_us)
 		return AUTH_EXPIRED;
 	caller->account = account_at(&h->region, key->account);
-	auth_grant(&h->region, key, caller);
+	auth_grant(key, caller);
 	return AUTH_OK;
 }
 

@@ -35,7 +35,7 @@ struct caller {
 	struct account *account;
 	struct key_entry *key; /* of ours, also of a minted one's maker; NULL: by a token */
 	struct key_entry *purse; /* whose cap it spends under (struct hold_terms), or NULL */
-	uint32_t scopes;       /* KEY_SCOPE_..., KEY_TRUST_USER, KEY_MINT_OTHERS */
+	uint32_t scopes;       /* KEY_SCOPE_..., KEY_MINT_OTHERS */
 	bool every_model;      /* else these */
 	uint32_t models;
 	uint64_t model[KEY_MODELS_MAX]; /* key_model */
@@ -50,7 +50,7 @@ struct caller {
 enum auth_result auth_request(const struct heritage *, const struct http_request *,
     uint64_t now_us, struct caller *) __attribute__((warn_unused_result));
 /* All that this key is good for, but for the account (for daemon/minted.c). */
-void auth_grant(const struct region *, struct key_entry *, struct caller *);
+void auth_grant(struct key_entry *, struct caller *);
 /* May it use this model?  (If not, it is told what it would be told of one that there isn't.) */
 bool auth_model(const struct caller *, const char *name);
 bool auth_model_named(const struct caller *, const char *name, size_t len);

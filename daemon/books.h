@@ -64,7 +64,6 @@ struct books_hold {
 struct books_key {
 	uint8_t hash[32];
 	uint64_t key_id, expires_us, created_us;
-	uint64_t minted_by; /* a key's id, or 0 */
 	uint32_t account, scopes;
 	uint32_t flags; /* KEY_REVOKED */
 	int64_t cap;
@@ -73,7 +72,6 @@ struct books_key {
 	 * numbers' last bit: as in shm/purse.h. */
 	uint16_t window[2];
 	int64_t used[2];
-	uint32_t users_max; /* accounts that it may make */
 	uint32_t label_len, models_len; /* the label, then the models: struct journal_key */
 	uint64_t text_at; /* books.c */
 	bool changed;

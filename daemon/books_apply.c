@@ -334,10 +334,8 @@ apply_key(struct books *b, const struct journal_record *r, const void *payload)
 	k.scopes = head.scopes;
 	k.label_len = head.label_len;
 	k.models_len = head.models_len;
-	k.minted_by = (uint64_t)r->extra;
 	k.cap = r->amount;
 	k.per = r->prompt;
-	k.users_max = r->completion;
 	if (books_load_key(b, &k, (const char *)payload + sizeof head) < 0)
 		return -1;
 	key_changed(b, books_keys(b) - 1);

@@ -97,10 +97,8 @@ make_key(const struct books *b, uint32_t index, struct books_row *row)
 	    .flags = k->flags,
 	    .label_len = k->label_len,
 	    .cap = k->cap,
-	    .minted_by = k->minted_by,
 	    .per = k->per,
 	    .models_len = k->models_len,
-	    .users_max = k->users_max,
 	    .used = {k->used[0], k->used[1]},
 	    .window = {k->window[0], k->window[1]},
 	};
@@ -225,9 +223,7 @@ load_key(struct books *b, const char *value, size_t len)
 	k.label_len = row.label_len;
 	k.models_len = row.models_len;
 	k.cap = row.cap;
-	k.minted_by = row.minted_by;
 	k.per = row.per;
-	k.users_max = row.users_max;
 	memcpy(k.used, row.used, sizeof k.used);
 	memcpy(k.window, row.window, sizeof k.window);
 	return books_load_key(b, &k, value + fixed);

@@ -49,8 +49,7 @@ struct key_row {
 	uint32_t account, scopes, flags, label_len;
 	/* To here: CHECKPOINT_FORMAT 1.  A row that ends with its label there is one of those. */
 	int64_t cap;
-	uint64_t minted_by;
-	uint32_t per, models_len, users_max, pad;
+	uint32_t per, models_len;
 	int64_t used[2];
 	uint16_t window[2], pad2[2];
 };

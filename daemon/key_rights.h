@@ -14,7 +14,7 @@
 #include "shm/journal_record.h"
 
 struct key_rights {
-	uint32_t scopes; /* KEY_SCOPE_..., KEY_TRUST_USER, KEY_MINT_OTHERS */
+	uint32_t scopes; /* KEY_SCOPE_..., KEY_MINT_OTHERS */
 	size_t models_len;
 	char models[KEY_MODELS_TEXT_MAX]; /* as in struct journal_key */
 };

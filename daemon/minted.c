@@ -83,7 +83,7 @@ grant(const struct heritage *h, const struct minted *m, const uint8_t *models,
     struct key_entry *maker, struct caller *caller)
 {
 	caller->account = account_at(&h->region, m->account);
-	auth_grant(&h->region, maker, caller);
+	auth_grant(maker, caller);
 	caller->scopes &= m->scopes;
 	if (m->models == 0)
 		return;

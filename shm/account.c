@@ -241,16 +241,6 @@ key_at(const struct region *region, uint32_t index)
 	return (struct key_entry *)(void *)(region->base + region->h->keys_at) + index;
 }
 
-struct key_entry *
-key_purse(const struct region *region, struct key_entry *k)
-{
-	if (k->purse.of != 0) /* acquire, pairs with index_add; no number in there is believed */
-		k = k->purse.of <= atomic_load_explicit(&region->h->keys, memory_order_acquire)
-		    ? key_at(region, k->purse.of - 1)
-		    : k;
-	return k->purse.per != KEY_PER_NONE ? k : NULL;
-}
-
 /* Equal?  In a time that does not depend on where they differ. */
 static bool
 same_hash(const uint8_t a[static 32], const uint8_t b[static 32])

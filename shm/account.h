@@ -86,8 +86,7 @@ int64_t account_available(const struct account *);
 #define KEY_SCOPE_MINT 4u /* make keys that are no wider than itself */
 #define KEY_SCOPES 7u
 /* Beside them in `scopes`. */
-#define KEY_TRUST_USER 0x10000u  /* whom its requests name as their user is believed */
-#define KEY_MINT_OTHERS 0x20000u /* with KEY_SCOPE_MINT: for any account */
+#define KEY_MINT_OTHERS 0x10000u /* with KEY_SCOPE_MINT: for any account */
 
 #define KEY_MODELS_MAX 16
 
@@ -101,7 +100,6 @@ struct purse { /* 64 bytes */
 	_Alignas(64) struct account_word word[2]; /* by the window's number: workers, 16-byte CAS */
 	int64_t cap;  /* micro-credits */
 	uint32_t per; /* enum key_per; KEY_PER_NONE: there is no cap */
-	uint32_t of;  /* the key whose purse it is, + 1: who minted this one; 0: its own */
 };
 _Static_assert(sizeof(struct purse) == 64, "purse");
 
@@ -130,9 +128,6 @@ uint64_t key_model(const char *name, size_t len);
 
 /* The key of that id, by the first bytes of its hash; NULL if it is not there. */
 struct key_entry *key_find_id(const struct region *, uint64_t hash, uint64_t key_id);
-/* The key whose purse this key spends from: itself, who minted it, or NULL. */
-struct key_entry *key_purse(const struct region *, struct key_entry *);
-
 struct key_entry *key_at(const struct region *, uint32_t index);
 struct key_entry *key_find(const struct region *, const uint8_t hash[static 32]);
 /* Keeper; NULL with errno ENOSPC or EEXIST. */

@@ -180,7 +180,7 @@ void hold_resume(struct region *, uint32_t slot, uint64_t seq);
 
 struct hold_terms {
 	struct account *account;
-	struct key_entry *purse; /* whose cap it is under (key_purse), or NULL */
+	struct key_entry *purse; /* the key under whose cap it is, or NULL */
 	struct price price;
 	uint32_t price_id;
 	uint32_t prompt;     /* tokens */

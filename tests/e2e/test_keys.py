@@ -266,6 +266,44 @@ class Caps(Case):
 
     rebuilt = Keys.rebuilt
 
+    def test_on_v1(self):
+        """OpenAI's routes: the same scopes, models and caps."""
+        key = self.capped("openai", "0.0005")["key"]
+        status, _, answer = self.t.request(
+            "POST", "/v1/chat/completions",
+            {"model": "long", "messages": [{"role": "user", "content": "x"}]}, key)
+        self.assertEqual((status, answer["choices"][0]["finish_reason"]), (200, "length"))
+        status, headers, answer = self.t.request(
+            "POST", "/v1/chat/completions",
+            {"model": "long", "messages": [{"role": "user", "content": "x"}]}, key)
+        self.assertEqual((status, answer["error"]["code"], answer["error"]["type"]),
+                         (402, "key_cap_reached", "insufficient_quota"))
+        self.assertEqual(headers["x-should-retry"], "false")
+        wait_for(lambda: self.charged("openai") > 0, 5)
+        self.assertLessEqual(self.charged("openai"), 500)
+        narrow = self.t.ctl("key", "create", "openai", "--scope", "chat", "--model", "small")["key"]
+        status, _, answer = self.t.request("GET", "/v1/models", key=narrow)
+        self.assertEqual([m["id"] for m in answer["data"]], ["small"])
+        self.assertEqual(self.t.request("GET", "/v1/models/small", key=narrow)[0], 200)
+        self.assertEqual(self.t.request("GET", "/v1/models/long", key=narrow)[0], 404)
+        for path, body, want in (
+                ("/v1/chat/completions", {"model": "small", "messages": [
+                    {"role": "user", "content": "x"}]}, (200, None)),
+                ("/v1/chat/completions", {"model": "long", "messages": [
+                    {"role": "user", "content": "x"}]}, (404, "model_not_found")),
+                ("/v1/embeddings", {"model": "small", "input": "x"}, (403, "insufficient_scope"))):
+            status, _, answer = self.t.request("POST", path, body, narrow)
+            self.assertEqual((status, answer["error"]["code"] if status >= 400 else None), want)
+        embeds = self.t.ctl("key", "create", "openai", "--scope", "embeddings", "--model",
+                            "small")["key"]
+        status, _, answer = self.t.request("POST", "/v1/embeddings",
+                                           {"model": "long", "input": "x"}, embeds)
+        self.assertEqual((status, answer["error"]["code"]), (404, "model_not_found"))
+        status, _, answer = self.t.request("POST", "/v1/embeddings",
+                                           {"model": "small", "input": "x"}, embeds)
+        self.assertNotIn(status, (401, 403, 404), answer)
+        self.invariants()
+
     def test_bad_caps(self):
         self.t.account("bad", "1")
         for options in (("--cap", "1"), ("--per", "day"), ("--cap", "0", "--per", "day"),

@@ -35,7 +35,7 @@ insert(char *text, uint32_t account, uint32_t flags, uint64_t expires_us, const 
 	k.account = account;
 	k.flags = flags;
 	k.expires_us = expires_us;
-	k.scopes = KEY_SCOPE_CHAT | KEY_TRUST_USER;
+	k.scopes = KEY_SCOPE_CHAT | KEY_MINT_OTHERS;
 	if (model != NULL)
 		k.model[k.models++] = key_model(model, strlen(model));
 	assert_non_null(key_insert(&heritage.region, &k));
@@ -127,7 +127,7 @@ answers(void **state)
 	snprintf(text, sizeof(text), "Bearer %s", good);
 	assert_int_equal(check_text(text, &caller), AUTH_OK);
 	assert_int_equal(caller.account->number, 1);
-	assert_int_equal(caller.scopes, KEY_SCOPE_CHAT | KEY_TRUST_USER);
+	assert_int_equal(caller.scopes, KEY_SCOPE_CHAT | KEY_MINT_OTHERS);
 	assert_int_equal(check("bEARER   ", good), AUTH_OK);
 	assert_int_equal(check("Bearer ", later), AUTH_OK);
 	assert_int_equal(check("Bearer ", revoked), AUTH_REVOKED);
@@ -230,7 +230,7 @@ minted_keys(void **state)
 	assert_int_equal(check_text(header, &caller), AUTH_OK);
 	assert_int_equal(caller.account->number, 0); /* its own, not its maker's */
 	assert_true(caller.every_model);
-	/* No scope that its maker lacks, and no right to believe headers. */
+	/* No scope that its maker lacks, and not the right to make others. */
 	assert_int_equal(caller.scopes, KEY_SCOPE_CHAT);
 	/* Each character of it counts. */
 	len = strlen(header);
@@ -295,7 +295,7 @@ scopes(void **state)
 	(void)state;
 	auth_format_scopes(0, text);
 	assert_string_equal(text, "");
-	auth_format_scopes(KEY_SCOPES | KEY_TRUST_USER, text);
+	auth_format_scopes(KEY_SCOPES | KEY_MINT_OTHERS, text);
 	assert_string_equal(text, "chat embeddings mint");
 	auth_format_scopes(KEY_SCOPE_MINT, text);
 	assert_string_equal(text, "mint");
