@@ -168,8 +168,8 @@ check_key(const struct heritage *h, struct span token, uint64_t now_us, struct c
 }
 
 enum auth_result
-auth_request(const struct heritage *h, const struct http_request *rq, uint64_t now_us,
-    struct caller *caller)
+auth_request(
+    const struct heritage *h, const struct http_request *rq, uint64_t now_us, struct caller *caller)
 {
 	struct span token;
 	enum auth_result result;

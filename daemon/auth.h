@@ -33,10 +33,10 @@ enum auth_result {
 /* Who calls.  Account and key lie in shared memory and stay where they are. */
 struct caller {
 	struct account *account;
-	struct key_entry *key; /* of ours, also of a minted one's maker; NULL: by a token */
+	struct key_entry *key;   /* of ours, also of a minted one's maker; NULL: by a token */
 	struct key_entry *purse; /* whose cap it spends under (struct hold_terms), or NULL */
-	uint32_t scopes;       /* KEY_SCOPE_..., KEY_MINT_OTHERS */
-	bool every_model;      /* else these */
+	uint32_t scopes;         /* KEY_SCOPE_..., KEY_MINT_OTHERS */
+	bool every_model;        /* else these */
 	uint32_t models;
 	uint64_t model[KEY_MODELS_MAX]; /* key_model */
 };
@@ -47,8 +47,8 @@ struct caller {
  * zero in *caller unless AUTH_OK.  Takes nothing; a revoked key is refused from the moment on
  * that its revocation was acknowledged.
  */
-enum auth_result auth_request(const struct heritage *, const struct http_request *,
-    uint64_t now_us, struct caller *) __attribute__((warn_unused_result));
+enum auth_result auth_request(const struct heritage *, const struct http_request *, uint64_t now_us,
+    struct caller *) __attribute__((warn_unused_result));
 /* All that this key is good for, but for the account (for daemon/minted.c). */
 void auth_grant(struct key_entry *, struct caller *);
 /* May it use this model?  (If not, it is told what it would be told of one that there isn't.) */
@@ -61,7 +61,8 @@ void auth_format_scopes(uint32_t scopes, char text[static AUTH_SCOPES_LEN]);
 /* The bit of a scope's name, or 0. */
 uint32_t auth_parse_scope(const char *name, size_t len);
 
-void auth_hash(const uint8_t secret[static 32], const char *key, size_t len, uint8_t hash[static 32]);
+void auth_hash(
+    const uint8_t secret[static 32], const char *key, size_t len, uint8_t hash[static 32]);
 /* A new random key and its id (admin). */
 void auth_make_key(char key[static AUTH_KEY_LEN + 1], uint64_t *key_id);
 void auth_format_key_id(uint64_t key_id, char text[static AUTH_KEY_ID_LEN + 1]);

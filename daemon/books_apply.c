@@ -98,13 +98,16 @@ books_capped_by(const struct books *b, const struct journal_record *r, uint16_t 
 {
 	uint32_t index = books_key_find(b, capped_id(r));
 	const struct books_key *k = index == JOURNAL_NONE ? NULL : books_key(b, index);
+	int off;
 
 	if (k == NULL || k->per == KEY_PER_NONE)
 		return NULL;
-	/* The one that ends with those bits and is the nearest to the record's own. */
+	/* The one that ends with those bits: the record's own, or, around midnight, the next to it.
+	 * One of another time would take the place of one that is in use. */
 	*window = purse_window(k->per, r->time_us);
-	*window = (uint16_t)(*window + (int8_t)(uint8_t)(r->outcome - (uint8_t)*window));
-	return k;
+	off = (int8_t)(uint8_t)(r->outcome - (uint8_t)*window);
+	*window = (uint16_t)(*window + off);
+	return off >= -1 && off <= 1 ? k : NULL;
 }
 
 bool

@@ -55,12 +55,12 @@ value_scope(struct config_file *f, const struct config_key *k, void *field,
 }
 
 const struct config_key config_jwt_keys[] = {
-	{ "algorithm", value_algorithm, J(algorithm), 0, 0, false },
-	{ "key_file", value_string, J(key_file), 1, 1024, false },
-	{ "audience", value_string, J(audience), 1, 256, false },
-	{ "kid", value_string, J(kid), 0, 128, false },
-	{ "scope", value_scope, J(scopes), 0, 0, true },
-	{ 0 },
+    {"algorithm", value_algorithm, J(algorithm), 0, 0, false},
+    {"key_file", value_string, J(key_file), 1, 1024, false},
+    {"audience", value_string, J(audience), 1, 256, false},
+    {"kid", value_string, J(kid), 0, 128, false},
+    {"scope", value_scope, J(scopes), 0, 0, true},
+    {0},
 };
 
 static int
@@ -84,11 +84,11 @@ wrong_key(const struct config_jwt *j)
 	if (key == NULL)
 		why = "holds no PEM public key";
 	else if (j->algorithm == CONFIG_RS256 &&
-	    (EVP_PKEY_base_id(key) != EVP_PKEY_RSA || EVP_PKEY_bits(key) < RSA_BITS_MIN))
+	         (EVP_PKEY_base_id(key) != EVP_PKEY_RSA || EVP_PKEY_bits(key) < RSA_BITS_MIN))
 		why = "holds no RSA key of at least 2048 bits, as RS256 needs";
 	else if (j->algorithm == CONFIG_ES256 &&
-	    (EVP_PKEY_get_group_name(key, group, sizeof(group), NULL) != 1 ||
-		strcmp(group, "prime256v1") != 0))
+	         (EVP_PKEY_get_group_name(key, group, sizeof(group), NULL) != 1 ||
+	             strcmp(group, "prime256v1") != 0))
 		why = "holds no EC key on P-256, as ES256 needs";
 	EVP_PKEY_free(key);
 	BIO_free(in);
@@ -140,8 +140,10 @@ config_jwt_begin(struct config_file *f, struct config *c, size_t section)
 		return false;
 	}
 	c->jwt_count++;
-	*j = (struct config_jwt){ .name = config_strdup(s->title), .kid = config_strdup(""),
-		.algorithm = CONFIG_ALGORITHMS, .scopes = KEY_SCOPE_CHAT | KEY_SCOPE_EMBEDDINGS };
+	*j = (struct config_jwt){.name = config_strdup(s->title),
+	    .kid = config_strdup(""),
+	    .algorithm = CONFIG_ALGORITHMS,
+	    .scopes = KEY_SCOPE_CHAT | KEY_SCOPE_EMBEDDINGS};
 	return true;
 }
 
@@ -149,7 +151,7 @@ void
 config_jwt_end(struct config_file *f, struct config *c, size_t section)
 {
 	struct config_jwt *j = &c->jwt[c->jwt_count - 1];
-	static const char *const needed[] = { "algorithm", "key_file", "audience" };
+	static const char *const needed[] = {"algorithm", "key_file", "audience"};
 	int line = f->section[section].line;
 	const char *why;
 
@@ -162,13 +164,13 @@ config_jwt_end(struct config_file *f, struct config *c, size_t section)
 		if (strcmp(c->jwt[i].kid, j->kid) == 0) {
 			int at = line_of(f, section, "kid");
 
-			config_fault(f, at != 0 ? at : line, "kid",
-			    "jwt \"%s\" has the same one", c->jwt[i].name);
+			config_fault(f, at != 0 ? at : line, "kid", "jwt \"%s\" has the same one",
+			    c->jwt[i].name);
 		}
 	if (j->key_file == NULL || j->algorithm == CONFIG_ALGORITHMS)
 		return;
 	why = read_key(j);
 	if (why != NULL)
-		config_fault(f, line_of(f, section, "key_file"), "key_file", "%s: %s", j->key_file,
-		    why);
+		config_fault(
+		    f, line_of(f, section, "key_file"), "key_file", "%s: %s", j->key_file, why);
 }

@@ -51,12 +51,12 @@ jwt_is_one(struct span token)
 static int
 base64url(char c)
 {
-	return c >= 'A' && c <= 'Z' ? c - 'A'
-	    : c >= 'a' && c <= 'z'  ? c - 'a' + 26
-	    : c >= '0' && c <= '9'  ? c - '0' + 52
-	    : c == '-'		    ? 62
-	    : c == '_'		    ? 63
-				    : -1;
+	return c >= 'A' && c <= 'Z'   ? c - 'A'
+	       : c >= 'a' && c <= 'z' ? c - 'a' + 26
+	       : c >= '0' && c <= '9' ? c - '0' + 52
+	       : c == '-'             ? 62
+	       : c == '_'             ? 63
+	                              : -1;
 }
 
 /* Exactly what RFC 7515 calls base64url: no padding, no bits left over.  -1 if it is not. */
@@ -91,7 +91,7 @@ read_object(struct span part, char text[static PART_MAX], struct json_value *roo
 	size_t len;
 
 	return decode(part, text, &len) == 0 && json_check(text, len, root, NULL) == JSON_OK &&
-	    root->type == JSON_OBJECT;
+	       root->type == JSON_OBJECT;
 }
 
 static const char *const algorithm_name[] = {
@@ -141,7 +141,7 @@ signature_good(const struct config_jwt *j, const struct token *t)
 	if (j->key_len == 0 || strlen(token) != text.len)
 		return false;
 	good = jwt_decode(&jwt, token, (const unsigned char *)j->key, (int)j->key_len) == 0 &&
-	    jwt_get_alg(jwt) == algorithm[j->algorithm];
+	       jwt_get_alg(jwt) == algorithm[j->algorithm];
 	jwt_free(jwt);
 	return good;
 }

@@ -13,7 +13,7 @@
 
 #include "daemon/auth.h"
 
-#define JWT_LEN_MAX 4096 /* longer ones are refused unread */
+#define JWT_LEN_MAX 4096    /* longer ones are refused unread */
 #define JWT_SKEW_SECONDS 60 /* that an issuer's clock may be off, for exp and nbf */
 
 /* Is this in the form of a token? */

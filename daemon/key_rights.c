@@ -18,8 +18,8 @@ key_rights_scope(struct key_rights *k, const char *name, size_t len, const char 
 }
 
 bool
-key_rights_model(struct key_rights *k, const struct config *cfg, const char *name, size_t len,
-    const char **why)
+key_rights_model(
+    struct key_rights *k, const struct config *cfg, const char *name, size_t len, const char **why)
 {
 	struct books_models m = {k->models, k->models + k->models_len};
 	size_t count = 0, other_len;
@@ -68,8 +68,8 @@ key_rights_scopes(struct key_rights *k, const char *names, size_t len, const cha
 }
 
 bool
-key_rights_models(struct key_rights *k, const struct config *cfg, const char *names, size_t len,
-    const char **why)
+key_rights_models(
+    struct key_rights *k, const struct config *cfg, const char *names, size_t len, const char **why)
 {
 	size_t at = 0, n;
 

@@ -60,7 +60,8 @@ read_body(struct asked *a, struct span body)
 			a->field[i] = value;
 		else if (json_is(key, "cap"))
 			return wrong(a, 400, "invalid_request", "cap",
-			    "cannot be set: such a key spends under the cap of the key that made it");
+			    "cannot be set: such a key spends under the cap of the key that made "
+			    "it");
 		else /* a right that somebody thinks to have limited */
 			return wrong(a, 400, "invalid_request", NULL,
 			    "only account, ttl, scope and model are known here");
@@ -135,7 +136,8 @@ add_scope(struct asked *a, const char *name, size_t len)
 	uint32_t scope = auth_parse_scope(name, len);
 
 	if ((scope & (KEY_SCOPE_CHAT | KEY_SCOPE_EMBEDDINGS)) == 0)
-		return wrong(a, 400, "invalid_request", "scope", "may be \"chat\" and \"embeddings\"");
+		return wrong(
+		    a, 400, "invalid_request", "scope", "may be \"chat\" and \"embeddings\"");
 	if ((a->caller->scopes & scope) == 0)
 		return wrong(a, 403, "insufficient_scope", "scope",
 		    "a key can make none with more than its own scopes");
@@ -179,8 +181,10 @@ answer(struct conn *c, const struct asked *a, const char *key, uint64_t expires_
 
 	auth_format_scopes(a->rights.scopes, scopes);
 	auth_format_key_id(a->caller->key->key_id, maker);
-	buf_printf(&b, "{\"key\":\"%s\",\"account\":\"%.*s\",\"expires_at\":%llu,"
-		       "\"scope\":[", key, (int)a->account->id_len, a->account->id,
+	buf_printf(&b,
+	    "{\"key\":\"%s\",\"account\":\"%.*s\",\"expires_at\":%llu,"
+	    "\"scope\":[",
+	    key, (int)a->account->id_len, a->account->id,
 	    (unsigned long long)(expires_us / 1000000));
 	for (char *at = scopes, *word; (word = strsep(&at, " ")) != NULL;)
 		buf_printf(&b, "%s\"%s\"", word == scopes ? "" : ",", word);
@@ -205,9 +209,9 @@ mint_handler(struct conn *c, const struct http_request *rq, struct span body)
 
 	(void)rq;
 	if (!read_body(&a, body) || !read_account(&a, w->region) || !read_rights(&a)) {
-		conn_error(c, a.status, a.status == 403 ? "permission_error" : "invalid_request_error",
-		    a.code, a.param, "%s%s%s", a.param != NULL ? a.param : "",
-		    a.param != NULL ? ": " : "", a.why);
+		conn_error(c, a.status,
+		    a.status == 403 ? "permission_error" : "invalid_request_error", a.code, a.param,
+		    "%s%s%s", a.param != NULL ? a.param : "", a.param != NULL ? ": " : "", a.why);
 		return;
 	}
 	m.scopes = (uint8_t)a.rights.scopes;

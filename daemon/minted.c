@@ -18,7 +18,8 @@
 _Static_assert(PREFIX_LEN + (BYTES_MAX + 2) / 3 * 4 < MINTED_TEXT_MAX, "its text fits");
 
 static void
-mac_of(const uint8_t secret[static 32], const uint8_t *body, size_t len, uint8_t mac[static MAC_LEN])
+mac_of(
+    const uint8_t secret[static 32], const uint8_t *body, size_t len, uint8_t mac[static MAC_LEN])
 {
 	char text[DOMAIN_LEN + BODY_MAX];
 
@@ -93,8 +94,8 @@ grant(const struct heritage *h, const struct minted *m, const uint8_t *models,
 }
 
 enum auth_result
-minted_check(const struct heritage *h, const char *text, size_t len, uint64_t now_us,
-    struct caller *caller)
+minted_check(
+    const struct heritage *h, const char *text, size_t len, uint64_t now_us, struct caller *caller)
 {
 	uint8_t bytes[BYTES_MAX + 3], mac[MAC_LEN];
 	size_t n = len > PREFIX_LEN ? decode(text + PREFIX_LEN, len - PREFIX_LEN, bytes) : 0;

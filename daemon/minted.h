@@ -22,11 +22,11 @@ struct minted {
 	uint8_t version, scopes; /* KEY_SCOPE_... */
 	uint8_t models;          /* 0: those of its maker */
 	uint8_t pad;
-	uint32_t account;        /* number */
-	uint64_t maker;          /* key id */
-	uint64_t maker_hash;     /* the first bytes of that key's hash: to find it by */
+	uint32_t account;    /* number */
+	uint64_t maker;      /* key id */
+	uint64_t maker_hash; /* the first bytes of that key's hash: to find it by */
 	uint64_t expires_us;
-	uint64_t nonce;          /* random: no two are the same */
+	uint64_t nonce; /* random: no two are the same */
 };
 _Static_assert(sizeof(struct minted) == 40, "minted");
 

@@ -56,8 +56,7 @@ void
 purse_set(struct purse *p, uint16_t window, int64_t used)
 {
 	if (used > 0)
-		p->word[window & 1].available =
-		    pack(window, used < PURSE_MAX ? used : PURSE_MAX);
+		p->word[window & 1].available = pack(window, used < PURSE_MAX ? used : PURSE_MAX);
 }
 
 int64_t
@@ -143,8 +142,7 @@ move(const struct region *region, struct hold *h, struct purse *p, int64_t chang
 		h->purse.delta = change_now(p, old.available, window, change, least);
 		if (h->purse.delta == 0)
 			break;
-		new.available =
-		    pack(window, used_in(old.available, window) + h->purse.delta);
+		new.available = pack(window, used_in(old.available, window) + h->purse.delta);
 		purse_help(region, old.tag);
 	} while (!cas16(word, old, new));
 	FAULT("purse.moved");
@@ -155,8 +153,8 @@ move(const struct region *region, struct hold *h, struct purse *p, int64_t chang
 }
 
 void
-purse_open(const struct region *region, struct hold *h, const struct key_entry *key,
-    uint64_t reserved_us)
+purse_open(
+    const struct region *region, struct hold *h, const struct key_entry *key, uint64_t reserved_us)
 {
 	h->purse.claimed = 0;
 	h->purse.window = purse_window(key->purse.per, reserved_us);
@@ -209,8 +207,8 @@ purse_reap(const struct region *region, struct hold *h)
 	}
 	/* The tag first, as in ledger_took.  Acquire, pairs with the CAS that replaced it. */
 	took = __atomic_load_n(&p->word[h->purse.window & 1].tag, __ATOMIC_ACQUIRE) ==
-		tag_of(hold_slot(region, h), seq) ||
-	    atomic_load_explicit(&h->purse.applied, memory_order_relaxed) >= seq;
+	           tag_of(hold_slot(region, h), seq) ||
+	       atomic_load_explicit(&h->purse.applied, memory_order_relaxed) >= seq;
 	h->purse.claimed = h->purse.base + (took ? h->purse.delta : 0);
 	mark(h, seq, PURSE_RESTS);
 }

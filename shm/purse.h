@@ -29,15 +29,16 @@ int64_t purse_left(const struct purse *, uint16_t window);
 int64_t purse_used(const struct purse *, uint16_t window);
 
 /* The slot's owner; `h` is free.  From here on it claims from this key's purse. */
-void purse_open(const struct region *, struct hold *h, const struct key_entry *,
-    uint64_t reserved_us);
+void purse_open(
+    const struct region *, struct hold *h, const struct key_entry *, uint64_t reserved_us);
 /* Claim so much that h->purse.claimed is `want`, or less, but at least `least`; else nothing. */
 bool purse_claim(const struct region *, struct hold *h, int64_t want, int64_t least);
 /* Give back what is claimed above `keep`. */
 void purse_keep(const struct region *, struct hold *h, int64_t keep);
 /* The same, for the last time: `charged` stays used. */
 void purse_close(const struct region *, struct hold *h, int64_t charged);
-/* Reaper, of a dead owner's slot: find out what the operation under way came to.  Again: the same. */
+/* Reaper, of a dead owner's slot: find out what the operation under way came to.  May be called
+ * again. */
 void purse_reap(const struct region *, struct hold *h);
 
 #endif

@@ -150,7 +150,9 @@ a_cap_is_never_passed(void **state)
 	rec.r.cached = 43;
 	turned_away(rec, RING_REFUSED);
 	k = books_key(b, books_key_find(b, 42));
-	turned_away(under_cap(SLOT, 1, 301, 1, 1000), RING_REFUSED);
+	turned_away(under_cap(SLOT, 1, 301, 1000 % 256, 1000), RING_REFUSED);
+	turned_away(under_cap(SLOT, 1, 1, 1002 % 256, 1000), RING_REFUSED);
+	turned_away(under_cap(SLOT, 1, 1, 998 % 256, 1000), RING_REFUSED);
 	stored(under_cap(SLOT, 1, 105, 1000 % 256, 1000));
 	turned_away(under_cap(SLOT + 1, 1, 196, 1000 % 256, 1000), RING_REFUSED);
 	stored(under_cap(SLOT + 1, 1, 195, 1000 % 256, 1000));

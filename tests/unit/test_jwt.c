@@ -108,17 +108,24 @@ pem(EVP_PKEY *key, size_t *len)
 static void
 block(const char *kid, enum config_algorithm algorithm, char *key, size_t len)
 {
-	config.jwt[config.jwt_count++] = (struct config_jwt){.name = (char *)(uintptr_t)"j",
-	    .algorithm = algorithm, .kid = (char *)(uintptr_t)kid,
-	    .audience = (char *)(uintptr_t)"us", .key = key, .key_len = len,
+	config.jwt[config.jwt_count++] = (struct config_jwt){.name = (char *)(uintptr_t) "j",
+	    .algorithm = algorithm,
+	    .kid = (char *)(uintptr_t)kid,
+	    .audience = (char *)(uintptr_t) "us",
+	    .key = key,
+	    .key_len = len,
 	    .scopes = KEY_SCOPE_CHAT | KEY_SCOPE_EMBEDDINGS};
 }
 
 static int
 setup(void **state)
 {
-	static const struct region_dims dims = {.workers = 1, .max_accounts = 16, .max_keys = 16,
-	    .max_holds = 64, .ring_records = 64, .ring_arena = 4096};
+	static const struct region_dims dims = {.workers = 1,
+	    .max_accounts = 16,
+	    .max_keys = 16,
+	    .max_holds = 64,
+	    .ring_records = 64,
+	    .ring_arena = 4096};
 	struct account_books books = {0};
 	size_t rsa_len, ec_len;
 	char *rsa_pem, *ec_pem;
@@ -190,7 +197,8 @@ each_algorithm_by_its_own_key(void **state)
 	assert_int_equal(caller.scopes, KEY_SCOPE_CHAT | KEY_SCOPE_EMBEDDINGS);
 	assert_true(caller.key == NULL && caller.purse == NULL && caller.every_model);
 	assert_int_equal(check(sign("{\"alg\":\"ES256\",\"kid\":\"e1\",\"typ\":\"JWT\"}",
-	    "{" CLAIMS "}", ec, NULL, 0)), AUTH_OK);
+	                     "{" CLAIMS "}", ec, NULL, 0)),
+	    AUTH_OK);
 	assert_int_equal(hs("{\"alg\":\"HS256\"}", "{" CLAIMS "}"), AUTH_OK);
 }
 
@@ -216,18 +224,22 @@ no_confusion(void **state)
 	for (int i = 0; i < 2; i++) {
 		assert_int_equal(check(sign(i == 0 ? "{\"alg\":\"HS256\",\"kid\":\"r1\"}"
 		                                   : "{\"alg\":\"HS256\"}",
-		    "{" CLAIMS "}", NULL, r->key, r->key_len)), AUTH_TOKEN);
+		                     "{" CLAIMS "}", NULL, r->key, r->key_len)),
+		    AUTH_TOKEN);
 		assert_int_equal(check(sign(i == 0 ? "{\"alg\":\"HS256\",\"kid\":\"e1\"}"
 		                                   : "{\"alg\":\"HS256\"}",
-		    "{" CLAIMS "}", NULL, e->key, e->key_len)), AUTH_TOKEN);
+		                     "{" CLAIMS "}", NULL, e->key, e->key_len)),
+		    AUTH_TOKEN);
 	}
 	/* Another block's key, another algorithm, no kid. */
-	assert_int_equal(check(sign("{\"alg\":\"ES256\",\"kid\":\"r1\"}", "{" CLAIMS "}", ec, NULL,
-	    0)), AUTH_TOKEN);
-	assert_int_equal(check(sign("{\"alg\":\"RS256\",\"kid\":\"e1\"}", "{" CLAIMS "}", rsa, NULL,
-	    0)), AUTH_TOKEN);
-	assert_int_equal(check(sign("{\"alg\":\"RS256\"}", "{" CLAIMS "}", rsa, NULL, 0)),
+	assert_int_equal(
+	    check(sign("{\"alg\":\"ES256\",\"kid\":\"r1\"}", "{" CLAIMS "}", ec, NULL, 0)),
 	    AUTH_TOKEN);
+	assert_int_equal(
+	    check(sign("{\"alg\":\"RS256\",\"kid\":\"e1\"}", "{" CLAIMS "}", rsa, NULL, 0)),
+	    AUTH_TOKEN);
+	assert_int_equal(
+	    check(sign("{\"alg\":\"RS256\"}", "{" CLAIMS "}", rsa, NULL, 0)), AUTH_TOKEN);
 	for (size_t i = 0; i < sizeof none / sizeof none[0]; i++)
 		if (i != 19) /* white space is JSON's */
 			assert_int_equal(hs(none[i], "{" CLAIMS "}"), AUTH_TOKEN);
@@ -297,8 +309,8 @@ what_it_may_do(void **state)
 	static const struct {
 		const char *scope;
 		uint32_t want;
-	} cases[] = {{"chat", KEY_SCOPE_CHAT}, {"openid chat email", KEY_SCOPE_CHAT},
-	    {"", 0}, {"mint", 0}, {"chat,embeddings", 0}, {"embeddings  chat mint", 3}};
+	} cases[] = {{"chat", KEY_SCOPE_CHAT}, {"openid chat email", KEY_SCOPE_CHAT}, {"", 0},
+	    {"mint", 0}, {"chat,embeddings", 0}, {"embeddings  chat mint", 3}};
 	char text[400];
 	struct caller caller;
 	const char *t;
@@ -314,8 +326,8 @@ what_it_may_do(void **state)
 	    sizeof SECRET - 1);
 	assert_int_equal(check_bytes(t, strlen(t), &caller), AUTH_OK);
 	assert_true(auth_model(&caller, "small") && !auth_model(&caller, "other"));
-	t = sign("{\"alg\":\"HS256\"}", "{" CLAIMS ",\"models\":[]}", NULL, SECRET,
-	    sizeof SECRET - 1);
+	t = sign(
+	    "{\"alg\":\"HS256\"}", "{" CLAIMS ",\"models\":[]}", NULL, SECRET, sizeof SECRET - 1);
 	assert_int_equal(check_bytes(t, strlen(t), &caller), AUTH_OK);
 	assert_false(auth_model(&caller, "small"));
 }
@@ -337,8 +349,8 @@ changed_and_odd_texts(void **state)
 		if (check_bytes(text, len, &caller) != AUTH_TOKEN)
 			fail_msg("character %zu of %zu", i, len);
 		text[i] = '.';
-		assert_int_equal(check_bytes(text, len, &caller),
-		    good[i] == '.' ? AUTH_OK : AUTH_TOKEN);
+		assert_int_equal(
+		    check_bytes(text, len, &caller), good[i] == '.' ? AUTH_OK : AUTH_TOKEN);
 		text[i] = '\0';
 		assert_int_equal(check_bytes(text, len, &caller), AUTH_TOKEN);
 		assert_int_equal(check_bytes(good, i, &caller), AUTH_TOKEN);
