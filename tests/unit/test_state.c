@@ -283,7 +283,7 @@ streams_of_keyed_requests_are_kept_for_a_day(void **state)
 	journal(rec_account(0, "alice", 0));
 	journal(rec_price_of(0, "model", &rec_price));
 	journal(rec_credit(JOURNAL_TOPUP, 0, 1, 0, 1000, ""));
-	journal(rec_keyed(9, 1, 0, 105, 1, 1));
+	journal(rec_keyed(9, 1, 0, 135, 1, 1));
 	journal(rec_settle(9, 2, 0, 10, 35, "answer"));
 	commit();
 	project(SIZE_MAX);
