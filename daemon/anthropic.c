@@ -12,6 +12,7 @@
 
 struct event {
 	struct json_value type, stop_reason;
+	int64_t index;                                     /* of the block that it is about */
 	int64_t input, cache_read, cache_creation, output; /* -1: not said */
 };
 
@@ -63,6 +64,21 @@ read_message(struct delta_reader *c, struct event *e)
 	}
 }
 
+/* What a block's beginning says of its input is {}, but with some gateways all of it. */
+static void
+read_input(struct delta_reader *c)
+{
+	struct json_value v, member;
+	const char *it = NULL;
+
+	if (json_peek(&c->r) != JSON_OBJECT) {
+		(void)json_skip(&c->r);
+		return;
+	}
+	if (json_read(&c->r, &v) && v.len > 2 && json_each(v, &it, NULL, &member))
+		delta_put_call(c, CALL_ARGUMENTS, v);
+}
+
 /* A delta, or a block that begins: text, thinking and calls; signatures and citations are not
  * what the model said. */
 static void
@@ -76,8 +92,14 @@ read_delta(struct delta_reader *c, struct event *e)
 			delta_read_text(c, FIELD_TEXT);
 		else if (IS(key, "thinking"))
 			delta_read_text(c, FIELD_REASONING);
-		else if (IS(key, "partial_json") || IS(key, "name"))
-			delta_read_text(c, FIELD_TOOL);
+		else if (IS(key, "partial_json"))
+			delta_read_call(c, CALL_ARGUMENTS);
+		else if (IS(key, "name"))
+			delta_read_call(c, CALL_NAME);
+		else if (IS(key, "id"))
+			delta_read_call(c, CALL_ID);
+		else if (IS(key, "input"))
+			read_input(c);
 		else if (IS(key, "stop_reason"))
 			(void)json_read(&c->r, &e->stop_reason);
 		else
@@ -115,8 +137,9 @@ read_event(struct delta_reader *c)
 {
 	struct event e = {.input = -1, .cache_read = -1, .cache_creation = -1, .output = -1};
 	struct json_level l;
-	struct json_value key;
+	struct json_value key, v;
 
+	delta_call_begin(c, 0);
 	if (!json_enter(&c->r, JSON_OBJECT, &l))
 		c->malformed = true;
 	while (json_next(&c->r, &l, &key)) {
@@ -128,11 +151,15 @@ read_event(struct delta_reader *c)
 			read_message(c, &e);
 		else if (IS(key, "usage"))
 			read_usage(c, &e);
+		else if (IS(key, "index") && json_peek(&c->r) == JSON_NUMBER)
+			(void)(json_read(&c->r, &v) && json_int(v, &e.index));
 		else if (IS(key, "error"))
 			delta_read_error(c);
 		else
 			(void)json_skip(&c->r);
 	}
+	delta_call_index(c, e.index < 0 ? 0 : e.index);
+	delta_call_end(c);
 	if (c->r.error != JSON_OK || c->malformed)
 		return;
 	if (IS(e.type, "message_start")) {

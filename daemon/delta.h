@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "daemon/buf.h"
 #include "shm/journal_record.h"
@@ -15,6 +16,18 @@ struct usage {
 	int64_t cached;     /* of it, what came from the provider's cache */
 	int64_t completion; /* all output, reasoning included */
 	int64_t reasoning;
+};
+
+/*
+ * A call of a tool, or a piece of one.  A call begins with its name; what follows under the same
+ * index (of its choice) are pieces of its arguments.  Arguments are JSON only when all are there.
+ */
+#define DELTA_CALL_WHOLE (-1) /* an index: this one is complete, and is its own */
+#define DELTA_CALLS_MAX 64    /* in one event */
+
+struct delta_call {
+	int64_t index;
+	struct span id, name, arguments; /* "" where this event does not say it */
 };
 
 enum delta_kind {
@@ -35,7 +48,7 @@ struct delta {
 	struct span text;           /* content */
 	struct span refusal;        /* shown as text */
 	struct span reasoning;      /* counted, not shown by the typed dialect */
-	struct span tool_arguments; /* names and arguments of calls; counted */
+	struct span tool_arguments; /* names and arguments of calls, in their order; counted */
 	struct span other;          /* all that other choices (n > 1) said; counted, not shown */
 	struct span message;        /* DELTA_ERROR: what the provider said */
 	uint16_t low, high; /* half of a surrogate pair that the text begins or ends with, and
@@ -44,7 +57,17 @@ struct delta {
 	bool utf8_repaired; /* the event had invalid UTF-8; it became U+FFFD */
 	bool usage_bad;     /* a usage came whose numbers cannot be: it is not present */
 	bool no_memory;     /* DELTA_INVALID for want of memory, not the provider's fault */
+	bool calls_missing; /* there were more calls than `call` holds; all were counted */
 	struct usage usage;
+	unsigned calls;
+	struct delta_call call[DELTA_CALLS_MAX]; /* last: only what `calls` counts is set */
 };
+
+/* Everything but the calls themselves, which are too long to clear for every event. */
+static inline void
+delta_clear(struct delta *d)
+{
+	memset(d, 0, offsetof(struct delta, call));
+}
 
 #endif

@@ -81,6 +81,59 @@ delta_read_error(struct delta_reader *c)
 	}
 }
 
+void
+delta_call_begin(struct delta_reader *c, int64_t index)
+{
+	c->now = (struct delta_call){
+	    .index = index, .id = SPAN(""), .name = SPAN(""), .arguments = SPAN("")};
+}
+
+void
+delta_call_index(struct delta_reader *c, int64_t index)
+{
+	c->now.index = index;
+}
+
+void
+delta_put_call(struct delta_reader *c, enum delta_call_part part, struct json_value v)
+{
+	enum delta_field to = part == CALL_ID ? FIELD_CALL_ID : FIELD_TOOL;
+	size_t before = c->len[to];
+	struct span *what = part == CALL_ID     ? &c->now.id
+	                    : part == CALL_NAME ? &c->now.name
+	                                        : &c->now.arguments;
+
+	delta_put(c, to, v);
+	if (c->len[to] > before)
+		*what = (struct span){c->region + c->stride * to + before, c->len[to] - before};
+}
+
+void
+delta_read_call(struct delta_reader *c, enum delta_call_part part)
+{
+	struct json_value v;
+
+	if (!json_read(&c->r, &v) || v.type == JSON_NULL)
+		return;
+	if (v.type == JSON_STRING || part == CALL_ARGUMENTS)
+		delta_put_call(c, part, v);
+	else
+		c->malformed = true;
+}
+
+void
+delta_call_end(struct delta_reader *c)
+{
+	struct delta *d = c->d;
+
+	if (c->now.id.len + c->now.name.len + c->now.arguments.len == 0)
+		return;
+	if (d->calls < DELTA_CALLS_MAX)
+		d->call[d->calls++] = c->now;
+	else
+		d->calls_missing = true;
+}
+
 static struct span
 region(const struct delta_reader *c, enum delta_field f)
 {
@@ -95,14 +148,16 @@ read_document(struct delta_reader *c, struct span text, delta_read_fn *read, boo
 
 	memset(c->len, 0, sizeof(c->len));
 	c->malformed = c->error = false;
-	*c->d = (struct delta){.utf8_repaired = repaired};
+	delta_clear(c->d);
+	c->d->utf8_repaired = repaired;
 	json_read_init(&c->r, text.p, text.len);
 	read(c);
 	error = json_read_end(&c->r);
 	if (error != JSON_OK || c->malformed) {
-		*c->d = (struct delta){.kind = DELTA_INVALID,
-		    .no_memory = error == JSON_NOMEM,
-		    .utf8_repaired = repaired};
+		delta_clear(c->d);
+		c->d->kind = DELTA_INVALID;
+		c->d->no_memory = error == JSON_NOMEM;
+		c->d->utf8_repaired = repaired;
 		memset(c->len, 0, sizeof(c->len));
 	}
 	return error;
@@ -148,7 +203,7 @@ publish(struct delta_reader *c)
 	else if (d->kind == DELTA_EMPTY &&
 	         (d->finish != OUTCOME_NONE || d->usage.present || d->usage_bad ||
 	             (c->len[FIELD_TEXT] | c->len[FIELD_REFUSAL] | c->len[FIELD_REASONING] |
-	                 c->len[FIELD_TOOL] | c->len[FIELD_OTHER]) != 0))
+	                 c->len[FIELD_TOOL] | c->len[FIELD_OTHER] | d->calls) != 0))
 		d->kind = DELTA_PART;
 }
 
@@ -163,7 +218,7 @@ delta_read(struct span text, delta_read_fn *read, void *state, struct buf *scrat
 	scratch->len = 0;
 	scratch->failed = false; /* memory may be back */
 	if (text.len == 0) {
-		*d = (struct delta){.kind = DELTA_EMPTY};
+		delta_clear(d);
 		d->text = d->refusal = d->reasoning = d->tool_arguments = d->other = d->message =
 		    SPAN("");
 		return;
@@ -172,7 +227,9 @@ delta_read(struct span text, delta_read_fn *read, void *state, struct buf *scrat
 	if (room && read_document(&c, text, read, false) == JSON_UTF8)
 		room = read_repaired(&c, text, read, scratch);
 	if (!room) {
-		*d = (struct delta){.kind = DELTA_INVALID, .no_memory = true};
+		delta_clear(d);
+		d->kind = DELTA_INVALID;
+		d->no_memory = true;
 		memset(c.len, 0, sizeof(c.len));
 		c.error = false;
 	}

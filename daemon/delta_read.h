@@ -20,6 +20,7 @@ enum delta_field {
 	FIELD_TOOL,
 	FIELD_OTHER,
 	FIELD_MESSAGE,
+	FIELD_CALL_ID, /* of calls: not counted */
 	DELTA_FIELDS
 };
 
@@ -32,6 +33,7 @@ struct delta_reader {
 	size_t len[DELTA_FIELDS]; /* used of each */
 	bool malformed;           /* JSON, but not of this shape */
 	bool error;               /* the provider said so */
+	struct delta_call now;    /* the call that is being read */
 };
 
 /*
@@ -49,6 +51,18 @@ void delta_read(
 
 /* An error: an object with a message, or just a text; null and false are none. */
 void delta_read_error(struct delta_reader *);
+/*
+ * A call begins: what delta_read_call then reads belongs to it.  It counts as said only where it
+ * has a name, arguments or an id.
+ */
+void delta_call_begin(struct delta_reader *, int64_t index);
+void delta_call_index(struct delta_reader *, int64_t index); /* which may come last */
+enum delta_call_part { CALL_ID, CALL_NAME, CALL_ARGUMENTS };
+/* null is nothing; arguments may be an object, as some send them. */
+void delta_read_call(struct delta_reader *, enum delta_call_part);
+void delta_put_call(struct delta_reader *, enum delta_call_part, struct json_value);
+void delta_call_end(struct delta_reader *);
+
 /* A count of tokens into *count, which stays as it is where there is null. */
 void delta_read_count(struct delta_reader *, int64_t *count);
 

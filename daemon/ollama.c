@@ -11,27 +11,40 @@
 #define IS DELTA_KEY
 
 static void
+read_function(struct delta_reader *c)
+{
+	struct json_level l;
+	struct json_value key;
+
+	for ((void)delta_enter(c, JSON_OBJECT, &l); json_next(&c->r, &l, &key);) {
+		if (IS(key, "name"))
+			delta_read_call(c, CALL_NAME);
+		else if (IS(key, "arguments"))
+			delta_read_call(c, CALL_ARGUMENTS); /* an object */
+		else
+			(void)json_skip(&c->r);
+	}
+}
+
+/* Each is complete; newer servers give them an id. */
+static void
 read_tool_calls(struct delta_reader *c)
 {
-	struct json_level calls, call, function;
-	struct json_value key, v;
+	struct json_level calls, call;
+	struct json_value key;
 
-	for ((void)delta_enter(c, JSON_ARRAY, &calls); json_next(&c->r, &calls, &key);)
+	for ((void)delta_enter(c, JSON_ARRAY, &calls); json_next(&c->r, &calls, &key);) {
+		delta_call_begin(c, DELTA_CALL_WHOLE);
 		for ((void)delta_enter(c, JSON_OBJECT, &call); json_next(&c->r, &call, &key);) {
-			if (!IS(key, "function")) {
+			if (IS(key, "function"))
+				read_function(c);
+			else if (IS(key, "id"))
+				delta_read_call(c, CALL_ID);
+			else
 				(void)json_skip(&c->r);
-				continue;
-			}
-			(void)delta_enter(c, JSON_OBJECT, &function);
-			while (json_next(&c->r, &function, &key)) {
-				if (IS(key, "name"))
-					delta_read_text(c, FIELD_TOOL);
-				else if (!IS(key, "arguments"))
-					(void)json_skip(&c->r);
-				else if (json_read(&c->r, &v) && v.type != JSON_NULL)
-					delta_put(c, FIELD_TOOL, v); /* an object */
-			}
 		}
+		delta_call_end(c);
+	}
 }
 
 static void

@@ -37,31 +37,60 @@ static void
 read_function(struct delta_reader *c)
 {
 	struct json_level l;
-	struct json_value key, v;
+	struct json_value key;
 
 	for ((void)delta_enter(c, JSON_OBJECT, &l); json_next(&c->r, &l, &key);) {
 		if (IS(key, "name"))
-			delta_read_text(c, FIELD_TOOL);
-		else if (!IS(key, "arguments"))
+			delta_read_call(c, CALL_NAME);
+		else if (IS(key, "arguments"))
+			delta_read_call(c, CALL_ARGUMENTS);
+		else
 			(void)json_skip(&c->r);
-		else if (json_read(&c->r, &v) && v.type != JSON_NULL)
-			delta_put(c, FIELD_TOOL, v); /* some send the object itself */
 	}
 }
 
+/* How calls were asked for before there were several. */
+static void
+read_function_call(struct delta_reader *c)
+{
+	delta_call_begin(c, 0);
+	read_function(c);
+	delta_call_end(c);
+}
+
+static void
+read_index(struct delta_reader *c, int64_t *index)
+{
+	struct json_value v;
+
+	if (json_read(&c->r, &v) && v.type != JSON_NULL && !json_int(v, index))
+		c->malformed = true;
+}
+
+/* Without an index, as some send them, a call's place in the event stands for it. */
 static void
 read_tool_calls(struct delta_reader *c)
 {
 	struct json_level calls, call;
 	struct json_value key;
+	int64_t place = 0, index;
 
-	for ((void)delta_enter(c, JSON_ARRAY, &calls); json_next(&c->r, &calls, &key);)
+	for ((void)delta_enter(c, JSON_ARRAY, &calls); json_next(&c->r, &calls, &key); place++) {
+		index = place;
+		delta_call_begin(c, 0);
 		for ((void)delta_enter(c, JSON_OBJECT, &call); json_next(&c->r, &call, &key);) {
 			if (IS(key, "function"))
 				read_function(c);
+			else if (IS(key, "id"))
+				delta_read_call(c, CALL_ID);
+			else if (IS(key, "index"))
+				read_index(c, &index);
 			else
 				(void)json_skip(&c->r);
 		}
+		delta_call_index(c, index < 0 ? place : index);
+		delta_call_end(c);
+	}
 }
 
 static void
@@ -88,7 +117,7 @@ read_delta(struct delta_reader *c)
 		} else if (IS(key, "tool_calls")) {
 			read_tool_calls(c);
 		} else if (IS(key, "function_call")) {
-			read_function(c);
+			read_function_call(c);
 		} else {
 			(void)json_skip(&c->r);
 		}
@@ -123,6 +152,7 @@ read_choice(struct delta_reader *c)
 	int64_t index = 0;
 	size_t before[FIELD_OTHER];
 	uint16_t low, high;
+	unsigned calls = c->d->calls;
 
 	memcpy(before, c->len, sizeof(before));
 	low = c->d->low;
@@ -134,8 +164,7 @@ read_choice(struct delta_reader *c)
 			if (json_read(&c->r, &v))
 				finish = finish_of(c, v);
 		} else if (IS(key, "index")) {
-			if (json_read(&c->r, &v) && v.type != JSON_NULL && !json_int(v, &index))
-				c->malformed = true;
+			read_index(c, &index);
 		} else {
 			(void)json_skip(&c->r);
 		}
@@ -148,6 +177,7 @@ read_choice(struct delta_reader *c)
 	/* Whose it was may come last: move what it said. */
 	c->d->low = low;
 	c->d->high = high;
+	c->d->calls = calls;
 	for (enum delta_field f = FIELD_TEXT; f < FIELD_OTHER; f++) {
 		memcpy(c->region + c->stride * FIELD_OTHER + c->len[FIELD_OTHER],
 		    c->region + c->stride * f + before[f], c->len[f] - before[f]);
@@ -312,7 +342,7 @@ openai_error_message(const char *body, size_t len, struct buf *scratch)
 		if (json_get(root, "error", &v) && v.type == JSON_OBJECT)
 			(void)json_get(v, "message", &v);
 		else if (v.type != JSON_STRING && !json_get(root, "message", &v) &&
-		    json_get(root, "detail", &m))
+		         json_get(root, "detail", &m))
 			v = m;
 		json_decode_buf(v, scratch);
 		if (!scratch->failed && scratch->len > 0)

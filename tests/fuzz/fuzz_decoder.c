@@ -86,6 +86,13 @@ on_delta(void *arg, const struct delta *d, const struct decoder_event *ev)
 	note(t, "refusal", d->refusal);
 	note(t, "reasoning", d->reasoning);
 	note(t, "tool", d->tool_arguments);
+	for (unsigned i = 0; i < d->calls; i++) {
+		CHECK(d->call[i].index >= DELTA_CALL_WHOLE);
+		buf_printf(&t->rest, "call %lld;", (long long)d->call[i].index);
+		note(t, "id", d->call[i].id);
+		note(t, "name", d->call[i].name);
+		note(t, "arguments", d->call[i].arguments);
+	}
 	note(t, "other", d->other);
 	note(t, "message", d->message);
 	if (d->kind == DELTA_INVALID || d->kind == DELTA_ERROR || d->kind == DELTA_DONE ||

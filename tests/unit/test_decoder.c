@@ -46,8 +46,9 @@ config_model(const struct config *c, const char *name, size_t len)
 /* All that a stream told; what was said in one field, whatever its pieces, is one text. */
 struct told {
 	struct buf text, hidden, message;
+	struct buf calls; /* index, id, name and arguments of each, as they came */
 	struct usage usage;
-	unsigned errors, invalid, done, repaired, odd;
+	unsigned errors, invalid, done, repaired, odd, missing;
 	uint8_t finish;
 	enum decoder_result result;
 	const struct dialect *dialect;
@@ -81,6 +82,11 @@ on_delta(void *arg, const struct delta *d, const struct decoder_event *ev)
 	buf_span(&t->hidden, d->tool_arguments);
 	buf_span(&t->hidden, d->other);
 	buf_span(&t->message, d->message);
+	for (unsigned i = 0; i < d->calls; i++)
+		buf_printf(&t->calls, "%lld,%.*s,%.*s,%.*s|", (long long)d->call[i].index,
+		    (int)d->call[i].id.len, d->call[i].id.p, (int)d->call[i].name.len,
+		    d->call[i].name.p, (int)d->call[i].arguments.len, d->call[i].arguments.p);
+	t->missing += d->calls_missing;
 	if (d->finish != OUTCOME_NONE)
 		t->finish = d->finish;
 	if (d->usage.present)
@@ -97,6 +103,7 @@ told_free(struct told *t)
 	buf_free(&t->text);
 	buf_free(&t->hidden);
 	buf_free(&t->message);
+	buf_free(&t->calls);
 }
 
 /* Feed a piece from memory that is gone afterwards. */
@@ -121,8 +128,9 @@ run(const struct dialect *dialect, const char *media, struct span s, size_t a, s
 {
 	struct decoder d;
 
-	t->text.len = t->hidden.len = t->message.len = 0;
-	*t = (struct told){.text = t->text, .hidden = t->hidden, .message = t->message};
+	t->text.len = t->hidden.len = t->message.len = t->calls.len = 0;
+	*t = (struct told){
+	    .text = t->text, .hidden = t->hidden, .message = t->message, .calls = t->calls};
 	decoder_init(&d, dialect, media, LINE_MAX, &scratch);
 	if (size > 0) {
 		for (size_t at = 0; at < s.len; at += size)
@@ -147,7 +155,8 @@ static bool
 same(const struct told *a, const struct told *b)
 {
 	return same_text(&a->text, &b->text) && same_text(&a->hidden, &b->hidden) &&
-	       same_text(&a->message, &b->message) && a->usage.present == b->usage.present &&
+	       same_text(&a->message, &b->message) && same_text(&a->calls, &b->calls) &&
+	       a->missing == b->missing && a->usage.present == b->usage.present &&
 	       a->usage.prompt == b->usage.prompt && a->usage.cached == b->usage.cached &&
 	       a->usage.completion == b->usage.completion &&
 	       a->usage.reasoning == b->usage.reasoning && a->errors == b->errors &&
@@ -163,13 +172,16 @@ static const struct fixture {
 	uint8_t finish;
 	bool unfinished; /* no end mark */
 	unsigned repaired;
+	const char *calls;
 } fixtures[] = {
     {DIALECT_OPENAI, "openai/openai.sse", "Hello, \"w\xc3\xb6rld\" " SMILE "\n",
         .finish = OUTCOME_STOP, .usage = {true, 19, 4, 10, 3}},
     {DIALECT_OPENAI, "openai/openai_tools.sse", .hidden = "get_weather{\"city\":\"Oslo\"}now{}",
-        .finish = OUTCOME_TOOL_CALLS},
+        .finish = OUTCOME_TOOL_CALLS,
+        .calls = "0,call_abc,get_weather,|0,,,{\"city\":|0,,,\"Oslo\"}|1,,now,{}|"},
     {DIALECT_OPENAI, "openai/openai_n2.sse", "A1A2No.", "B1B2b", .finish = OUTCOME_CONTENT_FILTER},
-    {DIALECT_OPENAI, "openai/openai_function.sse", .hidden = "f{}", .finish = OUTCOME_TOOL_CALLS},
+    {DIALECT_OPENAI, "openai/openai_function.sse", .hidden = "f{}", .finish = OUTCOME_TOOL_CALLS,
+        .calls = "0,,f,|0,,,{}|"},
     {DIALECT_OPENAI, "openai/azure.sse", "Azure", .finish = OUTCOME_LENGTH,
         .usage = {true, 9, 0, 1, 0}},
     {DIALECT_OPENAI, "openai/openrouter.sse", "Routed", "Think", .finish = OUTCOME_STOP,
@@ -199,7 +211,8 @@ static const struct fixture {
     {DIALECT_OLLAMA, "ollama/thinking.ndjson", "Yes", "Let me see", .finish = OUTCOME_LENGTH,
         .usage = {true, 11, 0, 40, 0}},
     {DIALECT_OLLAMA, "ollama/tools.ndjson", .hidden = "get_weather{\"city\":\"Oslo\"}",
-        .finish = OUTCOME_STOP, .usage = {true, 169, 0, 15, 0}},
+        .finish = OUTCOME_STOP, .usage = {true, 169, 0, 15, 0},
+        .calls = "-1,call_1,get_weather,{\"city\":\"Oslo\"}|"},
     {DIALECT_OLLAMA, "ollama/error.ndjson", "I can",
         .message = "an error was encountered while running the model", .unfinished = true},
     {DIALECT_OLLAMA, "ollama/crlf.ndjson", "abc", .finish = OUTCOME_STOP,
@@ -209,7 +222,8 @@ static const struct fixture {
     {DIALECT_ANTHROPIC, "anthropic/thinking.sse", "12,231", "27 * 453 = 12231",
         .finish = OUTCOME_LENGTH, .usage = {true, 25, 0, 64, 0}},
     {DIALECT_ANTHROPIC, "anthropic/tools.sse", "I look.", "get_weather{\"city\": \"Oslo\"}",
-        .finish = OUTCOME_TOOL_CALLS, .usage = {true, 472, 0, 89, 0}},
+        .finish = OUTCOME_TOOL_CALLS, .usage = {true, 472, 0, 89, 0},
+        .calls = "1,toolu_01,get_weather,|1,,,{\"city\":|1,,, \"Oslo\"}|"},
     {DIALECT_ANTHROPIC, "anthropic/error.sse", "Half", .message = "Overloaded", .unfinished = true},
     {DIALECT_ANTHROPIC, "anthropic/refusal.sse", "No", .finish = OUTCOME_CONTENT_FILTER,
         .usage = {true, 8, 0, 2, 0}},
@@ -262,6 +276,7 @@ test_providers(void **state)
 		check_text(f, &t.text, f->text);
 		check_text(f, &t.hidden, f->hidden);
 		check_text(f, &t.message, f->message);
+		check_text(f, &t.calls, f->calls);
 		if (t.finish != f->finish || t.done != !f->unfinished || t.invalid != 0 ||
 		    t.repaired != f->repaired || t.odd != 0 || t.errors != (f->message != NULL) ||
 		    t.result != (f->unfinished ? DECODER_OK : DECODER_OVER))
@@ -274,6 +289,72 @@ test_providers(void **state)
 			fail_msg("%s: usage %lld (%lld) + %lld", f->path, (long long)t.usage.prompt,
 			    (long long)t.usage.cached, (long long)t.usage.completion);
 	}
+	told_free(&t);
+}
+
+/* What a call says, and what is none: other choices, calls without a word, more than there is
+ * room for. */
+static void
+test_calls(void **state)
+{
+	static const struct {
+		enum config_dialect dialect;
+		const char *event, *calls, *hidden;
+	} cases[] = {
+	    {DIALECT_OPENAI,
+	        "{\"choices\":[{\"delta\":{\"tool_calls\":[{\"id\":\"a\",\"function\":{\"name\":"
+	        "\"f\",\"arguments\":{\"x\":1}}},{\"index\":null,\"function\":{\"arguments\":"
+	        "\"y\"},\"id\":\"\"}]}}]}",
+	        "0,a,f,{\"x\":1}|1,,,y|", "f{\"x\":1}y"},
+	    {DIALECT_OPENAI,
+	        "{\"choices\":[{\"delta\":{\"tool_calls\":[{\"function\":{\"arguments\":\"1\"},"
+	        "\"index\":7}]}},{\"delta\":{\"tool_calls\":[{\"function\":{\"name\":\"g\"},"
+	        "\"id\":\"b\"}]},\"index\":1}]}",
+	        "7,,,1|", "1g"},
+	    {DIALECT_OPENAI, "{\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":3},null]}}]}", "",
+	        ""},
+	    {DIALECT_OPENAI,
+	        "{\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":-3,\"id\":\"a\"}]}}]}",
+	        "0,a,,|", ""},
+	    {DIALECT_OLLAMA,
+	        "{\"message\":{\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":{}}},"
+	        "{\"function\":{\"name\":\"g\",\"arguments\":{\"a\":[1, 2]}}}]},\"done\":false}",
+	        "-1,,f,{}|-1,,g,{\"a\":[1, 2]}|", "f{}g{\"a\":[1, 2]}"},
+	    {DIALECT_ANTHROPIC,
+	        "{\"type\":\"content_block_start\",\"content_block\":{\"type\":\"tool_use\","
+	        "\"id\":\"t\",\"name\":\"f\",\"input\":{\"a\":1}},\"index\":2}",
+	        "2,t,f,{\"a\":1}|", "f{\"a\":1}"},
+	    {DIALECT_ANTHROPIC,
+	        "{\"type\":\"content_block_start\",\"index\":0,\"content_block\":{\"type\":"
+	        "\"text\",\"text\":\"\"}}",
+	        "", ""},
+	};
+	struct told t = {0};
+	struct buf b = {0};
+	struct delta d;
+	struct dialect_state ds = {0};
+
+	(void)state;
+	for (size_t i = 0; i < LEN(cases); i++) {
+		t.calls.len = t.hidden.len = 0;
+		dialect_of(cases[i].dialect)
+		    ->decode(&ds, (struct span){cases[i].event, strlen(cases[i].event)}, &scratch,
+		        &d);
+		assert_int_not_equal(d.kind, DELTA_INVALID);
+		(void)on_delta(&t, &d, NULL);
+		if (!span_eq((struct span){t.calls.data, t.calls.len}, cases[i].calls) ||
+		    !span_eq((struct span){t.hidden.data, t.hidden.len}, cases[i].hidden))
+			fail_msg("%s: %.*s", cases[i].event, (int)t.calls.len, t.calls.data);
+	}
+	buf_str(&b, "{\"message\":{\"tool_calls\":[");
+	for (int i = 0; i <= DELTA_CALLS_MAX; i++)
+		buf_printf(&b, "%s{\"function\":{\"name\":\"f\"}}", i > 0 ? "," : "");
+	buf_str(&b, "]}}");
+	dialect_of(DIALECT_OLLAMA)->decode(&ds, (struct span){b.data, b.len}, &scratch, &d);
+	assert_int_equal(d.calls, DELTA_CALLS_MAX);
+	assert_true(d.calls_missing);
+	assert_int_equal(d.tool_arguments.len, DELTA_CALLS_MAX + 1);
+	buf_free(&b);
 	told_free(&t);
 }
 
@@ -638,6 +719,7 @@ main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_providers),
+	    cmocka_unit_test(test_calls),
 	    cmocka_unit_test(test_every_cut),
 	    cmocka_unit_test(test_auto),
 	    cmocka_unit_test(test_auto_leading_space),
