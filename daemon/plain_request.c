@@ -1,5 +1,5 @@
 /*
- * OpenAI's request fields and messages, for who speaks another dialect.  Pure.
+ * OpenAI's request fields, for who speaks another dialect.  Pure.
  */
 #include "daemon/plain_request.h"
 
@@ -25,10 +25,15 @@ static const struct {
     [PLAIN_PRESENCE_PENALTY] = {"presence_penalty", JSON_NUMBER, 2},
     [PLAIN_FREQUENCY_PENALTY] = {"frequency_penalty", JSON_NUMBER, 2},
     [PLAIN_RESPONSE_FORMAT] = {"response_format", JSON_OBJECT, 0},
+    [PLAIN_TOOLS] = {"tools", JSON_ARRAY, 0},
+    [PLAIN_TOOL_CHOICE] = {"tool_choice", JSON_OBJECT, 0},
+    [PLAIN_PARALLEL_TOOL_CALLS] = {"parallel_tool_calls", JSON_TRUE, 0},
+    [PLAIN_REASONING_EFFORT] = {"reasoning_effort", JSON_STRING, 0},
+    [PLAIN_THINKING] = {"thinking", JSON_OBJECT, 0},
 };
 
-static bool
-says_nothing(struct json_value v)
+bool
+plain_says_nothing(struct json_value v)
 {
 	const char *it = NULL;
 	struct json_value member;
@@ -145,8 +150,14 @@ check_field(const struct plain_dialect *dialect, enum plain_field field, struct 
 			return 0;
 		return no_place(dialect, name, f);
 	}
-	if (field == PLAIN_USER && v.type != JSON_STRING)
+	if ((field == PLAIN_USER || field == PLAIN_REASONING_EFFORT) && v.type != JSON_STRING)
 		return chat_request_refuse(f, name, "'%s' must be a text", name);
+	if (field == PLAIN_TOOLS && v.type != JSON_ARRAY)
+		return chat_request_refuse(f, name, "'%s' must be a list", name);
+	if (field == PLAIN_THINKING && v.type != JSON_OBJECT)
+		return chat_request_refuse(f, name, "'%s' must be an object", name);
+	if (field == PLAIN_PARALLEL_TOOL_CALLS && v.type != JSON_TRUE && v.type != JSON_FALSE)
+		return chat_request_refuse(f, name, "'%s' must be true or false", name);
 	if (field == PLAIN_STOP && check_stop(v, f) != 0)
 		return -1;
 	if (fields[field].type == JSON_NUMBER && check_number(dialect, field, v, f) != 0)
@@ -177,15 +188,26 @@ plain_request_read(const struct plain_dialect *dialect, const struct chat_reques
 {
 	const char *it = NULL;
 	struct json_value key, v;
+	int64_t n;
 	int i;
 
 	*p = (struct plain_request){0};
 	while (json_each(r->root, &it, &key, &v)) {
-		if (chat_request_is_ours(r, key) || says_nothing(v))
-			continue;
 		for (i = 0; i < PLAIN_FIELDS; i++)
 			if (json_is(key, fields[i].name))
 				break;
+		/* Of all fields false says something only here. */
+		if (plain_says_nothing(v) &&
+		    (i != PLAIN_PARALLEL_TOOL_CALLS || v.type != JSON_FALSE))
+			continue;
+		if (json_is(key, "n")) {
+			if (!json_int(v, &n) || n != 1)
+				return chat_request_refuse(f, "n",
+				    "'n' must be 1 for a model of the %s dialect", dialect->name);
+			continue;
+		}
+		if (i == PLAIN_FIELDS && chat_request_is_ours(r, key))
+			continue;
 		if (i == PLAIN_FIELDS)
 			return refuse_unknown(dialect, key, f);
 		if (check_field(dialect, (enum plain_field)i, v, p, f) != 0)
@@ -194,82 +216,25 @@ plain_request_read(const struct plain_dialect *dialect, const struct chat_reques
 	return 0;
 }
 
-static int
-refuse_message(const struct plain_dialect *dialect, const char *what, struct chat_fault *f)
+int
+plain_refuse(const struct plain_dialect *dialect, const char *param, const char *what,
+    struct chat_fault *f)
 {
-	return chat_request_refuse(f, "messages",
-	    "'messages' has %s, which has no place in the %s dialect that this model's provider "
+	return chat_request_refuse(f, param,
+	    "'%s' has %s, which has no place in the %s dialect that this model's provider "
 	    "speaks",
-	    what, dialect->name);
+	    param, what, dialect->name);
 }
 
-static int
-refuse_key(const struct plain_dialect *dialect, const char *where, struct json_value key,
-    struct chat_fault *f)
+int
+plain_refuse_key(const struct plain_dialect *dialect, const char *param, const char *where,
+    struct json_value key, struct chat_fault *f)
 {
 	char what[100];
 
 	(void)refuse_unknown(dialect, key, f);
 	snprintf(what, sizeof what, "%s with '%s'", where, f->field);
-	return refuse_message(dialect, what, f);
-}
-
-static bool
-has_text(struct json_value content)
-{
-	const char *it = NULL;
-	struct json_value part, text;
-
-	if (content.type == JSON_STRING)
-		return content.len > 2;
-	while (json_each(content, &it, NULL, &part))
-		if (!json_get(part, "text", &text) || text.len <= 2)
-			return false;
-	return content.type == JSON_ARRAY && it != NULL;
-}
-
-/* Parts become one text: what a part says beside its text would be lost. */
-static int
-check_parts(const struct plain_dialect *dialect, struct json_value content, struct chat_fault *f)
-{
-	const char *it = NULL, *members;
-	struct json_value part, key, v;
-
-	while (content.type == JSON_ARRAY && json_each(content, &it, NULL, &part))
-		for (members = NULL; json_each(part, &members, &key, &v);)
-			if (!json_is(key, "type") && !json_is(key, "text") && !says_nothing(v))
-				return refuse_key(dialect, "a content part", key, f);
-	return 0;
-}
-
-int
-plain_message_read(const struct plain_dialect *dialect, struct json_value m, enum plain_role *role,
-    struct json_value *content, struct chat_fault *f)
-{
-	const char *it = NULL;
-	struct json_value key, v, who = {0};
-
-	*content = (struct json_value){.type = JSON_NULL, .p = "null", .len = 4};
-	while (json_each(m, &it, &key, &v)) {
-		if (json_is(key, "role")) {
-			who = v;
-		} else if (json_is(key, "content")) {
-			*content = v;
-		} else if (!says_nothing(v)) {
-			return refuse_key(dialect, "a message", key, f);
-		}
-	}
-	if (json_is(who, "system") || json_is(who, "developer"))
-		*role = PLAIN_SYSTEM;
-	else if (json_is(who, "user"))
-		*role = PLAIN_USER_SAYS;
-	else if (json_is(who, "assistant"))
-		*role = PLAIN_ASSISTANT;
-	else
-		return refuse_message(dialect, "a tool's answer", f);
-	if (!dialect->empty_messages && !has_text(*content))
-		return refuse_message(dialect, "a message without a text", f);
-	return dialect->parts ? 0 : check_parts(dialect, *content, f);
+	return plain_refuse(dialect, param, what, f);
 }
 
 void
@@ -283,7 +248,7 @@ plain_content_write(struct json_value content, struct buf *b)
 	if (content.type == JSON_STRING)
 		buf_add(b, content.p + 1, content.len - 2);
 	while (content.type == JSON_ARRAY && json_each(content, &it, NULL, &part)) {
-		if (!json_get(part, "text", &text))
+		if (!json_get(part, "text", &text) || text.type != JSON_STRING)
 			continue;
 		if (!first)
 			buf_str(b, "\\n");

@@ -9,6 +9,7 @@
  * objs: daemon/dialect.o daemon/delta_read.o
  * objs: daemon/openai.o daemon/openai_request.o daemon/ollama.o daemon/ollama_request.o
  * objs: daemon/anthropic.o daemon/anthropic_request.o daemon/plain_request.o
+ * objs: daemon/plain_message.o daemon/plain_tools.o
  * objs: daemon/chat_request.o daemon/chat_tokens.o daemon/calibrate.o daemon/ids.o daemon/log.o
  * objs: daemon/json.o daemon/json_value.o daemon/utf8.o daemon/buf.o shm/money.o
  */
@@ -67,7 +68,9 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	    .name = name, .upstream = name, .context = 100000, .max_completion = 400,
 	    .tokenizer = tokenizer};
 	memcpy(body, data, size);
-	if (chat_request_parse(&config, (struct span){body, size}, &r, &f) != 0) {
+	if ((size % 2 == 0
+	            ? chat_request_parse(&config, (struct span){body, size}, &r, &f)
+	            : chat_request_parse_v1(&config, (struct span){body, size}, &r, &f)) != 0) {
 		CHECK(f.status >= 400 && utf8_valid(f.message, strlen(f.message)));
 		free(body);
 		return 0;
@@ -82,7 +85,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		}
 		dialect_of(d)->limit(&b, false, 7);
 		CHECK(json_check(b.data, b.len, &root, NULL) == JSON_OK);
-		CHECK(json_get(root, "stream", &v) && v.type == JSON_TRUE);
+		CHECK(json_get(root, "stream", &v) &&
+		    v.type == (r.whole && d == DIALECT_OPENAI ? JSON_FALSE : JSON_TRUE));
 		CHECK(json_get(root, "messages", &v) && v.type == JSON_ARRAY);
 		check_limit(root, d);
 	}

@@ -10,6 +10,7 @@
  * objs: daemon/dialect.o daemon/delta_read.o
  * objs: daemon/openai.o daemon/openai_request.o daemon/ollama.o daemon/ollama_request.o
  * objs: daemon/anthropic.o daemon/anthropic_request.o daemon/plain_request.o
+ * objs: daemon/plain_message.o daemon/plain_tools.o
  * objs: daemon/chat_request.o daemon/chat_tokens.o daemon/calibrate.o daemon/ids.o daemon/log.o
  * objs: daemon/json.o daemon/json_value.o daemon/utf8.o daemon/buf.o shm/money.o
  */
@@ -59,6 +60,15 @@ setup(void **state)
 	return 0;
 }
 
+/* A body with messages is one of /v1's, which may hold more than texts. */
+static int
+parse(struct span body, struct chat_request *r, struct chat_fault *f)
+{
+	if (memmem(body.p, body.len, "\"messages\"", 10) != NULL)
+		return chat_request_parse_v1(&config, body, r, f);
+	return chat_request_parse(&config, body, r, f);
+}
+
 /* The request in a dialect, closed; -1 with *f. */
 static int
 request(enum config_dialect d, const char *body, struct buf *b, struct chat_fault *f)
@@ -66,7 +76,7 @@ request(enum config_dialect d, const char *body, struct buf *b, struct chat_faul
 	struct chat_request r;
 
 	b->len = 0;
-	if (chat_request_parse(&config, (struct span){body, strlen(body)}, &r, f) != 0)
+	if (parse((struct span){body, strlen(body)}, &r, f) != 0)
 		fail_msg("%s: %s", body, f->message);
 	if (dialect_of(d)->write(&config, &r, b, f) != 0)
 		return -1;
@@ -127,6 +137,63 @@ static const struct {
         "\\\"1\\\"\",\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\","
         "\"text\":\"a\",\"cache_control\":{\"type\":\"ephemeral\"}}]}],\"stream\":true,"
         "\"metadata\":{\"user_id\":\"u\\u0031\"},\"max_tokens\":1}"},
+    /* Tools: asked for, called, answered; pictures. */
+    {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},"
+     "{\"type\":\"image_url\",\"image_url\":{\"url\":\"data:image\\/png;base64,QUJD\","
+     "\"detail\":\"auto\"}}]},"
+     "{\"role\":\"assistant\",\"content\":\"I look\",\"reasoning_content\":\"hm\",\"tool_calls\":"
+     "[{\"id\":\"c1\",\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":"
+     "\"{\\\"x\\\": [1]}\"}},{\"id\":\"c2\",\"function\":{\"name\":\"g\",\"arguments\":\"\"}}]},"
+     "{\"role\":\"tool\",\"tool_call_id\":\"c1\",\"content\":\"sun\"},"
+     "{\"role\":\"tool\",\"tool_call_id\":\"c2\",\"content\":[{\"type\":\"text\",\"text\":"
+     "\"rain\"}]},{\"role\":\"user\",\"content\":\"b\"}],\"tools\":[{\"type\":\"function\","
+     "\"function\":{\"name\":\"f\",\"description\":\"d\",\"parameters\":{\"type\":\"object\"},"
+     "\"strict\":false}},{\"type\":\"function\",\"function\":{\"name\":\"g\"}}],"
+     "\"tool_choice\":\"auto\",\"parallel_tool_calls\":true}",
+        "{\"model\":\"up \\\"1\\\"\",\"messages\":[{\"role\":\"user\",\"content\":\"a\",\"images\":"
+        "[\"QUJD\"]},{\"role\":\"assistant\",\"content\":\"I look\",\"tool_calls\":[{\"id\":\"c1\","
+        "\"function\":{\"name\":\"f\",\"arguments\":{\"x\": [1]}}},{\"id\":\"c2\",\"function\":"
+        "{\"name\":\"g\",\"arguments\":{}}}]},{\"role\":\"tool\",\"content\":\"sun\","
+        "\"tool_name\":\"f\"},{\"role\":\"tool\",\"content\":\"rain\",\"tool_name\":\"g\"},"
+        "{\"role\":\"user\",\"content\":\"b\"}],\"stream\":true,\"tools\":[{\"type\":\"function\","
+        "\"function\":{\"name\":\"f\",\"description\":\"d\",\"parameters\":{\"type\":\"object\"}}},"
+        "{\"type\":\"function\",\"function\":{\"name\":\"g\",\"parameters\":{\"type\":\"object\","
+        "\"properties\":{}}}}],\"options\":{\"num_predict\":400}}",
+        "{\"model\":\"up \\\"1\\\"\",\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":"
+        "\"text\",\"text\":\"a\"},{\"type\":\"image\",\"source\":{\"type\":\"base64\",\"media_type\":"
+        "\"image/png\",\"data\":\"QUJD\"}}]},{\"role\":\"assistant\",\"content\":[{\"type\":\"text\","
+        "\"text\":\"I look\"},{\"type\":\"tool_use\",\"id\":\"c1\",\"name\":\"f\",\"input\":{\"x\": "
+        "[1]}},{\"type\":\"tool_use\",\"id\":\"c2\",\"name\":\"g\",\"input\":{}}]},"
+        "{\"role\":\"user\",\"content\":[{\"type\":\"tool_result\",\"tool_use_id\":\"c1\","
+        "\"content\":[{\"type\":\"text\",\"text\":\"sun\"}]},{\"type\":\"tool_result\","
+        "\"tool_use_id\":\"c2\",\"content\":[{\"type\":\"text\",\"text\":\"rain\"}]}]},"
+        "{\"role\":\"user\",\"content\":\"b\"}],\"stream\":true,\"tools\":[{\"name\":\"f\","
+        "\"description\":\"d\",\"input_schema\":{\"type\":\"object\"}},{\"name\":\"g\","
+        "\"input_schema\":{\"type\":\"object\",\"properties\":{}}}],\"tool_choice\":{\"type\":"
+        "\"auto\"},\"max_tokens\":400}"},
+    {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":"
+     "{\"url\":\"https://x.example/a.png\"}}]}],\"tools\":[{\"type\":\"function\",\"function\":"
+     "{\"name\":\"f\",\"strict\":true,\"parameters\":{}}}],\"tool_choice\":{\"type\":"
+     "\"function\",\"function\":{\"name\":\"f\"}},\"parallel_tool_calls\":false,"
+     "\"thinking\":{\"type\":\"enabled\",\"budget_tokens\":1024}}",
+        NULL,
+        "{\"model\":\"up \\\"1\\\"\",\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":"
+        "\"image\",\"source\":{\"type\":\"url\",\"url\":\"https://x.example/a.png\"}}]}],"
+        "\"stream\":true,\"thinking\":{\"type\":\"enabled\",\"budget_tokens\":1024},\"tools\":"
+        "[{\"name\":\"f\",\"input_schema\":{\"type\":\"object\",\"properties\":{}},\"strict\":"
+        "true}],\"tool_choice\":{\"type\":\"tool\",\"name\":\"f\","
+        "\"disable_parallel_tool_use\":true},\"max_tokens\":400}"},
+    {"{\"message\":\"a\",\"reasoning_effort\":\"high\",\"tool_choice\":\"none\",\"tools\":"
+     "[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]}",
+        "{\"model\":\"up \\\"1\\\"\",\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],"
+        "\"stream\":true,\"think\":\"high\",\"options\":{\"num_predict\":400}}",
+        NULL},
+    {"{\"message\":\"a\",\"tool_choice\":\"none\",\"tools\":"
+     "[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]}",
+        NULL,
+        "{\"model\":\"up \\\"1\\\"\",\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],"
+        "\"stream\":true,\"tools\":[{\"name\":\"f\",\"input_schema\":{\"type\":\"object\","
+        "\"properties\":{}}}],\"tool_choice\":{\"type\":\"none\"},\"max_tokens\":400}"},
 };
 
 static void
@@ -156,6 +223,12 @@ test_good(void **state)
 
 #define ASK(field) "{\"message\":\"a\"," field "}"
 #define SAY(message) "{\"messages\":[" message "]}"
+#define TOOLS(function) "\"tools\":[{\"type\":\"function\",\"function\":{" function "}}]"
+#define CALL(call) \
+	"{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"tool_calls\":[" call "]}"
+#define IMAGE(image) \
+	SAY("{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":" \
+	    "\"image_url\",\"image_url\":{" image "}}]}")
 
 /* A dialect that refuses it, and the field that the refusal names. */
 static const struct {
@@ -190,11 +263,37 @@ static const struct {
     {ASK("\"response_format\":\"json\""), "response_format", "response_format", "object"},
     {ASK("\"response_format\":{\"type\":\"json_schema\"}"), "response_format", "response_format",
         "format"},
-    {ASK("\"tools\":[{\"type\":\"function\"}]"), "tools", "tools", "'tools' has no place"},
-    {ASK("\"tool_choice\":\"auto\""), "tool_choice", "tool_choice", "tool_choice"},
+    {ASK("\"tools\":[{\"type\":\"function\"}]"), "tools", "tools", "without a 'function'"},
+    {ASK("\"tools\":[{\"type\":\"web_search\"}]"), "tools", "tools", "a tool that is no function"},
+    {ASK("\"tools\":[5]"), "tools", "tools", "a tool that is no function"},
+    {ASK("\"tools\":{\"f\":1}"), "tools", "tools", "must be a list"},
+    {ASK(TOOLS("\"name\":\"\"")), "tools", "tools", "without a name"},
+    {ASK(TOOLS("\"name\":5")), "tools", "tools", "without a name"},
+    {ASK(TOOLS("\"name\":\"f\",\"description\":5")), "tools", "tools", "'description'"},
+    {ASK(TOOLS("\"name\":\"f\",\"parameters\":\"x\"")), "tools", "tools", "'parameters'"},
+    {ASK(TOOLS("\"name\":\"f\",\"extra\":1")), "tools", "tools", "a function with 'extra'"},
+    {ASK(TOOLS("\"name\":\"f\",\"strict\":true")), "tools", NULL, "'strict'"},
+    {ASK("\"tool_choice\":\"required\""), "tool_choice", "tool_choice", "there are no 'tools'"},
+    {ASK("\"tool_choice\":\"always\""), "tool_choice", "tool_choice", "must be auto"},
+    {ASK("\"tool_choice\":{\"type\":\"allowed_tools\"}"), "tool_choice", "tool_choice",
+        "must be auto"},
+    {ASK(TOOLS("\"name\":\"f\"") ",\"tool_choice\":\"required\""), "tool_choice", NULL,
+        "a call that must be made"},
+    {ASK(TOOLS("\"name\":\"f\"") ",\"tool_choice\":{\"type\":\"function\",\"function\":"
+                                      "{\"name\":\"f\"}}"),
+        "tool_choice", NULL, "a call that must be made"},
+    {ASK(TOOLS("\"name\":\"f\"") ",\"parallel_tool_calls\":false"), "parallel_tool_calls", NULL,
+        "a false"},
+    {ASK("\"parallel_tool_calls\":1"), "parallel_tool_calls", "parallel_tool_calls",
+        "true or false"},
+    {ASK("\"thinking\":{\"type\":\"enabled\",\"budget_tokens\":1024}"), "thinking", NULL,
+        "ollama dialect"},
+    {ASK("\"thinking\":true"), "thinking", "thinking", "thinking"},
+    {ASK("\"reasoning_effort\":\"most\""), "reasoning_effort", "reasoning_effort", "reasoning"},
+    {ASK("\"reasoning_effort\":5"), "reasoning_effort", "reasoning_effort", "reasoning"},
     {ASK("\"logprobs\":true"), "logprobs", "logprobs", "logprobs"},
     {ASK("\"logit_bias\":{\"5\":1}"), "logit_bias", "logit_bias", "logit_bias"},
-    {ASK("\"reasoning_effort\":\"low\""), "reasoning_effort", "reasoning_effort", "reasoning"},
+    {ASK("\"reasoning_effort\":\"low\""), NULL, "reasoning_effort", "reasoning"},
     {ASK("\"options\":{\"num_predict\":-1}"), "options", "options", "options"},
     {ASK("\"system\":\"x\""), "system", "system", "system"},
     {ASK("\"b\\u0061d\":1"), "bad", "bad", "'bad'"},
@@ -202,11 +301,42 @@ static const struct {
         "0123456789012345678901234567890123456789012345678901234567890\xc3\xa9",
         "0123456789012345678901234567890123456789012345678901234567890\xc3\xa9", "no place"},
     {SAY("{\"role\":\"tool\",\"content\":\"a\"}"), "messages", "messages", "a tool's answer"},
+    {SAY("{\"role\":\"tool\",\"content\":\"a\",\"tool_call_id\":\"x\"}"), "messages", NULL,
+        "that the calls before it do not have"},
+    {SAY("{\"role\":\"function\",\"name\":\"f\",\"content\":\"a\"}"), "messages", "messages",
+        "a message with 'name'"},
+    {SAY("{\"role\":\"function\",\"content\":\"a\"}"), "messages", "messages",
+        "the role 'function'"},
+    {SAY("{\"role\":\"user\",\"content\":\"a\",\"tool_call_id\":\"x\"}"), "messages",
+        "messages", "'tool_call_id'"},
+    {SAY("{\"role\":\"user\",\"content\":\"a\",\"tool_calls\":[{}]}"), "messages", "messages",
+        "not the assistant's"},
+    {SAY(CALL("{\"function\":{\"name\":\"f\"}}")), "messages", "messages", "without an 'id'"},
+    {SAY(CALL("{\"id\":\"x\",\"type\":\"custom\",\"custom\":{}}")), "messages", "messages",
+        "not of the type 'function'"},
+    {SAY(CALL("{\"id\":\"x\",\"function\":{}}")), "messages", "messages", "without a name"},
+    {SAY(CALL("{\"id\":\"x\",\"function\":{\"name\":\"f\",\"arguments\":{}}}")), "messages",
+        "messages", "are no text"},
+    {SAY(CALL("{\"id\":\"x\",\"function\":{\"name\":\"f\",\"arguments\":\"[1]\"}}")),
+        "messages", "messages", "are no JSON object"},
+    {SAY(CALL("{\"id\":\"x\",\"function\":{\"name\":\"f\",\"arguments\":\"{\"}}")), "messages",
+        "messages", "are no JSON object"},
+    {IMAGE("\"url\":\"https://x.example/a.png\""), "messages", NULL, "an image by its URL"},
+    {IMAGE("\"url\":\"ftp://x.example/a.png\""), "messages", "messages", "'url'"},
+    {IMAGE("\"url\":\"data:image/png,abc\""), "messages", "messages", "not in base64"},
+    {IMAGE("\"url\":\"data:image/png;base64,a b\""), "messages", "messages", "is not base64"},
+    {IMAGE("\"url\":\"data:image/png;base64,\""), "messages", "messages", "is not base64"},
+    {IMAGE("\"url\":5"), "messages", "messages", "'url'"},
+    {IMAGE("\"url\":\"data:image/png;base64,QUJD\",\"detail\":\"high\""), "messages", "messages",
+        "an image with 'detail'"},
+    {SAY("{\"role\":\"system\",\"content\":[{\"type\":\"image_url\",\"image_url\":{\"url\":"
+         "\"data:image/png;base64,QUJD\"}}]},{\"role\":\"user\",\"content\":\"a\"}"),
+        "messages", "messages", "not the user's"},
     {SAY("{\"role\":\"user\",\"content\":\"a\",\"name\":\"bob\"}"), "messages", "messages",
         "a message with 'name'"},
-    {SAY("{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"id\":\"x\"}]},"
+    {SAY("{\"role\":\"assistant\",\"content\":null,\"function_call\":{\"name\":\"x\"}},"
          "{\"role\":\"user\",\"content\":\"a\"}"),
-        "messages", "messages", "a message with 'tool_calls'"},
+        "messages", "messages", "a message with 'function_call'"},
     {SAY("{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\",\"x\":1}]}"),
         "messages", NULL, "a content part with 'x'"},
     {SAY("{\"role\":\"user\",\"content\":\"\"}"), NULL, "messages", "a message without a text"},
@@ -253,7 +383,7 @@ write_all(const char *body, struct buf b[DIALECTS], struct chat_fault *f)
 
 	for (int i = 0; i < DIALECTS; i++)
 		b[i] = (struct buf){0};
-	assert_int_equal(chat_request_parse(&config, (struct span){body, strlen(body)}, &r, f), 0);
+	assert_int_equal(parse((struct span){body, strlen(body)}, &r, f), 0);
 	return dialect_write_all(&config, &r, b, f);
 }
 
@@ -301,7 +431,7 @@ test_mutations(void **state)
 		memcpy(changed, body, len);
 		for (int n = rand() % 3; n >= 0; n--)
 			changed[(size_t)rand() % len] = bytes[(size_t)rand() % (sizeof bytes - 1)];
-		if (chat_request_parse(&config, (struct span){changed, len}, &r, &f) == 0)
+		if (parse((struct span){changed, len}, &r, &f) == 0)
 			for (enum config_dialect d = DIALECT_OPENAI; d < DIALECT_AUTO; d++) {
 				b.len = 0;
 				if (dialect_of(d)->write(&config, &r, &b, &f) != 0) {
