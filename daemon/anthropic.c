@@ -184,3 +184,51 @@ anthropic_decode(struct anthropic *a, struct span data, struct buf *scratch, str
 		text.len = 0;
 	delta_read(text, read_event, a, scratch, d);
 }
+
+static void
+read_content(struct delta_reader *c, struct event *e)
+{
+	struct json_level blocks;
+	struct json_value key;
+	int64_t index = 0;
+
+	for ((void)delta_enter(c, JSON_ARRAY, &blocks); json_next(&c->r, &blocks, &key); index++) {
+		delta_call_begin(c, index);
+		read_delta(c, e);
+		delta_call_end(c);
+	}
+}
+
+static void
+read_whole(struct delta_reader *c)
+{
+	static const struct anthropic nothing;
+	struct event e = {.input = -1, .cache_read = -1, .cache_creation = -1, .output = -1};
+	struct json_level l;
+	struct json_value key;
+
+	if (!json_enter(&c->r, JSON_OBJECT, &l))
+		c->malformed = true;
+	while (json_next(&c->r, &l, &key)) {
+		if (IS(key, "content"))
+			read_content(c, &e);
+		else if (IS(key, "stop_reason"))
+			(void)json_read(&c->r, &e.stop_reason);
+		else if (IS(key, "usage"))
+			read_usage(c, &e);
+		else if (IS(key, "error"))
+			delta_read_error(c);
+		else
+			(void)json_skip(&c->r);
+	}
+	if (c->r.error != JSON_OK || c->malformed)
+		return;
+	c->d->finish = finish_of(e.stop_reason);
+	last_usage(&nothing, &e, c->d);
+}
+
+void
+anthropic_decode_whole(struct span body, struct buf *scratch, struct delta *d)
+{
+	delta_read(delta_trim(body), read_whole, NULL, scratch, d);
+}

@@ -18,6 +18,9 @@ struct anthropic {
  */
 void anthropic_decode(struct anthropic *, struct span data, struct buf *scratch, struct delta *);
 
+/* The same of an answer in one body: a message. */
+void anthropic_decode_whole(struct span body, struct buf *scratch, struct delta *);
+
 /*
  * The request for /v1/messages, up to and without the token limit; anthropic_limit closes it.  -1
  * with *fault where something of it has no place in this dialect.

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "daemon/anthropic.h"
+#include "daemon/messages_request.h"
 #include "daemon/plain_request.h"
 
 static const struct plain_dialect dialect = {
@@ -136,8 +137,8 @@ write_calls(struct buf *b, struct json_value calls, bool *first, struct chat_fau
 
 /* The answers to one turn's calls are one message of the user's. */
 static int
-write_result(struct buf *b, const struct plain_message *m, bool more, bool *first,
-    struct chat_fault *f)
+write_result(
+    struct buf *b, const struct plain_message *m, bool more, bool *first, struct chat_fault *f)
 {
 	bool none = true;
 
@@ -163,8 +164,8 @@ write_turn(struct buf *b, const struct plain_message *m, bool *first, struct cha
 	bool none = true;
 
 	comma(b, first);
-	buf_printf(b, "{\"role\":\"%s\",\"content\":",
-	    m->role == PLAIN_ASSISTANT ? "assistant" : "user");
+	buf_printf(
+	    b, "{\"role\":\"%s\",\"content\":", m->role == PLAIN_ASSISTANT ? "assistant" : "user");
 	if (m->content.type == JSON_STRING && m->calls.type == JSON_NONE) {
 		write_raw(b, m->content);
 	} else {
@@ -305,6 +306,26 @@ write_systems(const struct chat_request *r, struct buf *b)
 	buf_str(b, "]");
 }
 
+/* Of a client that speaks it: as it came, but for what is ours to set. */
+static void
+write_native(const char *upstream, const struct chat_request *r, struct buf *b)
+{
+	const char *it = NULL;
+	struct json_value key, v;
+
+	buf_str(b, "{\"model\":");
+	buf_json(b, upstream, strlen(upstream));
+	while (json_each(r->native->root, &it, &key, &v)) {
+		if (json_is(key, "model") || json_is(key, "stream") || json_is(key, "max_tokens"))
+			continue;
+		buf_str(b, ",");
+		write_raw(b, key);
+		buf_str(b, ":");
+		write_raw(b, v);
+	}
+	buf_str(b, r->whole ? ",\"stream\":false," : ",\"stream\":true,");
+}
+
 int
 anthropic_write(
     const struct config *cfg, const struct chat_request *r, struct buf *b, struct chat_fault *f)
@@ -313,6 +334,10 @@ anthropic_write(
 	struct plain_request p;
 	unsigned systems;
 
+	if (r->native != NULL) {
+		write_native(upstream, r, b);
+		return 0;
+	}
 	if (plain_request_read(&dialect, r, &p, f) != 0 || check_stop(p.field[PLAIN_STOP], f) != 0)
 		return -1;
 	buf_str(b, "{\"model\":");

@@ -8,6 +8,7 @@
  */
 #include <stdbool.h>
 
+#include "daemon/answer.h"
 #include "daemon/buf.h"
 #include "daemon/decoder.h"
 #include "daemon/emit.h"
@@ -38,18 +39,26 @@ struct api {
 	int (*write)(const struct config *, const struct chat_request *, struct buf *,
 	    struct chat_fault *);
 
-	/* An event as it came.  usage: the client wants to see it. */
+	/* An event as it came.  usage: the client wants to see it; the place becomes that after it. */
 	enum api_place (*relay)(struct buf *, const struct decoder_event *, const struct delta *,
-	    bool usage);
+	    bool usage, struct answer_place *);
 	/* Text alone, in a frame as it came. */
 	void (*relay_text)(struct buf *, const struct decoder_event *);
 	/* How frames of ours begin, from the first event: they are of the same answer.  May be
 	 * NULL, or write nothing. */
 	void (*head)(struct buf *, struct span data);
-	/* Text in a frame of ours: the part of an event that could be paid. */
-	void (*text)(struct buf *, const struct emit_stream *, struct span);
+	/*
+	 * A piece in frames of ours: what a provider of another dialect says, or the part of an
+	 * event that could be paid.  False: it continues nothing that was begun.
+	 */
+	bool (*say)(struct buf *, const struct emit_stream *, struct answer *,
+	    const struct answer_piece *);
 	/* The end, good or bad, with its mark. */
-	void (*end)(struct buf *, const struct emit_stream *, const struct api_end *);
+	void (*end)(
+	    struct buf *, const struct emit_stream *, struct answer *, const struct api_end *);
+	/* An answer that was put together, once it has ended well. */
+	void (*say_whole)(
+	    struct buf *, const struct emit_stream *, struct answer *, const struct emit_end *);
 
 	/* A whole body, from JSON to a delta; spans point into scratch. */
 	void (*decode_whole)(struct span body, struct buf *scratch, struct delta *);
@@ -57,6 +66,20 @@ struct api {
 	void (*refuse)(struct buf *, const struct emit_end *);
 };
 
-extern const struct api api_openai, api_embeddings;
+extern const struct api api_openai, api_embeddings, api_anthropic;
+
+/* The parts of these tables that write answers of other dialects' providers. */
+bool answer_openai_say(
+    struct buf *, const struct emit_stream *, struct answer *, const struct answer_piece *);
+void answer_openai_end(
+    struct buf *, const struct emit_stream *, struct answer *, const struct emit_end *);
+void answer_openai_whole(
+    struct buf *, const struct emit_stream *, struct answer *, const struct emit_end *);
+bool answer_anthropic_say(
+    struct buf *, const struct emit_stream *, struct answer *, const struct answer_piece *);
+void answer_anthropic_end(
+    struct buf *, const struct emit_stream *, struct answer *, const struct emit_end *);
+void answer_anthropic_whole(
+    struct buf *, const struct emit_stream *, struct answer *, const struct emit_end *);
 
 #endif

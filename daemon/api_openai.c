@@ -84,7 +84,8 @@ has_choices(struct json_value root)
 }
 
 static enum api_place
-relay(struct buf *b, const struct decoder_event *ev, const struct delta *d, bool usage)
+relay(struct buf *b, const struct decoder_event *ev, const struct delta *d, bool usage,
+    struct answer_place *at)
 {
 	struct json_value root;
 	size_t before = b->len;
@@ -92,6 +93,7 @@ relay(struct buf *b, const struct decoder_event *ev, const struct delta *d, bool
 
 	if (d->kind == DELTA_DONE || d->kind == DELTA_ERROR || d->kind == DELTA_INVALID)
 		return API_NOWHERE;
+	at->begun = true;
 	if (json_check(ev->data.p, ev->data.len, &root, NULL) != JSON_OK) {
 		/* It was read after a repair. */
 		relay_repaired(b, ev);
@@ -127,12 +129,6 @@ head(struct buf *b, struct span data)
 		buf_printf(b, "%s\"%s\":", i == 0 ? "data: {" : ",", keys[i]);
 		buf_add(b, v[i].p, v[i].len);
 	}
-}
-
-static void
-text(struct buf *b, const struct emit_stream *es, struct span s)
-{
-	emit_text(b, EMIT_OPENAI, es, s.p, s.len, 0);
 }
 
 /* Frames of the provider's, and in the last one what it was for us. */
@@ -171,15 +167,17 @@ frames_without_usage(struct buf *b, struct span frames)
 }
 
 static void
-end(struct buf *b, const struct emit_stream *es, const struct api_end *e)
+end(struct buf *b, const struct emit_stream *es, struct answer *a, const struct api_end *e)
 {
 	if (emit_finish_reason(e->end.outcome) == NULL || e->end.error_code != NULL) {
 		emit_error(b, EMIT_OPENAI, es, &e->end, 0);
 		return;
 	}
 	if (e->last.len == 0) {
-		emit_finish(b, es, &e->end);
-	} else if (es->include_usage && e->usage.len > 0) {
+		answer_openai_end(b, es, a, &e->end);
+		return;
+	}
+	if (es->include_usage && e->usage.len > 0) {
 		buf_span(b, e->last);
 		frames_with(b, e->usage, &e->end);
 	} else if (es->include_usage && !(e->usage_said && e->believed)) {
@@ -206,8 +204,9 @@ const struct api api_openai = {
     .relay = relay,
     .relay_text = relay_text,
     .head = head,
-    .text = text,
+    .say = answer_openai_say,
     .end = end,
+    .say_whole = answer_openai_whole,
     .decode_whole = openai_decode_whole,
     .refuse = refuse,
 };

@@ -105,6 +105,8 @@ make_call(struct stream *st)
 	buf_printf(&headers, "x-request-id: %s\r\n", st->request_id);
 	if (st->traceparent[0] != '\0')
 		buf_printf(&headers, "traceparent: %s\r\n", st->traceparent);
+	if (st->beta != NULL && provider(st)->dialect == DIALECT_ANTHROPIC)
+		buf_printf(&headers, "anthropic-beta: %s\r\n", st->beta);
 	if (!headers.failed)
 		st->call = upstream_post(st->w->upstream, st->provider, a->target,
 		    st->api != NULL ? st->api->upstream_path : NULL,

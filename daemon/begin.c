@@ -10,6 +10,7 @@
 
 #include "daemon/api.h"
 #include "daemon/limit.h"
+#include "daemon/messages_request.h"
 #include "daemon/metrics.h"
 #include "daemon/quote.h"
 #include "daemon/relay.h"
@@ -29,18 +30,14 @@ refuse_credit(struct conn *c, const struct quote *q, const char *code, const cha
 {
 	struct buf b = {0};
 
-	buf_str(&b, "{\"error\":{\"message\":");
-	buf_json(&b, message, strlen(message));
-	buf_str(&b, ",\"type\":\"insufficient_quota\",\"code\":\"");
-	buf_str(&b, code);
-	buf_str(&b, "\",\"param\":null,\"required\":");
+	buf_str(&b, ",\"required\":");
 	buf_money(&b, q->required);
 	buf_str(&b, ",\"available\":");
 	/* What the reserve saw: the books may not know yet of what others are taking. */
 	buf_money(&b, quote_available(conn_caller(c)->account, conn_caller(c)->purse));
-	buf_str(&b, "}}");
 	conn_header(c, "x-should-retry", "false");
-	conn_reply_buf(c, 402, "application/json", &b);
+	conn_error_with(c, 402, "insufficient_quota", code, NULL,
+	    (struct span){b.data, b.len}, message);
 	buf_free(&b);
 }
 
@@ -340,32 +337,13 @@ within_limits(struct worker *w, struct conn *c, uint32_t prompt, uint32_t comple
 	return v.allowed;
 }
 
-/* Requests for providers of another dialect than the client's are not made; false: all are. */
-static bool
-only_its_own(const struct config *cfg, const struct chat_request *r, const struct api *api,
-    struct buf request[static DIALECTS], struct chat_fault *f)
-{
-	unsigned own = dialect_index(api->dialect);
-
-	for (unsigned k = 0; k < DIALECTS; k++)
-		if (k != own)
-			buf_free(&request[k]);
-	if (request[own].len > 0)
-		return true;
-	(void)chat_request_refuse(f, "model", "the model '%s' is not to be had in this dialect",
-	    cfg->model[r->model].name);
-	return false;
-}
-
 static int
 write_requests(const struct config *cfg, const struct chat_request *r, const struct api *api,
     struct buf request[static DIALECTS], struct chat_fault *f)
 {
 	if (api != NULL && api->write != NULL)
 		return api->write(cfg, r, &request[dialect_index(api->dialect)], f);
-	if (dialect_write_all(cfg, r, request, f) != 0)
-		return -1;
-	return api == NULL || only_its_own(cfg, r, api, request, f) ? 0 : -1;
+	return dialect_write_all(cfg, r, request, f);
 }
 
 bool
@@ -391,9 +369,13 @@ begin(struct conn *c, const struct http_request *h, struct begin *x)
 	if (!open_for_requests(w, c))
 		return false;
 	if (write_requests(w->config, r, x->api, request, &f) != 0) {
+		if (r->native != NULL)
+			messages_request_fault(r->native, &f);
 		begin_refuse(c, &f);
 		return false;
 	}
+	r->in_one_piece =
+	    r->whole && x->api != NULL && request[dialect_index(x->api->dialect)].len > 0;
 	price_id = quote_price(w->region, r->model, &price);
 	quote_make(w->config, w->region, r, &price, &q);
 	if (!within_limits(w, c, r->prompt_tokens, q.want_tokens, &limited)) {
@@ -415,13 +397,17 @@ begin(struct conn *c, const struct http_request *h, struct begin *x)
 	st->purse = conn_caller(c)->purse;
 	st->begun = x->begun;
 	st->api = x->api;
-	if (x->api != NULL && (st->relay = relay_new(r->whole, x->keyed != NULL)) == NULL) {
+	if ((x->api != NULL &&
+	        (st->relay = relay_new(r->whole, x->keyed != NULL)) == NULL) ||
+	    (x->beta.len > 0 && (st->beta = strndup(x->beta.p, x->beta.len)) == NULL)) {
 		limit_account_settle(&st->limited, 0);
 		stream_drop_requests(st);
 		stream_drop(st);
 		refuse_overloaded(c, RESERVE_MEMORY, "out of memory");
 		return false;
 	}
+	if (st->relay != NULL)
+		st->relay->prepaid = r->in_one_piece;
 	if (x->keyed != NULL) {
 		st->keyed = *x->keyed;
 		st->keyed.expires_s = stream_expires_s(st);

@@ -13,6 +13,7 @@
 struct begin {
 	struct chat_request request;
 	const struct journal_keyed *keyed; /* of the Idempotency-Key, whose turn it is; or NULL */
+	struct span beta;           /* for providers of Anthropic's dialect: its header */
 	const struct api *api;      /* whose dialect the client speaks; NULL: of /chat */
 	/* The stream is WAITING, and its sender hears what is available now. */
 	void (*begun)(struct stream *, struct conn *, int64_t available);

@@ -39,6 +39,7 @@ enum field {
 #define IMAGE_TOKENS 1105
 #define IMAGE_TOKENS_MAX 50000
 #define NAMED_TOKENS_MAX 200000
+#define TOOLS_TOKENS_MAX 1024
 
 /* Also the list of what is not passed on as it came. */
 static const char *const field_name[FIELDS] = {
@@ -203,7 +204,9 @@ count_extras(const struct chat_counter *c, struct chat_request *r)
 			r->prompt_tokens += chat_tokens_json(c, v[i]);
 		else if (chat_tokens_tools(c, v[i], &r->prompt_tokens) != 0)
 			return -1;
-		r->prompt_bytes += v[i].len + 64; /* a template may write it longer */
+		/* A template may write it longer, and Anthropic's models are told of tools in some
+		 * 500 tokens of their own. */
+		r->prompt_bytes += v[i].len + TOOLS_TOKENS_MAX;
 	}
 	return 0;
 }

@@ -13,6 +13,8 @@
 #include "daemon/config.h"
 #include "daemon/json.h"
 
+struct messages_request;
+
 struct chat_request {
 	int model;               /* index in the config */
 	struct json_value messages; /* an array, or JSON_NONE */
@@ -22,6 +24,10 @@ struct chat_request {
 	uint32_t choices;        /* OpenAI's n */
 	bool v1;                 /* OpenAI's own contract: what we don't know is not ours */
 	bool whole;              /* the answer is wanted in one body */
+	bool in_one_piece;       /* and a provider may be asked for it so */
+	/* What this says in OpenAI's words, of a client of Anthropic's; NULL: of one of OpenAI's. */
+	const struct messages_request *native;
+	uint32_t least;          /* tokens that a provider must be allowed; 0: any */
 	bool max_completion_tokens; /* it used that name */
 	bool include_usage;
 	bool has_session;

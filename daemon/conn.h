@@ -85,6 +85,10 @@ void conn_error(struct conn *, int status, const char *type, const char *code, c
 /* The 404 for a model that there isn't, or that the caller may not use (auth_model). */
 void route_refuse_model(struct conn *);
 
+/* The same with more members of the error object, each with its comma before it. */
+void conn_error_with(struct conn *, int status, const char *type, const char *code,
+    const char *param, struct span members, const char *message);
+
 /* The reply comes later. */
 void conn_later(struct conn *, const struct conn_ops *, void *arg);
 

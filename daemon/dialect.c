@@ -5,6 +5,7 @@
 
 #include <string.h>
 
+#include "daemon/messages_request.h"
 #include "daemon/ollama.h"
 #include "daemon/openai.h"
 
@@ -93,6 +94,19 @@ dialect_streams(const struct dialect *d, const char *media_type)
 	return false;
 }
 
+/* What the client's own words say that this dialect's cannot. */
+static const struct chat_fault *
+lost_in(const struct chat_request *r, unsigned dialect)
+{
+	if (r->native == NULL || dialect == DIALECT_ANTHROPIC)
+		return NULL;
+	if (r->native->lost.param != NULL)
+		return &r->native->lost;
+	return dialect == DIALECT_OPENAI && r->native->lost_openai.param != NULL
+	           ? &r->native->lost_openai
+	           : NULL;
+}
+
 int
 dialect_write_all(const struct config *cfg, const struct chat_request *r,
     struct buf request[static DIALECTS], struct chat_fault *f)
@@ -104,8 +118,14 @@ dialect_write_all(const struct config *cfg, const struct chat_request *r,
 		enum config_dialect d = cfg->provider[m->providers[i]].dialect;
 		struct buf *b = &request[dialect_index(d)];
 
-		if (b->len > 0)
+		const struct chat_fault *lost = lost_in(r, dialect_index(d));
+
+		if (b->len > 0 || (lost != NULL && i > 0))
 			continue;
+		if (lost != NULL) {
+			*f = *lost;
+			return -1;
+		}
 		if (dialect_of(d)->write(cfg, r, b, i == 0 ? f : &unused) == 0 && !b->failed)
 			continue;
 		if (i == 0 && b->failed)

@@ -153,8 +153,8 @@ emit_tolld(struct buf *b, const struct emit_end *e)
 }
 
 /* Who knows OpenAI's own reasons only takes an answer that was ended early for one cut at a limit. */
-static const char *
-openai_reason(uint8_t outcome)
+const char *
+emit_openai_reason(uint8_t outcome)
 {
 	return outcome == OUTCOME_CREDIT || outcome == OUTCOME_CANCELLED
 	    ? "length"
@@ -180,7 +180,7 @@ emit_finish(struct buf *b, const struct emit_stream *s, const struct emit_end *e
 	LIT(b, ",\"choices\":[");
 	for (uint32_t i = 0; i == 0 || i < s->choices; i++) {
 		member_u64(b, i > 0 ? ",{\"index\":" : "{\"index\":", i);
-		member_text(b, ",\"delta\":{},\"finish_reason\":", openai_reason(e->outcome));
+		member_text(b, ",\"delta\":{},\"finish_reason\":", emit_openai_reason(e->outcome));
 		LIT(b, "}");
 	}
 	LIT(b, "]");

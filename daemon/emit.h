@@ -39,6 +39,7 @@ struct emit_end {
 	/* Errors only: */
 	const char *error_code, *error_type;
 	int64_t retry_after; /* seconds; 0: not known */
+	const char *request_id;
 	const char *error_kind; /* how the provider failed; NULL: it is not that */
 	struct span error_message;
 };
@@ -65,6 +66,8 @@ void emit_done(struct buf *, enum emit_format, const struct emit_stream *, const
 /* For /v1: the finish chunk of an answer that we ended, and what is told of the usage. */
 void emit_finish(struct buf *, const struct emit_stream *, const struct emit_end *);
 void emit_usage(struct buf *, const struct emit_stream *, const struct emit_end *);
+/* What those hear who know OpenAI's own reasons only; NULL for failures. */
+const char *emit_openai_reason(uint8_t outcome);
 /* A member of our own for the last chunk: ,"tolld":{"finish","cost"}. */
 void emit_tolld(struct buf *, const struct emit_end *);
 /* The bad end: an error event, never [DONE].  In the text format nothing can be said: the caller

@@ -101,6 +101,7 @@ keep_end(struct stream *st)
 	if (watch_refuses(st)) {
 		keep_refusal(st);
 	} else if (r->whole) {
+		watch_put_together(st, true);
 		put_head(st, (struct kept_head){.status = 200});
 		r->unkept = r->body.len > KEPT_BODY_MAX;
 		if (!r->unkept)
@@ -165,6 +166,7 @@ put_lost(struct buf *b, const struct kept_head *h, const struct stream_row *row)
 {
 	static const char why[] = "the process that ran this stream died; what it had delivered is above";
 	struct emit_stream es = {.stream_id = "", .model = "", .created = (int64_t)(row->opened_us / 1000000)};
+	struct answer a = {0};
 	struct api_end e = {.end = {
 		.outcome = row->outcome,
 		.prompt_tokens = row->prompt + row->cached,
@@ -176,10 +178,8 @@ put_lost(struct buf *b, const struct kept_head *h, const struct stream_row *row)
 		.full_text = SPAN(""),
 	}};
 
-	if (h->dialect == (uint8_t)api_openai.dialect)
-		api_openai.end(b, &es, &e);
-	else
-		b->failed = true; /* a broken transfer says so too */
+	(h->dialect == (uint8_t)DIALECT_ANTHROPIC ? &api_anthropic : &api_openai)
+	    ->end(b, &es, &a, &e);
 }
 
 static void

@@ -6,7 +6,7 @@
  * answer would be another for them: cache_control, metadata, and what was thought in earlier turns
  * (nobody else can check its signature).
  */
-#include "daemon/messages_request.h"
+#include "daemon/messages_write.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -19,33 +19,22 @@
 
 static const char messages[] = "messages";
 
-/* One request being read. */
-struct reading {
-	struct messages_request *r;
-	struct buf *b;
-	struct chat_fault *f;
-};
-
-static void
-write_raw(struct reading *x, struct json_value v)
+void
+messages_raw(struct reading *x, struct json_value v)
 {
 	buf_add(x->b, v.p, v.len);
 }
 
-static void
-comma(struct reading *x, bool *first)
+void
+messages_comma(struct reading *x, bool *first)
 {
 	if (!*first)
 		buf_str(x->b, ",");
 	*first = false;
 }
 
-/* The first thing that is lost is the one that is told. */
-static void lose(struct chat_fault *, const char *param, const char *fmt, ...)
-    __attribute__((format(printf, 3, 4)));
-
-static void
-lose(struct chat_fault *lost, const char *param, const char *fmt, ...)
+void
+messages_lose(struct chat_fault *lost, const char *param, const char *fmt, ...)
 {
 	char what[120];
 	va_list ap;
@@ -56,13 +45,12 @@ lose(struct chat_fault *lost, const char *param, const char *fmt, ...)
 	vsnprintf(what, sizeof what, fmt, ap);
 	va_end(ap);
 	what[utf8_valid_prefix(what, strlen(what))] = '\0';
-	(void)chat_request_refuse(lost, param,
-	    "%s has no place in the dialect of this model's provider", what);
+	(void)chat_request_refuse(
+	    lost, param, "%s has no place in the dialect of this model's provider", what);
 }
 
-/* A name from the request, cut to what there is room for. */
-static const char *
-name_of(struct json_value v, char out[static 40])
+const char *
+messages_name(struct json_value v, char out[static 40])
 {
 	struct buf b = {0};
 	size_t n;
@@ -76,8 +64,8 @@ name_of(struct json_value v, char out[static 40])
 	return out;
 }
 
-static bool
-says_nothing(struct json_value v)
+bool
+messages_say_nothing(struct json_value v)
 {
 	const char *it = NULL;
 	struct json_value member;
@@ -87,9 +75,8 @@ says_nothing(struct json_value v)
 	return v.type == JSON_NULL || v.type == JSON_FALSE || v.type == JSON_NONE;
 }
 
-/* Members that are none of these (a list ended by NULL) are lost. */
-static void
-lose_others(struct reading *x, struct json_value object, const char *const known[],
+void
+messages_lose_others(struct reading *x, struct json_value object, const char *const known[],
     const char *param, const char *where)
 {
 	const char *it = NULL;
@@ -101,322 +88,10 @@ lose_others(struct reading *x, struct json_value object, const char *const known
 
 		while (*k != NULL && !json_is(key, *k))
 			k++;
-		if (*k == NULL && !says_nothing(v) && !json_is(key, "cache_control"))
-			lose(&x->r->lost, param, "'%s' of %s in '%s'", name_of(key, name), where,
-			    param);
+		if (*k == NULL && !messages_say_nothing(v) && !json_is(key, "cache_control"))
+			messages_lose(&x->r->lost, param, "'%s' of %s in '%s'",
+			    messages_name(key, name), where, param);
 	}
-}
-
-static int
-bad(struct reading *x, const char *what)
-{
-	return chat_request_refuse(x->f, messages, "'messages' has %s", what);
-}
-
-/* {"type":"text","text":...}: what both dialects have. */
-static int
-write_text(struct reading *x, struct json_value block, const char *param)
-{
-	static const char *const known[] = {"type", "text", NULL};
-	struct json_value text;
-
-	if (!json_get(block, "text", &text) || text.type != JSON_STRING)
-		return chat_request_refuse(
-		    x->f, param, "'%s' has a text block without a 'text'", param);
-	lose_others(x, block, known, param, "a text");
-	buf_str(x->b, "{\"type\":\"text\",\"text\":");
-	write_raw(x, text);
-	buf_str(x->b, "}");
-	return 0;
-}
-
-static int
-write_image(struct reading *x, struct json_value block)
-{
-	static const char *const known[] = {"type", "source", NULL};
-	static const char *const keys[] = {"type", "media_type", "data", "url"};
-	struct json_value source, v[4];
-
-	if (!json_get(block, "source", &source) || source.type != JSON_OBJECT)
-		return bad(x, "an image without a 'source'");
-	lose_others(x, block, known, messages, "an image");
-	json_get_many(source, keys, v, 4);
-	buf_str(x->b, "{\"type\":\"image_url\",\"image_url\":{\"url\":");
-	if (json_is(v[0], "base64")) {
-		if (v[1].type != JSON_STRING || v[2].type != JSON_STRING)
-			return bad(x, "an image without its 'media_type' or 'data'");
-		buf_str(x->b, "\"data:");
-		buf_add(x->b, v[1].p + 1, v[1].len - 2);
-		buf_str(x->b, ";base64,");
-		buf_add(x->b, v[2].p + 1, v[2].len - 2);
-		buf_str(x->b, "\"");
-	} else if (json_is(v[0], "url")) {
-		if (v[3].type != JSON_STRING)
-			return bad(x, "an image without its 'url'");
-		write_raw(x, v[3]);
-	} else {
-		lose(&x->r->lost, messages, "an image by a file's id in 'messages'");
-		buf_str(x->b, "\"\"");
-	}
-	buf_str(x->b, "}}");
-	return 0;
-}
-
-/* A block that nobody else knows, as it came. */
-static void
-write_foreign(struct reading *x, struct json_value block, struct json_value type)
-{
-	char name[40];
-
-	lose(&x->r->lost, messages, "a block of the type '%s' in 'messages'", name_of(type, name));
-	write_raw(x, block);
-}
-
-static int
-block_type(struct reading *x, struct json_value block, struct json_value *type)
-{
-	if (block.type != JSON_OBJECT || !json_get(block, "type", type) ||
-	    type->type != JSON_STRING)
-		return bad(x, "a content block without a type");
-	return 0;
-}
-
-/* The blocks of a tool's answer; a failure is said in words, there is no other way. */
-static int
-write_result_content(struct reading *x, struct json_value content, bool failed)
-{
-	const char *it = NULL;
-	struct json_value block, type;
-	bool first = true;
-
-	if (content.type != JSON_ARRAY) {
-		if (content.type != JSON_STRING && content.type != JSON_NONE &&
-		    content.type != JSON_NULL)
-			return bad(x, "a tool's result that is neither text nor blocks");
-		buf_str(x->b, failed ? "\"Error: " : "\"");
-		if (content.type == JSON_STRING)
-			buf_add(x->b, content.p + 1, content.len - 2);
-		buf_str(x->b, "\"");
-		return 0;
-	}
-	buf_str(x->b, "[");
-	if (failed) {
-		comma(x, &first);
-		buf_str(x->b, "{\"type\":\"text\",\"text\":\"Error:\"}");
-	}
-	while (json_each(content, &it, NULL, &block)) {
-		if (block_type(x, block, &type) != 0)
-			return -1;
-		comma(x, &first);
-		if (!json_is(type, "text"))
-			write_foreign(x, block, type);
-		else if (write_text(x, block, messages) != 0)
-			return -1;
-	}
-	if (first)
-		buf_str(x->b, "{\"type\":\"text\",\"text\":\"\"}");
-	buf_str(x->b, "]");
-	return 0;
-}
-
-static int
-write_result(struct reading *x, struct json_value block)
-{
-	static const char *const known[] = {"type", "tool_use_id", "content", "is_error", NULL};
-	struct json_value v[4];
-
-	json_get_many(block, known, v, 4);
-	if (v[1].type != JSON_STRING)
-		return bad(x, "a tool's result without a 'tool_use_id'");
-	lose_others(x, block, known, messages, "a tool's result");
-	buf_str(x->b, "{\"role\":\"tool\",\"tool_call_id\":");
-	write_raw(x, v[1]);
-	buf_str(x->b, ",\"content\":");
-	if (write_result_content(x, v[2], v[3].type == JSON_TRUE) != 0)
-		return -1;
-	buf_str(x->b, "}");
-	return 0;
-}
-
-/* Answers of tools are messages of their own, and go first. */
-static int
-write_user(struct reading *x, struct json_value content, bool *first)
-{
-	const char *it = NULL;
-	struct json_value block, type;
-	bool none = true;
-
-	while (json_each(content, &it, NULL, &block)) {
-		if (block_type(x, block, &type) != 0)
-			return -1;
-		if (!json_is(type, "tool_result"))
-			continue;
-		comma(x, first);
-		if (write_result(x, block) != 0)
-			return -1;
-	}
-	for (it = NULL; json_each(content, &it, NULL, &block);) {
-		int failed = 0;
-
-		(void)json_get(block, "type", &type);
-		if (json_is(type, "tool_result"))
-			continue;
-		if (none)
-			comma(x, first);
-		buf_str(x->b, none ? "{\"role\":\"user\",\"content\":[" : ",");
-		none = false;
-		if (json_is(type, "text"))
-			failed = write_text(x, block, messages);
-		else if (json_is(type, "image"))
-			failed = write_image(x, block);
-		else
-			write_foreign(x, block, type);
-		if (failed)
-			return -1;
-	}
-	if (!none)
-		buf_str(x->b, "]}");
-	return 0;
-}
-
-static int
-write_call(struct reading *x, struct json_value block)
-{
-	static const char *const known[] = {"type", "id", "name", "input", NULL};
-	struct json_value v[4];
-
-	json_get_many(block, known, v, 4);
-	if (v[1].type != JSON_STRING || v[2].type != JSON_STRING || v[3].type != JSON_OBJECT)
-		return bad(x, "a 'tool_use' without its 'id', 'name' or 'input'");
-	lose_others(x, block, known, messages, "a 'tool_use'");
-	buf_str(x->b, "{\"id\":");
-	write_raw(x, v[1]);
-	buf_str(x->b, ",\"type\":\"function\",\"function\":{\"name\":");
-	write_raw(x, v[2]);
-	buf_str(x->b, ",\"arguments\":");
-	buf_json(x->b, v[3].p, v[3].len);
-	buf_str(x->b, "}}");
-	return 0;
-}
-
-static int
-write_assistant(struct reading *x, struct json_value content)
-{
-	const char *it = NULL;
-	struct json_value block, type;
-	bool none = true, calls = false;
-
-	buf_str(x->b, "{\"role\":\"assistant\",\"content\":");
-	while (json_each(content, &it, NULL, &block)) {
-		if (block_type(x, block, &type) != 0)
-			return -1;
-		if (json_is(type, "thinking") || json_is(type, "redacted_thinking"))
-			continue;
-		if (json_is(type, "tool_use")) {
-			calls = true;
-			continue;
-		}
-		buf_str(x->b, none ? "[" : ",");
-		none = false;
-		if (!json_is(type, "text"))
-			write_foreign(x, block, type);
-		else if (write_text(x, block, messages) != 0)
-			return -1;
-	}
-	buf_str(x->b, none ? calls ? "null" : "\"\"" : "]");
-	for (it = NULL, none = true; calls && json_each(content, &it, NULL, &block);) {
-		(void)json_get(block, "type", &type);
-		if (!json_is(type, "tool_use"))
-			continue;
-		buf_str(x->b, none ? ",\"tool_calls\":[" : ",");
-		none = false;
-		if (write_call(x, block) != 0)
-			return -1;
-	}
-	buf_str(x->b, calls ? "]}" : "}");
-	return 0;
-}
-
-static int
-write_message(struct reading *x, struct json_value m, bool *first)
-{
-	static const char *const known[] = {"role", "content", NULL};
-	struct json_value v[2];
-	const char *it = NULL;
-	struct json_value block;
-	bool user;
-
-	json_get_many(m, known, v, 2);
-	user = json_is(v[0], "user");
-	if (m.type != JSON_OBJECT || (!user && !json_is(v[0], "assistant")))
-		return bad(x, "a message whose role is neither user nor assistant");
-	lose_others(x, m, known, messages, "a message");
-	if (v[1].type == JSON_STRING) {
-		comma(x, first);
-		buf_printf(x->b, "{\"role\":\"%s\",\"content\":", user ? "user" : "assistant");
-		write_raw(x, v[1]);
-		buf_str(x->b, "}");
-		return 0;
-	}
-	if (v[1].type != JSON_ARRAY || !json_each(v[1], &it, NULL, &block))
-		return bad(x, "a content that is neither text nor blocks");
-	if (user)
-		return write_user(x, v[1], first);
-	comma(x, first);
-	return write_assistant(x, v[1]);
-}
-
-static int
-write_system(struct reading *x, struct json_value v, bool *first)
-{
-	const char *it = NULL;
-	struct json_value block, type;
-	bool none = true;
-
-	if (v.type == JSON_NONE || (v.type == JSON_ARRAY && says_nothing(v)))
-		return 0;
-	comma(x, first);
-	buf_str(x->b, "{\"role\":\"system\",\"content\":");
-	if (v.type == JSON_STRING) {
-		write_raw(x, v);
-	} else if (v.type == JSON_ARRAY) {
-		while (json_each(v, &it, NULL, &block)) {
-			if (!json_get(block, "type", &type) || !json_is(type, "text"))
-				return chat_request_refuse(
-				    x->f, "system", "'system' has a block that is no text");
-			buf_str(x->b, none ? "[" : ",");
-			none = false;
-			if (write_text(x, block, "system") != 0)
-				return -1;
-		}
-		buf_str(x->b, "]");
-	} else {
-		return chat_request_refuse(
-		    x->f, "system", "'system' must be a text or a list of texts");
-	}
-	buf_str(x->b, "}");
-	return 0;
-}
-
-static int
-write_messages(struct reading *x, struct json_value system, struct json_value list)
-{
-	const char *it = NULL;
-	struct json_value m;
-	bool first = true, none = true;
-
-	if (list.type != JSON_ARRAY)
-		return chat_request_refuse(x->f, messages, "'messages' must be an array");
-	buf_str(x->b, ",\"messages\":[");
-	if (write_system(x, system, &first) != 0)
-		return -1;
-	for (; json_each(list, &it, NULL, &m); none = false)
-		if (write_message(x, m, &first) != 0)
-			return -1;
-	if (none)
-		return chat_request_refuse(x->f, messages, "'messages' must not be empty");
-	buf_str(x->b, "]");
-	return 0;
 }
 
 static int
@@ -431,23 +106,23 @@ write_tool(struct reading *x, struct json_value tool)
 	if (v[0].type != JSON_STRING)
 		return chat_request_refuse(x->f, "tools", "'tools' has a tool without a 'name'");
 	if (v[3].type == JSON_STRING && !json_is(v[3], "custom")) {
-		lose(&x->r->lost, "tools", "a tool of the type '%s' in 'tools'",
-		    name_of(v[3], name));
-		write_raw(x, tool);
+		messages_lose(&x->r->lost, "tools", "a tool of the type '%s' in 'tools'",
+		    messages_name(v[3], name));
+		messages_raw(x, tool);
 		return 0;
 	}
 	if (v[2].type != JSON_OBJECT)
 		return chat_request_refuse(
 		    x->f, "tools", "'tools' has a tool without an 'input_schema'");
-	lose_others(x, tool, known, "tools", "a tool");
+	messages_lose_others(x, tool, known, "tools", "a tool");
 	buf_str(x->b, "{\"type\":\"function\",\"function\":{\"name\":");
-	write_raw(x, v[0]);
+	messages_raw(x, v[0]);
 	if (v[1].type == JSON_STRING) {
 		buf_str(x->b, ",\"description\":");
-		write_raw(x, v[1]);
+		messages_raw(x, v[1]);
 	}
 	buf_str(x->b, ",\"parameters\":");
-	write_raw(x, v[2]);
+	messages_raw(x, v[2]);
 	buf_str(x->b, v[4].type == JSON_TRUE ? ",\"strict\":true}}" : "}}");
 	return 0;
 }
@@ -469,7 +144,7 @@ write_choice(struct reading *x, struct json_value v)
 		buf_str(x->b, ",\"tool_choice\":\"required\"");
 	} else if (json_is(m[0], "tool") && m[1].type == JSON_STRING) {
 		buf_str(x->b, ",\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":");
-		write_raw(x, m[1]);
+		messages_raw(x, m[1]);
 		buf_str(x->b, "}}");
 	} else {
 		return chat_request_refuse(x->f, "tool_choice",
@@ -489,11 +164,11 @@ write_tools(struct reading *x, struct json_value list, struct json_value choice)
 
 	if (list.type != JSON_NONE && list.type != JSON_NULL && list.type != JSON_ARRAY)
 		return chat_request_refuse(x->f, "tools", "'tools' must be a list");
-	if (list.type != JSON_ARRAY || says_nothing(list))
+	if (list.type != JSON_ARRAY || messages_say_nothing(list))
 		return 0;
 	buf_str(x->b, ",\"tools\":[");
 	while (json_each(list, &it, NULL, &tool)) {
-		comma(x, &first);
+		messages_comma(x, &first);
 		if (write_tool(x, tool) != 0)
 			return -1;
 	}
@@ -563,20 +238,20 @@ write_sampling(struct reading *x, const struct json_value v[])
 		if (n.type == JSON_NONE || n.type == JSON_NULL)
 			continue;
 		if (n.type != JSON_NUMBER)
-			return chat_request_refuse(x->f, numbers[i].name, "'%s' must be a number",
-			    numbers[i].name);
+			return chat_request_refuse(
+			    x->f, numbers[i].name, "'%s' must be a number", numbers[i].name);
 		buf_printf(x->b, ",\"%s\":", numbers[i].name);
-		write_raw(x, n);
+		messages_raw(x, n);
 		if (numbers[i].field == F_TOP_K)
-			lose(&x->r->lost_openai, "top_k", "'top_k'");
+			messages_lose(&x->r->lost_openai, "top_k", "'top_k'");
 	}
-	if (says_nothing(v[F_STOP]))
+	if (messages_say_nothing(v[F_STOP]))
 		return 0;
 	if (v[F_STOP].type != JSON_ARRAY)
 		return chat_request_refuse(
 		    x->f, "stop_sequences", "'stop_sequences' must be a list of texts");
 	buf_str(x->b, ",\"stop\":");
-	write_raw(x, v[F_STOP]);
+	messages_raw(x, v[F_STOP]);
 	return 0;
 }
 
@@ -592,14 +267,14 @@ lose_fields(struct reading *x)
 
 		while (i < FIELDS && !json_is(key, field_name[i]))
 			i++;
-		if (says_nothing(v) || lost->param != NULL)
+		if (messages_say_nothing(v) || lost->param != NULL)
 			continue;
 		if (i == F_SERVICE_TIER && !json_is(v, "auto"))
-			lose(lost, "service_tier", "'service_tier'");
+			messages_lose(lost, "service_tier", "'service_tier'");
 		if (i < FIELDS)
 			continue;
-		(void)name_of(key, lost->field);
-		lose(lost, lost->field, "'%s'", lost->field);
+		(void)messages_name(key, lost->field);
+		messages_lose(lost, lost->field, "'%s'", lost->field);
 	}
 }
 
@@ -619,7 +294,7 @@ check_limit(struct reading *x, struct json_value v, bool bare)
 		return chat_request_refuse(x->f, "max_tokens",
 		    "'max_tokens' must be more than 'budget_tokens' of 'thinking'");
 	buf_str(x->b, ",\"max_tokens\":");
-	write_raw(x, v);
+	messages_raw(x, v);
 	return 0;
 }
 
@@ -635,11 +310,11 @@ write(struct reading *x, bool bare)
 	buf_printf(x->b, "{\"stream\":%s", v[F_STREAM].type == JSON_TRUE ? "true" : "false");
 	if (v[F_MODEL].type != JSON_NONE) {
 		buf_str(x->b, ",\"model\":");
-		write_raw(x, v[F_MODEL]);
+		messages_raw(x, v[F_MODEL]);
 	}
 	if (v[F_MESSAGES].type == JSON_NONE)
 		return chat_request_refuse(x->f, messages, "'messages' is missing");
-	if (write_messages(x, v[F_SYSTEM], v[F_MESSAGES]) != 0 ||
+	if (messages_write(x, v[F_SYSTEM], v[F_MESSAGES]) != 0 ||
 	    write_tools(x, v[F_TOOLS], v[F_TOOL_CHOICE]) != 0 || write_sampling(x, v) != 0 ||
 	    write_thinking(x, v[F_THINKING]) != 0 || check_limit(x, v[F_MAX_TOKENS], bare) != 0)
 		return -1;
@@ -685,14 +360,17 @@ messages_request_free(struct messages_request *r)
 }
 
 void
-messages_request_fault(struct chat_fault *f)
+messages_request_fault(const struct messages_request *r, struct chat_fault *f)
 {
 	static const struct {
 		const char *theirs, *ours;
 	} names[] = {{"stop", "stop_sequences"}, {"parallel_tool_calls", "tool_choice"},
 	    {"reasoning_effort", "thinking"}, {"max_completion_tokens", "max_tokens"}};
 
-	for (size_t i = 0; f->param != NULL && i < sizeof names / sizeof *names; i++)
+	/* What was lost has the client's name already. */
+	if (f->param == NULL || f->param == r->lost.param)
+		return;
+	for (size_t i = 0; i < sizeof names / sizeof *names; i++)
 		if (strcmp(f->param, names[i].theirs) == 0)
 			(void)chat_request_refuse(f, names[i].ours,
 			    "'%s', as it is here, has no place in the dialect of this model's "

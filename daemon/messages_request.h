@@ -31,6 +31,6 @@ int messages_request_read(struct span body, bool bare, struct messages_request *
 void messages_request_free(struct messages_request *);
 
 /* A refusal of what was written in OpenAI's words names their fields: name the client's. */
-void messages_request_fault(struct chat_fault *);
+void messages_request_fault(const struct messages_request *, struct chat_fault *);
 
 #endif

@@ -115,8 +115,8 @@ write_answered(struct buf *b, struct json_value id, const struct asked *asked, s
 }
 
 static int
-write_message(struct buf *b, const struct plain_message *m, struct asked *asked,
-    struct chat_fault *f)
+write_message(
+    struct buf *b, const struct plain_message *m, struct asked *asked, struct chat_fault *f)
 {
 	static const char *const name[] = {[PLAIN_SYSTEM] = "system",
 	    [PLAIN_USER_SAYS] = "user",
@@ -195,8 +195,7 @@ write_tools(struct buf *b, const struct plain_request *p, struct chat_fault *f)
 	if (t.choice == CHOICE_REQUIRED || t.choice == CHOICE_ONE)
 		return plain_refuse(&dialect, "tool_choice", "a call that must be made", f);
 	if (t.one_at_a_time)
-		return plain_refuse(
-		    &dialect, "parallel_tool_calls", "a false", f);
+		return plain_refuse(&dialect, "parallel_tool_calls", "a false", f);
 	if (t.list.type == JSON_NONE || t.choice == CHOICE_NONE)
 		return 0;
 	buf_str(b, "\"tools\":[");

@@ -12,7 +12,7 @@ write_manner(const struct chat_request *r, struct buf *b)
 	const char *it = NULL;
 	struct json_value options, key, value;
 
-	if (r->whole) {
+	if (r->whole && r->native == NULL) {
 		buf_str(b, ",\"stream\":false,");
 		return;
 	}

@@ -46,8 +46,8 @@ check_text_part(const struct plain_dialect *dialect, struct json_value part, str
 }
 
 static int
-check_parts(const struct plain_dialect *dialect, const struct plain_message *m,
-    struct chat_fault *f)
+check_parts(
+    const struct plain_dialect *dialect, const struct plain_message *m, struct chat_fault *f)
 {
 	const char *it = NULL;
 	struct json_value part, type;
@@ -87,16 +87,15 @@ read_role(const struct plain_dialect *dialect, struct json_value who, enum plain
 }
 
 static int
-check_message(const struct plain_dialect *dialect, const struct plain_message *m,
-    struct chat_fault *f)
+check_message(
+    const struct plain_dialect *dialect, const struct plain_message *m, struct chat_fault *f)
 {
 	if (m->calls.type != JSON_NONE && m->role != PLAIN_ASSISTANT)
-		return plain_refuse(
-		    dialect, messages, "calls that are not the assistant's", f);
+		return plain_refuse(dialect, messages, "calls that are not the assistant's", f);
 	if (m->role == PLAIN_TOOL) {
 		if (m->call_id.type != JSON_STRING)
-			return chat_request_refuse(f, messages,
-			    "'messages' has a tool's answer without a 'tool_call_id'");
+			return chat_request_refuse(
+			    f, messages, "'messages' has a tool's answer without a 'tool_call_id'");
 	} else if (m->call_id.type != JSON_NONE) {
 		return plain_refuse(
 		    dialect, messages, "a 'tool_call_id' in a message that is no tool's", f);

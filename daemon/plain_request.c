@@ -217,8 +217,8 @@ plain_request_read(const struct plain_dialect *dialect, const struct chat_reques
 }
 
 int
-plain_refuse(const struct plain_dialect *dialect, const char *param, const char *what,
-    struct chat_fault *f)
+plain_refuse(
+    const struct plain_dialect *dialect, const char *param, const char *what, struct chat_fault *f)
 {
 	return chat_request_refuse(f, param,
 	    "'%s' has %s, which has no place in the %s dialect that this model's provider "

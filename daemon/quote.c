@@ -30,11 +30,13 @@ quote_make(const struct config *cfg, const struct region *region, const struct c
 	const struct config_model *m = &cfg->model[r->model];
 	uint32_t mean, likely = r->max_tokens;
 
-	q->min_tokens = r->choices; /* one of each answer */
+	q->min_tokens = r->least > r->choices ? r->least : r->choices; /* one of each answer */
 	/* What can't be counted in flight is paid ahead. */
-	q->want_tokens = m->hidden_tokens || r->whole || r->max_tokens < cfg->ledger.slice_tokens
+	q->want_tokens = m->hidden_tokens || r->in_one_piece || r->max_tokens < cfg->ledger.slice_tokens
 	    ? r->max_tokens
 	    : cfg->ledger.slice_tokens;
+	if (q->want_tokens < q->min_tokens)
+		q->want_tokens = q->min_tokens;
 	q->required = price_cost(price, r->prompt_tokens, 0, q->min_tokens);
 	q->max_cost = price_cost(price, r->prompt_tokens, 0, r->max_tokens);
 	mean = atomic_load_explicit(region_model_mean(region, (uint32_t)r->model),

@@ -4,12 +4,14 @@
 /*
  * The answer of a stream whose client speaks a dialect of /v1: frames, not text.  An event is
  * metered, then its frame is let out; what waits for a slice waits here, event by event.  Nothing
- * is kept that the one watcher has got.  Worker.
+ * is kept that the one watcher has got.  What a provider of another dialect says is written anew,
+ * piece by piece, as it is let out.  Worker.
  */
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#include "daemon/answer.h"
 #include "daemon/api.h"
 #include "daemon/buf.h"
 
@@ -22,9 +24,12 @@ struct stream;
 
 struct relay {
 	struct buf text;   /* what events say that wait for the meter: hidden, then shown, of each */
-	struct buf frames; /* theirs, one after the other */
-	struct buf marks;  /* struct relay_mark, one for each event */
+	struct buf frames; /* theirs, one after the other; or of whom their text is */
+	struct buf marks;  /* struct relay_mark, one for each event, or piece of one */
 	size_t mark_at, text_at, frame_at; /* what is done of them */
+	size_t begin_at;   /* where the text of the present mark begins */
+	struct answer_place pushed; /* where all events that came have led */
+	struct answer answer;       /* and those that are out; the answer put together, if it is */
 	struct buf out;    /* paid: for the watcher */
 	struct buf last, usage; /* for the end: see struct api_end */
 	struct buf head;   /* how frames of ours begin */
@@ -33,7 +38,9 @@ struct relay {
 	bool begun;        /* head is what the first event made of it */
 	bool usage_said;   /* `last` has it */
 	bool stuck;        /* an event waits for a record */
+	bool some_anew;    /* of the marks */
 	bool whole;        /* the client wants one piece */
+	bool prepaid;      /* and so may the provider be asked: all that it may say is held */
 	/* With an Idempotency-Key all of the answer stays in `out`, for daemon/kept.h. */
 	bool keep;
 	bool unkept;       /* it became too long for that */

@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <time.h>
 
+#include "daemon/anthropic_error.h"
 #include "daemon/conn_state.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
@@ -306,34 +307,47 @@ add_text(struct buf *b, const char *name, const char *text)
 }
 
 void
-conn_error(struct conn *c, int status, const char *type, const char *code, const char *param,
-    const char *fmt, ...)
+conn_error_with(struct conn *c, int status, const char *type, const char *code, const char *param,
+    struct span members, const char *message)
 {
 	struct buf *b = &c->server->error;
-	char message[512];
-	va_list ap;
+	bool anthropic = c->route != NULL && c->route->id == ROUTE_ANTHROPIC;
 
-	va_start(ap, fmt);
-	vsnprintf(message, sizeof(message), fmt, ap);
-	va_end(ap);
 	b->len = 0;
-	if (c->route != NULL && c->route->id == ROUTE_ANTHROPIC) {
-		buf_str(b, "{\"type\":\"error\",");
-		add_text(b, "\"error\":{\"type\":", type);
+	if (anthropic) {
+		add_text(b, "{\"type\":\"error\",\"error\":{\"type\":", anthropic_error_type(status));
 		add_text(b, ",\"message\":", message);
 	} else {
 		add_text(b, "{\"error\":{\"message\":", message);
 		add_text(b, ",\"type\":", type);
-		add_text(b, ",\"param\":", param);
 	}
+	if (!anthropic || param != NULL)
+		add_text(b, ",\"param\":", param);
 	add_text(b, ",\"code\":", code);
-	buf_str(b, "}}");
+	buf_span(b, members);
+	buf_str(b, "}");
+	if (anthropic)
+		add_text(b, ",\"request_id\":", conn_request_id(c));
+	buf_str(b, "}");
 	if (b->failed) {
 		buf_free(b);
 		conn_reply(c, status, "application/json", "{}", 2);
 		return;
 	}
 	conn_reply(c, status, "application/json", b->data, b->len);
+}
+
+void
+conn_error(struct conn *c, int status, const char *type, const char *code, const char *param,
+    const char *fmt, ...)
+{
+	char message[512];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(message, sizeof(message), fmt, ap);
+	va_end(ap);
+	conn_error_with(c, status, type, code, param, SPAN(""), message);
 }
 
 void

@@ -148,6 +148,7 @@ forget(struct streams *s, struct stream *st)
 	meter_fini(&st->meter);
 	attempt_fini(st);
 	relay_free(st->relay);
+	free(st->beta);
 	buf_free(&st->text);
 	buf_free(&st->pieces);
 	buf_free(&st->pending);
@@ -347,6 +348,7 @@ stream_settled_end(const struct stream *st, struct emit_end *end)
 	    .error_kind = st->error_kind,
 	    .retry_after = st->error_kind != NULL ? st->retry_after : 0,
 	    .provider = attempt_provider(st),
+	    .request_id = st->request_id,
 	    .error_message = {st->error_message, strlen(st->error_message)},
 	};
 	if (end->full_text.p == NULL)
@@ -400,6 +402,9 @@ stream_close(struct stream *st, uint8_t outcome, const char *error_code, const c
 		return;
 	st->outcome = outcome;
 	st->error_code = error_code;
+	/* Of an answer in one piece that fails nothing was delivered. */
+	if (error_code != NULL && st->relay != NULL && st->relay->whole)
+		st->void_wanted = true;
 	if (fmt != NULL) {
 		va_start(ap, fmt);
 		vsnprintf(st->error_message, sizeof st->error_message, fmt, ap);
@@ -439,7 +444,7 @@ stream_run(struct stream *st)
 	const struct config_model *m = &st->w->config->model[st->model];
 	int64_t payable, available = quote_available(st->account, st->purse);
 	/* What can't be counted in flight ends where the hold does. */
-	bool held_only = m->hidden_tokens || (st->relay != NULL && st->relay->whole);
+	bool held_only = m->hidden_tokens || (st->relay != NULL && st->relay->prepaid);
 
 	stream_move(st, STREAM_CALLING);
 	st->opened_us = st->call_us = st->progress_us = monotonic_us();
@@ -459,7 +464,7 @@ stream_run(struct stream *st)
 	if (st->choices > 1)
 		st->sent_limit = st->sent_limit < st->choices ? 1 : st->sent_limit / st->choices;
 	/* An answer that comes in one piece is not cut any more. */
-	if (st->relay != NULL && st->relay->whole)
+	if (st->relay != NULL && st->relay->prepaid)
 		meter_limit(&st->meter, st->sent_limit * st->choices);
 	if (st->api == NULL || !st->api->prompt_only)
 		dialect_limit_all(st->request, st->max_completion_tokens, st->sent_limit);

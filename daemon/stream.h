@@ -77,6 +77,7 @@ struct stream {
 
 	char request_id[65];             /* of the request that reserved; goes to the provider */
 	char traceparent[56];            /* its W3C trace context; "" if it had none */
+	char *beta;                      /* the client's anthropic-beta, or NULL */
 	struct attempt attempt;
 	struct call *call;               /* NULL between attempts, too */
 	struct relay *relay;             /* of an api's stream: its frames.  Then there is no text */

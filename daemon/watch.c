@@ -356,6 +356,7 @@ void
 watch_api_end(const struct stream *st, bool settled, struct buf *b)
 {
 	const struct relay *r = st->relay;
+	struct answer a = r->answer; /* of a stream it keeps no text */
 	struct api_end e = {.believed = st->usage_believed};
 	struct emit_stream es;
 
@@ -371,7 +372,24 @@ watch_api_end(const struct stream *st, bool settled, struct buf *b)
 		if (st->usage_believed)
 			e.usage = (struct span){r->usage.data, r->usage.len};
 	}
-	st->api->end(b, &es, &e);
+	st->api->end(b, &es, &a, &e);
+}
+
+void
+watch_put_together(struct stream *st, bool settled)
+{
+	struct relay *r = st->relay;
+	struct emit_stream es;
+	struct emit_end end;
+
+	if (r->body.len > 0 || st->api->say_whole == NULL)
+		return;
+	stream_describe(st, &es);
+	if (settled)
+		stream_settled_end(st, &end);
+	else
+		stream_end(st, &end);
+	st->api->say_whole(&r->body, &es, &r->answer, &end);
 }
 
 /* Frames that are out; true when there is more that the socket would take. */
@@ -432,6 +450,7 @@ reply_whole(struct watcher *x)
 	const char *reason = emit_finish_reason(st->outcome), *provider = attempt_provider(st);
 	char cost[MONEY_TEXT_MAX];
 
+	watch_put_together(st, st->state == STREAM_ENDED);
 	api_headers(x);
 	money_format(cost, st->settlement.charge);
 	conn_header(c, "x-tolld-cost", "%s", cost);
@@ -439,15 +458,23 @@ reply_whole(struct watcher *x)
 		conn_header(c, "x-tolld-finish", "%s", reason);
 	if (provider != NULL)
 		conn_header(c, "x-tolld-provider", "%s", provider);
-	conn_reply_buf(c, 200, "application/json", &st->relay->body);
+	if (st->relay->body.failed || st->relay->body.len == 0)
+		conn_error(c, 503, "server_error", "overloaded", NULL,
+		    "the answer was not kept");
+	else
+		conn_reply_buf(c, 200, "application/json", &st->relay->body);
 	unlink_watcher(x);
 }
 
 bool
 watch_refuses(const struct stream *st)
 {
+	/* One that was put together here may end where the credit does. */
 	if (st->relay->whole)
-		return !st->complete;
+		return !st->complete &&
+		       (st->error_code != NULL || !st->relay->answer.at.begun ||
+		           st->outcome == OUTCOME_CANCELLED ||
+		           emit_finish_reason(st->outcome) == NULL);
 	return st->first_us == 0 &&
 	    (st->error_code != NULL || emit_finish_reason(st->outcome) == NULL);
 }

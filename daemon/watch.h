@@ -32,6 +32,8 @@ bool watch_refuses(const struct stream *);
 void watch_refusal(const struct stream *, bool settled, struct refusal *, struct buf *body);
 /* The end of an api's stream, for its client; the same. */
 void watch_api_end(const struct stream *, bool settled, struct buf *);
+/* The whole answer of a provider that streamed it, into its relay's body; once. */
+void watch_put_together(struct stream *, bool settled);
 /* Feed every watcher; ends their replies when the stream has ended. */
 void watch_feed(struct stream *);
 /* A comment to those who heard nothing for so long. */

@@ -49,6 +49,7 @@ struct worker {
 };
 
 /* The handlers, one file each. */
+conn_handler messages_handler, count_tokens_handler;
 conn_handler preview_handler, send_handler, balance_handler, mint_handler;
 /* STREAM_RESERVING, and the disk does not answer: neither does its sender wait any longer. */
 void begin_give_up(struct stream *);

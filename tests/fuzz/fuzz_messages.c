@@ -4,7 +4,7 @@
  *         dialect.
  * Method: libFuzzer or AFL++; the input is a body of /v1/messages.
  *
- * objs: daemon/messages_request.o
+ * objs: daemon/messages_request.o daemon/messages_blocks.o
  * objs: daemon/tokenizer.o daemon/tokenizer_stream.o daemon/tokenizer_merge.o
  * objs: daemon/tokenizer_split.o
  * objs: daemon/tokenizer_class.o daemon/tokenizer_table.o
@@ -24,10 +24,10 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-#define CHECK(condition) \
-	do { \
+#define CHECK(condition)          \
+	do {                      \
 		if (!(condition)) \
-			abort(); \
+			abort();  \
 	} while (0)
 
 /* In place of daemon/config.c, which needs all of the config's parser. */
@@ -46,7 +46,8 @@ check_fault(const struct chat_fault *f)
 }
 
 static void
-check_writers(const struct config *config, const struct chat_request *r)
+check_writers(
+    const struct config *config, const struct messages_request *m, const struct chat_request *r)
 {
 	struct buf b = {0};
 	struct chat_fault f = {0};
@@ -54,7 +55,7 @@ check_writers(const struct config *config, const struct chat_request *r)
 	for (enum config_dialect d = DIALECT_OPENAI; d < DIALECT_AUTO; d++) {
 		b.len = 0;
 		if (dialect_of(d)->write(config, r, &b, &f) != 0) {
-			messages_request_fault(&f);
+			messages_request_fault(m, &f);
 			check_fault(&f);
 			continue;
 		}
@@ -69,16 +70,20 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const struct tokenizer *tokenizer;
 	static char name[] = "m";
-	static struct config config = {.default_model = name, .model_count = 1, .provider_count = 1};
+	static struct config config = {
+	    .default_model = name, .model_count = 1, .provider_count = 1};
 	struct messages_request m;
 	struct chat_request r;
 	struct chat_fault f = {0};
 	char *body = malloc(size + 1), why[256];
 
-	if (tokenizer == NULL && (tokenizer = tokenizer_open("o200k_base", why, sizeof why)) == NULL)
+	if (tokenizer == NULL &&
+	    (tokenizer = tokenizer_open("o200k_base", why, sizeof why)) == NULL)
 		abort();
-	config.model[0] = (struct config_model){
-	    .name = name, .upstream = name, .context = 100000, .max_completion = 400,
+	config.model[0] = (struct config_model){.name = name,
+	    .upstream = name,
+	    .context = 100000,
+	    .max_completion = 400,
 	    .tokenizer = tokenizer};
 	memcpy(body, data, size);
 	if (messages_request_read((struct span){body, size}, size % 2 == 0, &m, &f) != 0) {
@@ -92,7 +97,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		if (chat_request_parse_v1(&config, openai, &r, &f) != 0)
 			check_fault(&f);
 		else
-			check_writers(&config, &r);
+			check_writers(&config, &m, &r);
 	}
 	messages_request_free(&m);
 	free(body);

@@ -4,7 +4,7 @@
  * Method: bodies and what must come of them, compared as text; bodies and the names of what is lost
  *         or wrong; bodies mutated at random must give JSON or a refusal.
  *
- * objs: daemon/messages_request.o
+ * objs: daemon/messages_request.o daemon/messages_blocks.o
  * objs: daemon/tokenizer.o daemon/tokenizer_stream.o daemon/tokenizer_merge.o
  * objs: daemon/tokenizer_split.o
  * objs: daemon/tokenizer_class.o daemon/tokenizer_table.o
@@ -51,14 +51,16 @@ setup(void **state)
 	tokenizer = tokenizer_open("o200k_base", why, sizeof why);
 	assert_non_null(tokenizer);
 	config.model_count = 1;
-	config.model[0] = (struct config_model){.name = name, .upstream = name, .context = 1000000,
-	    .max_completion = 400000, .tokenizer = tokenizer};
+	config.model[0] = (struct config_model){.name = name,
+	    .upstream = name,
+	    .context = 1000000,
+	    .max_completion = 400000,
+	    .tokenizer = tokenizer};
 	config.default_model = name;
 	return 0;
 }
 
-#define ASK(messages, more) \
-	"{\"model\":\"m\",\"max_tokens\":9,\"messages\":[" messages "]" more "}"
+#define ASK(messages, more) "{\"model\":\"m\",\"max_tokens\":9,\"messages\":[" messages "]" more "}"
 #define HI "{\"role\":\"user\",\"content\":\"hi\"}"
 #define USER(blocks) "{\"role\":\"user\",\"content\":[" blocks "]}"
 #define SAYS(blocks) "{\"role\":\"assistant\",\"content\":[" blocks "]}"
@@ -72,9 +74,10 @@ static const struct {
     {ASK(HI, ""), OURS(HI, "")},
     {ASK(HI, ",\"stream\":true"),
         "{\"stream\":true,\"model\":\"m\",\"messages\":[" HI "],\"max_tokens\":9}"},
-    {ASK(HI, ",\"system\":\"Be \\u00e9\",\"temperature\":0.5,\"top_p\":1,\"stop_sequences\":[\"a\"],"
-             "\"metadata\":{\"user_id\":\"u\"},\"service_tier\":\"auto\",\"thinking\":{\"type\":"
-             "\"disabled\"}"),
+    {ASK(HI,
+         ",\"system\":\"Be \\u00e9\",\"temperature\":0.5,\"top_p\":1,\"stop_sequences\":[\"a\"],"
+         "\"metadata\":{\"user_id\":\"u\"},\"service_tier\":\"auto\",\"thinking\":{\"type\":"
+         "\"disabled\"}"),
         OURS("{\"role\":\"system\",\"content\":\"Be \\u00e9\"}," HI,
             ",\"temperature\":0.5,\"top_p\":1,\"stop\":[\"a\"]")},
     {ASK(HI, ",\"system\":[{\"type\":\"text\",\"text\":\"a\",\"cache_control\":{\"type\":"
@@ -90,23 +93,34 @@ static const struct {
             "")},
     /* A call, its answers, and what else is said with them. */
     {ASK(HI "," SAYS("{\"type\":\"thinking\",\"thinking\":\"hm\",\"signature\":\"s\"}," TEXT(
-                "I look") ",{\"type\":\"tool_use\",\"id\":\"t1\",\"name\":\"f\",\"input\":{\"x\": "
-                          "\"\\\"\"}},{\"type\":\"tool_use\",\"id\":\"t2\",\"name\":\"g\","
-                          "\"input\":{}}") "," USER(TEXT("go on") ",{\"type\":\"tool_result\","
-                "\"tool_use_id\":\"t1\",\"content\":\"sun\"},{\"type\":\"tool_result\","
-                "\"tool_use_id\":\"t2\",\"content\":[" TEXT("no") "],\"is_error\":true},"
-                "{\"type\":\"tool_result\",\"tool_use_id\":\"t3\"}"),
+             "I look") ",{\"type\":\"tool_use\",\"id\":\"t1\",\"name\":\"f\",\"input\":{\"x\": "
+                       "\"\\\"\"}},{\"type\":\"tool_use\",\"id\":\"t2\",\"name\":\"g\","
+                       "\"input\":{}}") "," USER(TEXT("go on") ",{\"type\":\"tool_result\","
+                                                               "\"tool_use_id\":\"t1\",\"content\":"
+                                                               "\"sun\"},{\"type\":\"tool_result\","
+                                                               "\"tool_use_id\":\"t2\",\"content\":"
+                                                               "[" TEXT(
+                                                                   "no") "],\"is_error\":true},"
+                                                                         "{\"type\":\"tool_"
+                                                                         "result\",\"tool_use_id\":"
+                                                                         "\"t3\"}"),
          ""),
-        OURS(HI ",{\"role\":\"assistant\",\"content\":[" TEXT("I look") "],\"tool_calls\":[{\"id\":"
-             "\"t1\",\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":"
-             "\"{\\\"x\\\": \\\"\\\\\\\"\\\"}\"}},{\"id\":\"t2\",\"type\":\"function\",\"function\":"
-             "{\"name\":\"g\",\"arguments\":\"{}\"}}]},{\"role\":\"tool\",\"tool_call_id\":\"t1\","
-             "\"content\":\"sun\"},{\"role\":\"tool\",\"tool_call_id\":\"t2\",\"content\":["
-             TEXT("Error:") "," TEXT("no") "]},{\"role\":\"tool\",\"tool_call_id\":\"t3\","
-             "\"content\":\"\"}," USER(TEXT("go on")),
+        OURS(HI
+            ",{\"role\":\"assistant\",\"content\":[" TEXT(
+                "I look") "],\"tool_calls\":[{\"id\":"
+                          "\"t1\",\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":"
+                          "\"{\\\"x\\\": "
+                          "\\\"\\\\\\\"\\\"}\"}},{\"id\":\"t2\",\"type\":\"function\",\"function\":"
+                          "{\"name\":\"g\",\"arguments\":\"{}\"}}]},{\"role\":\"tool\",\"tool_call_"
+                          "id\":\"t1\","
+                          "\"content\":\"sun\"},{\"role\":\"tool\",\"tool_call_id\":\"t2\","
+                          "\"content\":[" TEXT("Error:") "," TEXT(
+                              "no") "]},{\"role\":\"tool\",\"tool_call_id\":\"t3\","
+                                    "\"content\":\"\"}," USER(TEXT("go on")),
             "")},
     {ASK(HI "," SAYS("{\"type\":\"tool_use\",\"id\":\"t\",\"name\":\"f\",\"input\":{}}") "," USER(
-             "{\"type\":\"tool_result\",\"tool_use_id\":\"t\",\"content\":\"x\",\"is_error\":true}"),
+             "{\"type\":\"tool_result\",\"tool_use_id\":\"t\",\"content\":\"x\",\"is_error\":"
+             "true}"),
          ""),
         OURS(HI ",{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"id\":\"t\",\"type\":"
                 "\"function\",\"function\":{\"name\":\"f\",\"arguments\":\"{}\"}}]},{\"role\":"
@@ -123,19 +137,23 @@ static const struct {
                  "\"d\",\"parameters\":{\"type\":\"object\"}}},{\"type\":\"function\",\"function\":"
                  "{\"name\":\"g\",\"parameters\":{},\"strict\":true}}],\"tool_choice\":{\"type\":"
                  "\"function\",\"function\":{\"name\":\"f\"}},\"parallel_tool_calls\":false")},
-    {ASK(HI, ",\"tools\":[{\"name\":\"f\",\"input_schema\":{}}],\"tool_choice\":{\"type\":\"any\"}"),
+    {ASK(HI,
+         ",\"tools\":[{\"name\":\"f\",\"input_schema\":{}}],\"tool_choice\":{\"type\":\"any\"}"),
         OURS(HI, ",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":"
                  "{}}}],\"tool_choice\":\"required\"")},
-    {ASK(HI, ",\"tools\":[{\"name\":\"f\",\"input_schema\":{}}],\"tool_choice\":{\"type\":\"none\"}"),
+    {ASK(HI,
+         ",\"tools\":[{\"name\":\"f\",\"input_schema\":{}}],\"tool_choice\":{\"type\":\"none\"}"),
         OURS(HI, ",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":"
                  "{}}}],\"tool_choice\":\"none\"")},
     {ASK(HI, ",\"tools\":[],\"tool_choice\":{\"type\":\"auto\"}"), OURS(HI, "")},
     /* Thoughts. */
-    {"{\"model\":\"m\",\"max_tokens\":3000,\"messages\":[" HI "],\"thinking\":{\"type\":\"enabled\","
+    {"{\"model\":\"m\",\"max_tokens\":3000,\"messages\":[" HI
+     "],\"thinking\":{\"type\":\"enabled\","
      "\"budget_tokens\":2048}}",
         "{\"stream\":false,\"model\":\"m\",\"messages\":[" HI "],\"reasoning_effort\":\"low\","
         "\"max_tokens\":3000}"},
-    {"{\"model\":\"m\",\"max_tokens\":30000,\"messages\":[" HI "],\"thinking\":{\"type\":\"enabled\","
+    {"{\"model\":\"m\",\"max_tokens\":30000,\"messages\":[" HI
+     "],\"thinking\":{\"type\":\"enabled\","
      "\"budget_tokens\":8193}}",
         "{\"stream\":false,\"model\":\"m\",\"messages\":[" HI "],\"reasoning_effort\":\"high\","
         "\"max_tokens\":30000}"},
@@ -158,11 +176,11 @@ test_good(void **state)
 		if (m.lost.param != NULL || m.lost_openai.param != NULL)
 			fail_msg("%s: lost %s", good[i].body, m.lost.param);
 		if (!span_eq((struct span){m.openai.data, m.openai.len}, good[i].openai))
-			fail_msg("%.*s\nis not\n%s", (int)m.openai.len, m.openai.data,
-			    good[i].openai);
+			fail_msg(
+			    "%.*s\nis not\n%s", (int)m.openai.len, m.openai.data, good[i].openai);
 		/* And OpenAI's readers take it. */
-		if (chat_request_parse_v1(&config, (struct span){m.openai.data, m.openai.len}, &r,
-		        &f) != 0)
+		if (chat_request_parse_v1(
+		        &config, (struct span){m.openai.data, m.openai.len}, &r, &f) != 0)
 			fail_msg("%s: %s", good[i].openai, f.message);
 		assert_true(r.prompt_tokens > 0);
 		b.len = 0;
@@ -179,13 +197,17 @@ test_to_ollama(void **state)
 	static const struct {
 		const char *body, *param, *ollama;
 	} cases[] = {
-	    {ASK(HI "," SAYS("{\"type\":\"tool_use\",\"id\":\"t\",\"name\":\"f\",\"input\":{\"a\":1}}")
-	         "," USER("{\"type\":\"tool_result\",\"tool_use_id\":\"t\",\"content\":\"x\"}"),
-	         ",\"top_k\":5,\"stop_sequences\":[\"a\"],\"tools\":[{\"name\":\"f\",\"input_schema\":{}}]"),
+	    {ASK(HI "," SAYS("{\"type\":\"tool_use\",\"id\":\"t\",\"name\":\"f\",\"input\":{\"a\":"
+	                     "1}}") "," USER(
+	             "{\"type\":\"tool_result\",\"tool_use_id\":\"t\",\"content\":\"x\"}"),
+	         ",\"top_k\":5,\"stop_sequences\":[\"a\"],\"tools\":[{\"name\":\"f\",\"input_"
+	         "schema\":{}}]"),
 	        NULL,
 	        "{\"model\":\"m\",\"messages\":[" HI ",{\"role\":\"assistant\",\"content\":\"\","
-	        "\"tool_calls\":[{\"id\":\"t\",\"function\":{\"name\":\"f\",\"arguments\":{\"a\":1}}}]},"
-	        "{\"role\":\"tool\",\"content\":\"x\",\"tool_name\":\"f\"}],\"stream\":true,\"tools\":"
+	        "\"tool_calls\":[{\"id\":\"t\",\"function\":{\"name\":\"f\",\"arguments\":{\"a\":1}"
+	        "}}]},"
+	        "{\"role\":\"tool\",\"content\":\"x\",\"tool_name\":\"f\"}],\"stream\":true,"
+	        "\"tools\":"
 	        "[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{\"type\":"
 	        "\"object\",\"properties\":{}}}}],\"options\":{\"top_k\":5,\"stop\":[\"a\"],"
 	        "\"num_predict\":9}}"},
@@ -212,11 +234,12 @@ test_to_ollama(void **state)
 
 		assert_int_equal(messages_request_read(body, false, &m, &f), 0);
 		assert_null(m.lost.param);
-		assert_int_equal(chat_request_parse_v1(&config,
-		                     (struct span){m.openai.data, m.openai.len}, &r, &f), 0);
+		assert_int_equal(chat_request_parse_v1(
+		                     &config, (struct span){m.openai.data, m.openai.len}, &r, &f),
+		    0);
 		b.len = 0;
 		if (dialect_of(DIALECT_OLLAMA)->write(&config, &r, &b, &f) != 0) {
-			messages_request_fault(&f);
+			messages_request_fault(&m, &f);
 			if (cases[i].param == NULL || strcmp(f.param, cases[i].param) != 0)
 				fail_msg("%s: %s (%s)", cases[i].body, f.message, f.param);
 		} else {
@@ -255,8 +278,8 @@ static const struct {
     {ASK(USER("{\"type\":\"tool_result\",\"tool_use_id\":\"t\",\"content\":5}"), ""), "messages",
         "neither text nor blocks"},
     {ASK(SAYS("{\"type\":\"tool_use\",\"id\":\"t\",\"name\":\"f\"}"), ""), "messages", "'input'"},
-    {ASK(SAYS("{\"type\":\"tool_use\",\"id\":\"t\",\"name\":\"f\",\"input\":\"{}\"}"), ""), "messages",
-        "'input'"},
+    {ASK(SAYS("{\"type\":\"tool_use\",\"id\":\"t\",\"name\":\"f\",\"input\":\"{}\"}"), ""),
+        "messages", "'input'"},
     {ASK(HI, ",\"system\":5"), "system", "a text or a list"},
     {ASK(HI, ",\"system\":[{\"type\":\"image\"}]"), "system", "no text"},
     {ASK(HI, ",\"stream\":1"), "stream", "true or false"},
@@ -268,7 +291,8 @@ static const struct {
     {ASK(HI, ",\"tools\":[{\"name\":\"f\",\"input_schema\":{}}],\"tool_choice\":\"auto\""),
         "tool_choice", "of the type"},
     {ASK(HI, ",\"thinking\":{\"type\":\"enabled\"}"), "thinking", "budget_tokens"},
-    {ASK(HI, ",\"thinking\":{\"type\":\"enabled\",\"budget_tokens\":9}"), "max_tokens", "more than"},
+    {ASK(HI, ",\"thinking\":{\"type\":\"enabled\",\"budget_tokens\":9}"), "max_tokens",
+        "more than"},
 };
 
 static void
@@ -335,8 +359,8 @@ test_lost(void **state)
 		if (m.lost.param == NULL || strcmp(m.lost.param, lost[i].param) != 0 ||
 		    strstr(m.lost.message, lost[i].said) == NULL)
 			fail_msg("%s: %s (%s)", lost[i].body, m.lost.message, m.lost.param);
-		if (chat_request_parse_v1(&config, (struct span){m.openai.data, m.openai.len}, &r,
-		        &f) != 0)
+		if (chat_request_parse_v1(
+		        &config, (struct span){m.openai.data, m.openai.len}, &r, &f) != 0)
 			fail_msg("%s: %s", lost[i].body, f.message);
 		messages_request_free(&m);
 	}
@@ -344,8 +368,7 @@ test_lost(void **state)
 	assert_null(m.lost.param);
 	assert_string_equal(m.lost_openai.param, "top_k");
 	messages_request_free(&m);
-	assert_int_equal(
-	    messages_request_read(SPAN("{\"messages\":[" HI "]}"), true, &m, &f), 0);
+	assert_int_equal(messages_request_read(SPAN("{\"messages\":[" HI "]}"), true, &m, &f), 0);
 	messages_request_free(&m);
 }
 
