@@ -2,6 +2,7 @@
  * POST /v1/messages and /v1/messages/count_tokens: Anthropic's own contract.  Worker process.
  */
 #include "daemon/api.h"
+#include "daemon/auth.h"
 #include "daemon/begin.h"
 #include "daemon/messages_request.h"
 #include "daemon/turn.h"
@@ -115,6 +116,8 @@ count_tokens_handler(struct conn *c, const struct http_request *h, struct span b
 	        (r.prompt_tokens == 0 || f.status != 400 ||
 	            r.prompt_tokens < w->config->model[r.model].context))) {
 		begin_refuse(c, &f);
+	} else if (!auth_model(conn_caller(c), w->config->model[r.model].name)) {
+		route_refuse_model(c);
 	} else {
 		buf_printf(&b, "{\"input_tokens\":%u}", r.prompt_tokens);
 		conn_reply_buf(c, 200, "application/json", &b);
