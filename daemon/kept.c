@@ -129,7 +129,7 @@ kept_rest(struct stream *st)
 		keep_end(st);
 	r->sealed = true;
 	/* Without memory it is lost, too. */
-	if (r->out.failed)
+	if (r->out.failed || (r->keep && r->out.len - r->saved > KEPT_RECORD_MAX))
 		r->unkept = true;
 	return r->unkept ? (struct span){"\0", 1} : kept_unsaved(st);
 }

@@ -15,6 +15,8 @@
 /* Bytes of answers that are kept.  Streams go there slice by slice; a body in its last record. */
 #define KEPT_STREAM_MAX (4u << 20)
 #define KEPT_BODY_MAX (256u << 10)
+/* And of one record: far below what a ring takes. */
+#define KEPT_RECORD_MAX (2u << 20)
 
 struct conn;
 struct stream;

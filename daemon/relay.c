@@ -265,7 +265,8 @@ mark(struct relay *r, size_t at)
 static void
 bound(struct relay *r)
 {
-	if (r->keep && r->out.len > KEPT_STREAM_MAX) {
+	if (r->keep &&
+	    (r->out.len > KEPT_STREAM_MAX || r->out.len - r->saved > KEPT_RECORD_MAX)) {
 		r->keep = false;
 		r->unkept = true;
 	}

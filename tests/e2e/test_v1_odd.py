@@ -316,6 +316,26 @@ model "{name}" {{
                 self.assertEqual((got.status, len(got.chunks), got.text()), (200, 2, " one"))
                 self.assertEqual(got.chunks[0]["id"], "chatcmpl-theirs")
 
+    def test_kept_with_huge_events(self):
+        """What is kept goes into records that any ring takes, or is not kept."""
+        big = chunk(" one", x="y" * (800 << 10))
+        for pad, status in ((0, 200), (1, 410)):
+            self.says(*[big] * 2, *[event(**MARK, choices=[], x="y" * (900 << 10))] * 4 * pad,
+                      chunk(None, finish="stop"), usage(9, 3), DONE)
+            body = {"model": "odd", "stream": True, "n": 1 + pad, "max_tokens": 100000,
+                    "messages": [{"role": "user", "content": "hello"}]}
+            key = self.account()
+            head = {"Idempotency-Key": "big"}
+            first = post(self.t, "/v1/chat/completions", body, key, head)
+            self.assertEqual((first.status, first.done), (200, 1))
+            paid = self.charged()
+            again = post(self.t, "/v1/chat/completions", body, key, head)
+            self.assertEqual(again.status, status)
+            if status == 200:
+                self.assertEqual(len(again.body), len(first.body))
+                self.assertTrue(again.body == first.body)
+            self.assertEqual(self.charged(), paid)
+
     # Whole answers.
 
     def test_whole_as_it_came(self):
