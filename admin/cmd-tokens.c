@@ -3,6 +3,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 #include "admin/vocab.h"
 #include "daemon/tokenizer.h"
 #include "daemon/tokenizer_table.h"
+#include "daemon/utf8.h"
 
 #define DEFAULT_TOKENIZER "o200k_base"
 #define READ_SIZE 65536
@@ -71,101 +73,134 @@ read_all(const char *name, size_t max, size_t *len)
 	return data;
 }
 
-/* Bytes of the character at p, and whether it is one. */
-static size_t
-char_at(const unsigned char *p, size_t left, bool *valid)
-{
-	size_t n = *p < 0x80                 ? 1
-	           : *p >= 0xc2 && *p < 0xe0 ? 2
-	           : *p >= 0xe0 && *p < 0xf0 ? 3
-	           : *p >= 0xf0 && *p < 0xf5 ? 4
-	                                     : 0;
-
-	*valid = n > 0 && n <= left;
-	for (size_t i = 1; i < n && *valid; i++)
-		*valid = (p[i] & 0xc0) == 0x80;
-	if (*valid && n == 3)
-		*valid = !(p[0] == 0xe0 && p[1] < 0xa0) && !(p[0] == 0xed && p[1] >= 0xa0);
-	if (*valid && n == 4)
-		*valid = !(p[0] == 0xf0 && p[1] < 0x90) && !(p[0] == 0xf4 && p[1] >= 0x90);
-	return *valid ? n : 1;
-}
-
-/* Every byte that is no character becomes U+FFFD, as in what the daemon counts. */
-static char *
-make_valid(char *data, size_t *len)
-{
-	size_t bad = 0, n, to = 0;
-	bool valid;
-	char *out;
-
-	for (size_t at = 0; at < *len; at += n) {
-		n = char_at((unsigned char *)data + at, *len - at, &valid);
-		bad += !valid;
-	}
-	if (bad == 0)
-		return data;
-	out = malloc(*len + 2 * bad);
-	for (size_t at = 0; out != NULL && at < *len; at += n) {
-		n = char_at((unsigned char *)data + at, *len - at, &valid);
-		memcpy(out + to, valid ? data + at : "\xef\xbf\xbd", valid ? n : 3);
-		to += valid ? n : 3;
-	}
-	free(data);
-	*len = to;
-	return out;
-}
-
-/* The count after each byte that completes a character, one a line. */
-static void
-print_prefixes(const struct tokenizer *t, const char *text, size_t len)
-{
-	struct token_stream ts;
-	bool valid;
-	size_t n;
-
-	token_stream_init(&ts, t, TOKENS_SCALE);
-	for (size_t at = 0; at < len; at += n) {
-		n = char_at((const unsigned char *)text + at, len - at, &valid);
-		(void)token_stream_append(&ts, text + at, n);
-		(void)printf("%zu %u\n", at + n, ts.now);
-	}
-	token_stream_fini(&ts);
-}
-
 /* In the order of the command's arguments. */
 enum { TOKENIZER, PREFIXES };
 
+/* Longest input: what a piece of it and its tokens can be counted in 32 bits. */
+#define INPUT_MAX (UINT64_C(1) << 30)
+
+/* What was read so far, and what comes of it. */
+struct counted {
+	struct token_stream ts;
+	uint64_t bytes;
+	bool json, prefixes; /* the count after each character: to be printed as it goes */
+};
+
+static void
+count_some(struct counted *c, const char *text, size_t len, size_t bytes)
+{
+	const char *between = c->bytes == 0 ? "" : ",";
+
+	(void)token_stream_append(&c->ts, text, len);
+	c->bytes += bytes;
+	if (!c->prefixes)
+		return;
+	if (c->json)
+		(void)printf("%s[%" PRIu64 ",%u]", between, c->bytes, token_stream_now(&c->ts));
+	else
+		(void)printf("%" PRIu64 " %u\n", c->bytes, token_stream_now(&c->ts));
+}
+
+/*
+ * Count text of which what is no UTF-8 becomes U+FFFD, as in the daemon.  Returns how many bytes
+ * at its end begin a character that more could complete; they are left.
+ */
+static size_t
+count_text(struct counted *c, const char *p, size_t len, bool end)
+{
+	size_t at = 0, good = 0, n, bad;
+
+	for (; at + good < len; good += n) {
+		n = utf8_char(p + at + good, len - at - good, &bad);
+		if (n > 0 && !c->prefixes)
+			continue;
+		if (n == 0 && at + good + bad == len && !end && bad < 4 &&
+		    (unsigned char)p[at + good] >= 0xc2 && (unsigned char)p[at + good] <= 0xf4)
+			break;
+		if (good > 0)
+			count_some(c, p + at, good, good);
+		if (n > 0)
+			count_some(c, p + at + good, n, n);
+		else
+			count_some(c, "\xef\xbf\xbd", 3, bad);
+		at += good + (n > 0 ? n : bad);
+		good = n = 0;
+	}
+	if (good > 0)
+		count_some(c, p + at, good, good);
+	return len - at - good;
+}
+
+/* A file, or stdin for "-", as it is read: its length costs no memory.  False with errno. */
+static bool
+count_input(struct counted *c, const char *name)
+{
+	int fd = strcmp(name, "-") == 0 ? STDIN_FILENO : open(name, O_RDONLY | O_CLOEXEC), error;
+	char data[READ_SIZE];
+	size_t left = 0;
+	ssize_t n = fd < 0 ? -1 : 1;
+
+	while (n > 0) {
+		n = read(fd, data + left, sizeof data - left);
+		if (n < 0 && errno == EINTR)
+			n = 1;
+		else if (n >= 0 && c->bytes + (uint64_t)n > INPUT_MAX) {
+			errno = EFBIG;
+			n = -1;
+		} else if (n >= 0) {
+			size_t len = left + (size_t)n;
+
+			left = count_text(c, data, len, n == 0);
+			memmove(data, data + len - left, left);
+		}
+	}
+	error = errno;
+	if (fd > STDIN_FILENO)
+		close(fd);
+	errno = error;
+	return n == 0;
+}
+
 static enum ctl_exit
-count_file(struct ctl *ctl, const struct tokenizer *t, const char *name, int i)
+count_file(struct ctl *ctl, const struct tokenizer *t, const char *name, uint32_t *tokens)
+{
+	struct counted c = {.json = ctl->json, .prefixes = ctl->given[PREFIXES] != NULL};
+	bool good;
+
+	token_stream_init(&c.ts, t, tokenizer_scale(t));
+	if (c.prefixes && c.json)
+		(void)printf("{\"prefixes\":[");
+	good = count_input(&c, name);
+	*tokens = token_stream_now(&c.ts);
+	if (c.prefixes && c.json && good)
+		(void)printf("],\"tokens\":%u}\n", *tokens);
+	token_stream_fini(&c.ts);
+	return good ? CTL_DONE : complain(name, strerror(errno));
+}
+
+static void
+print_counts(const struct ctl *ctl, const uint32_t *tokens)
 {
 	bool several = ctl->file_count > 1;
-	uint32_t scale = tokenizer_scale(t);
-	size_t len;
-	char *text = read_all(name, SIZE_MAX / 4, &len);
 
-	if (text != NULL)
-		text = make_valid(text, &len);
-	if (text == NULL)
-		return complain(name, strerror(errno));
-	if (ctl->given[PREFIXES] != NULL) {
-		print_prefixes(t, text, len);
-	} else if (ctl->json && several) {
-		(void)printf("%s{\"file\":", i == 0 ? "[" : ",");
-		print_json_text(name, strlen(name));
-		(void)printf(",\"tokens\":%u}", tokenizer_count(t, scale, text, len));
-	} else if (ctl->json) {
-		(void)printf("{\"tokens\":%u}", tokenizer_count(t, scale, text, len));
-	} else {
-		(void)printf("%u", tokenizer_count(t, scale, text, len));
-		if (several) {
-			(void)printf(" ");
-			print_text(name, strlen(name));
+	for (int i = 0; i < ctl->file_count; i++) {
+		if (ctl->json && several) {
+			(void)printf("%s{\"file\":", i == 0 ? "[" : ",");
+			print_json_text(ctl->files[i], strlen(ctl->files[i]));
+			(void)printf(",\"tokens\":%u}", tokens[i]);
+		} else if (ctl->json) {
+			(void)printf("{\"tokens\":%u}", tokens[i]);
+		} else {
+			(void)printf("%u", tokens[i]);
+			if (several) {
+				(void)printf(" ");
+				print_text(ctl->files[i], strlen(ctl->files[i]));
+			}
+			(void)printf("\n");
 		}
-		(void)printf("\n");
 	}
-	free(text);
-	return CTL_DONE;
+	if (ctl->json)
+		(void)printf(several ? "]\n" : "\n");
 }
 
 static enum ctl_exit
@@ -176,9 +211,12 @@ tokens(struct ctl *ctl, const struct command *c)
 	    ctl->given[TOKENIZER] != NULL ? ctl->given[TOKENIZER] : DEFAULT_TOKENIZER;
 	const struct tokenizer *t;
 	enum ctl_exit status = CTL_DONE;
+	uint32_t *counts;
 	char why[256];
 
 	(void)c;
+	if (ctl->given[PREFIXES] != NULL && ctl->file_count > 1)
+		return complain("--prefixes", "is for one file");
 	t = tokenizer_open(name, why, sizeof why);
 	if (t == NULL)
 		return complain(name, why);
@@ -186,14 +224,15 @@ tokens(struct ctl *ctl, const struct command *c)
 		ctl->files = input;
 		ctl->file_count = 1;
 	}
+	counts = calloc((size_t)ctl->file_count, sizeof *counts);
+	if (counts == NULL)
+		return complain("tokens", strerror(errno));
 	/* All or nothing: half of an array is no JSON. */
-	for (int i = 0; i < ctl->file_count && ctl->file_count > 1; i++)
-		if (strcmp(ctl->files[i], "-") != 0 && access(ctl->files[i], R_OK) != 0)
-			return complain(ctl->files[i], strerror(errno));
 	for (int i = 0; i < ctl->file_count && status == CTL_DONE; i++)
-		status = count_file(ctl, t, ctl->files[i], i);
-	if (status == CTL_DONE && ctl->json && ctl->given[PREFIXES] == NULL)
-		(void)printf(ctl->file_count > 1 ? "]\n" : "\n");
+		status = count_file(ctl, t, ctl->files[i], &counts[i]);
+	if (status == CTL_DONE && ctl->given[PREFIXES] == NULL)
+		print_counts(ctl, counts);
+	free(counts);
 	return status;
 }
 
@@ -205,8 +244,8 @@ const struct command cmd_tokens = {
         [TOKENIZER] = {"--tokenizer", "NAME", NULL, CMD_TEXT, false,
             "o200k_base (if not given), cl100k_base, estimate, or a table's path"},
         [PREFIXES] = {"--prefixes", NULL, NULL, CMD_FLAG, false,
-            "print the count after each character, with the number of bytes up to it"},
-        {"FILE...", NULL, NULL, CMD_FILES, false, "what to count; -: stdin"},
+            "print after each character the number of bytes up to it and the count; of one file"},
+        {"FILE...", NULL, NULL, CMD_FILES, false, "what to count, up to 1 GiB; -: stdin"},
     },
     tokens,
 };

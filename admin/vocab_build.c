@@ -575,7 +575,8 @@ put_together(struct builder *b, size_t *size)
 		(void)vocab_fault(b->v, "the table of pairs has no room");
 		return NULL;
 	}
-	h.checksum = token_table_checksum(p + sizeof h, h.size - sizeof h);
+	memcpy(p, &h, sizeof h);
+	h.checksum = token_table_checksum((const void *)p, h.size);
 	memcpy(p, &h, sizeof h);
 	*size = h.size;
 	return p;

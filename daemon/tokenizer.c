@@ -77,7 +77,10 @@ tokenizer_open(const char *name, char *why, size_t why_size)
 		return NULL;
 	}
 	if (token_table_open(&t->table, path, fault, sizeof fault) != 0) {
-		(void)snprintf(why, why_size, "%s: %s", path, fault);
+		if (strcmp(name, path) == 0) /* who complains names it */
+			(void)snprintf(why, why_size, "%s", fault);
+		else
+			(void)snprintf(why, why_size, "%s: %s", path, fault);
 		return NULL;
 	}
 	t->name = strdup(name);

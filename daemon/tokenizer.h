@@ -56,6 +56,8 @@ void token_stream_init(struct token_stream *, const struct tokenizer *, uint32_t
 void token_stream_fini(struct token_stream *);
 /* Append a piece that ends on a whole character; the new count, never lower than before. */
 uint32_t token_stream_append(struct token_stream *, const char *text, size_t len);
+/* Tokens of what was appended, after the factor; unlike the count it may go back. */
+uint32_t token_stream_now(const struct token_stream *);
 /*
  * The longest prefix of `text` (whole characters) that keeps the count at or below `limit`, even
  * if the count was above it on the way; it is appended.  Returns its length in bytes.  Of a longer

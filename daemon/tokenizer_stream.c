@@ -270,6 +270,12 @@ token_stream_append(struct token_stream *ts, const char *text, size_t len)
 }
 
 uint32_t
+token_stream_now(const struct token_stream *ts)
+{
+	return scaled(ts->now, ts->scale);
+}
+
+uint32_t
 tokenizer_count(const struct tokenizer *t, uint32_t scale, const char *text, size_t len)
 {
 	struct token_stream ts;

@@ -17,8 +17,8 @@
 #define TABLE_SIZE_MAX (UINT64_C(1) << 31)
 #define ALIGNED 64
 
-uint64_t
-token_table_checksum(const void *data, size_t size)
+static uint64_t
+checksum_of(const void *data, size_t size)
 {
 	const unsigned char *p = data;
 	/* Four sums side by side: one alone would wait for its multiplication each time. */
@@ -36,6 +36,17 @@ token_table_checksum(const void *data, size_t size)
 	for (int i = 0; i < 8; i++)
 		sum[i % 4] = token_mix(sum[i % 4] ^ word[i], UINT64_C(0xc2b2ae3d27d4eb4f) ^ size);
 	return token_mix(sum[0] ^ sum[2], sum[1] ^ sum[3] ^ UINT64_C(0x9e3779b97f4a7c15));
+}
+
+/* The header too: how text is split stands there, and a bit of it decides what all texts cost. */
+uint64_t
+token_table_checksum(const struct token_table_header *h, size_t size)
+{
+	struct token_table_header head = *h;
+	uint64_t body = checksum_of(h + 1, size - sizeof head);
+
+	head.checksum = body;
+	return checksum_of(&head, sizeof head);
 }
 
 /* A section of n things, inside the file. */
@@ -68,7 +79,7 @@ check_header(const struct token_table_header *h, size_t size)
 	    h->filter_words > (1u << 25) ||
 	    !section(h, h->filter_at, h->filter_words, sizeof(uint64_t)))
 		return "the table's header is damaged";
-	if (token_table_checksum(h + 1, size - sizeof *h) != h->checksum)
+	if (token_table_checksum(h, size) != h->checksum)
 		return "the table is damaged: its checksum is another";
 	return NULL;
 }

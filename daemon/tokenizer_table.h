@@ -28,7 +28,7 @@
 #include "daemon/tokenizer_split.h"
 
 #define TOKEN_TABLE_MAGIC "TOLLTOK"
-#define TOKEN_TABLE_VERSION 1
+#define TOKEN_TABLE_VERSION 2
 #define TOKEN_TABLE_ORDER 0x01020304u
 
 #define TOKENS_MAX (1u << 20)
@@ -41,7 +41,7 @@ struct token_table_header { /* 256 bytes */
 	char magic[8];
 	uint32_t version, order;
 	uint64_t size;     /* of the file */
-	uint64_t checksum; /* of all behind the header; token_table_checksum */
+	uint64_t checksum; /* of all but itself; token_table_checksum */
 	char name[64];
 	struct split_rule rule;
 	/*
@@ -99,7 +99,8 @@ void token_table_close(struct token_table *);
 /* The same for a table in memory, which the caller keeps. */
 int token_table_check(
     struct token_table *, const void *data, size_t size, char *why, size_t why_size);
-uint64_t token_table_checksum(const void *data, size_t size);
+/* Of a table of `size` bytes, its header among them. */
+uint64_t token_table_checksum(const struct token_table_header *, size_t size);
 
 /* 64 x 64 bits, folded. */
 static inline uint64_t

@@ -9,7 +9,8 @@ import sys
 # folder: what it may include of the project, and what of the libraries it must not.
 RULES = {
     "shm": (("shm/",), ("event2/", "lmdb.h", "curl/", "msgpack", "confuse.h")),
-    "admin": (("admin/", "shm/money.h", "daemon/tokenizer"), ("event2/", "lmdb.h", "curl/")),
+    "admin": (("admin/", "shm/money.h", "daemon/tokenizer", "daemon/utf8.h"),
+              ("event2/", "lmdb.h", "curl/")),
     "daemon": (("daemon/", "shm/", "admin/proto.h"), ()),
 }
 # Pure parts of the daemon that tollctl shares: they include nothing but each other.

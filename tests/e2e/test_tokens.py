@@ -7,6 +7,8 @@ Method: a simulated provider whose texts are cut by npm's tiktoken (beforehand);
 import concurrent.futures
 import json
 import os
+import random
+import resource
 import subprocess
 import tempfile
 import unittest
@@ -18,6 +20,8 @@ MODELS = {f"{e[:-5]}-{lang}": (f"sim:lang={lang},exact={e},tokens=4000,prompt=8"
                                f'tokenizer = "{e}"')
           for e in ("o200k_base", "cl100k_base") for lang in LANGS}
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+with open(os.path.join(BUILD, "tollctl"), "rb") as program:
+    SANITIZED = b"libasan" in program.read()  # its own memory is not to be limited
 GOLDEN = os.path.join(ROOT, "tests/fixtures/tokenizer/golden.json")
 
 
@@ -145,9 +149,47 @@ class Command(unittest.TestCase):
         self.assertEqual(tollctl("tokens", one, "-", data=b"a b c").stdout,
                          f"2 {one}\n3 -\n".encode())
         self.assertEqual(tollctl("tokens", data=b"").stdout, b"0\n")
-        # Bytes that are no UTF-8 count as U+FFFD, as in the daemon.
-        self.assertEqual(tollctl("tokens", data=b"a\xff\xfeb").stdout,
-                         tollctl("tokens", data="a\ufffd\ufffdb".encode()).stdout)
+
+    def test_any_bytes(self):
+        """What is no UTF-8 counts as U+FFFD, as a decoder (and the daemon) replaces it; also where
+        the reads cut it; and --prefixes ends with the count of the whole, whatever it is."""
+        rare = random.Random(7)
+        head = b"\xe4\xb8\xad" * 40000
+        for data in (b"a\xff\xfeb", b"a\xe4\xb8", b"a\xe4\xb8b", b"\xf0\x9f\x98", b"\xed\xa0\x80x",
+                     b"\0" * 1000, bytes(range(256)) * 300, rare.randbytes(70000),
+                     b"x" * 65535 + "жаба".encode(), head[:65537], head[1:65539] + b"\xf4",
+                     ("a" * 65534 + "😀" * 3).encode(), b"\r\n" * 40000):
+            whole = data.decode(errors="replace").encode()
+            for name in ("o200k_base", "estimate"):
+                got = tollctl("tokens", "--tokenizer", name, data=data)
+                self.assertEqual(got.stderr, b"")
+                self.assertEqual(got.stdout, tollctl("tokens", "--tokenizer", name,
+                                                     data=whole).stdout, data[:9])
+                lines = tollctl("tokens", "--tokenizer", name, "--prefixes", data=data).stdout
+                self.assertEqual(lines.splitlines()[-1], b"%d %s" % (len(data), got.stdout.strip()))
+
+    def test_much_costs_no_memory(self):
+        """100 MB are counted in little memory, and each kind of run in time in proportion."""
+        def limited():
+            resource.setrlimit(resource.RLIMIT_AS, (96 << 20, 96 << 20))
+
+        for run, times in ((b"a", 100), (b" ", 20), (b"\n", 20), (b"1", 20), (b"!", 20),
+                           (b"A", 20), (b"'", 20), ("Ж".encode(), 10), ("中".encode(), 10),
+                           ("\u0301".encode(), 10), (b" \n", 10), (b"aA", 10), (b"\xff", 10)):
+            with tempfile.TemporaryFile(dir=self.dir) as f:
+                for _ in range(times):
+                    f.write(run * (1000000 // len(run)))
+                f.seek(0)
+                p = subprocess.run([os.path.join(BUILD, "tollctl"), "tokens"], stdin=f,
+                                   capture_output=True, timeout=60,
+                                   preexec_fn=None if SANITIZED else limited)
+            self.assertEqual((p.returncode, p.stderr), (0, b""), run)
+            self.assertGreater(int(p.stdout), 0)
+        huge = self.file("huge", b"")
+        os.truncate(huge, (1 << 30) + 1)
+        p = tollctl("tokens", "--tokenizer", "cl100k_base", huge)
+        self.assertEqual((p.returncode, p.stdout), (2, b""))
+        self.assertIn(b"File too large", p.stderr)
 
     def test_prefixes(self):
         with open(GOLDEN) as f:
@@ -156,15 +198,29 @@ class Command(unittest.TestCase):
         lines = [tuple(map(int, x.split())) for x in p.stdout.decode().splitlines()]
         self.assertEqual([n for _, n in lines], sample["prefixes"]["o200k_base"])
         self.assertEqual(lines[-1][0], len(sample["text"].encode()))
+        p = tollctl("tokens", "--prefixes", "--json", data=sample["text"].encode())
+        self.assertEqual(json.loads(p.stdout), {"tokens": lines[-1][1],
+                                                "prefixes": [list(x) for x in lines]})
+        self.assertEqual(json.loads(tollctl("tokens", "--prefixes", "--json", data=b"").stdout),
+                         {"tokens": 0, "prefixes": []})
 
     def test_what_is_refused(self):
         missing = os.path.join(self.dir, "missing")
         for args in (("--tokenizer", "gpt2"), ("--tokenizer", missing),
                      ("--tokenizer", self.file("junk.tok", b"junk" * 1000)), (missing,),
-                     (missing, "-"), ("--tokenizer",)):
+                     (missing, "-"), ("--tokenizer",), ("-", self.dir), ("--json", "-", self.dir),
+                     ("--tokenizer", self.flipped()), ("--prefixes", "-", "-")):
             p = tollctl("tokens", *args, data=b"x")
             self.assertEqual((p.returncode, p.stdout), (2, b""), args)
             self.assertTrue(p.stderr.startswith((b"tollctl: ", b"usage: ")), p.stderr)
+            self.assertLess(p.stderr.count(missing.encode()), 2, p.stderr)
+
+    def flipped(self):
+        """A table with one other bit where its header says how text is split."""
+        with open(os.path.join(BUILD, "tokenizers", "o200k_base.tok"), "rb") as f:
+            data = bytearray(f.read())
+        data[98] ^= 1
+        return self.file("flipped.tok", data)
 
     def test_build_is_repeatable_and_shared(self):
         """The same list gives the same bytes; the table serves under its path, in a model too."""

@@ -91,8 +91,7 @@ damage(const uint8_t *data, size_t size)
 		bytes[(data[0] | (size_t)data[1] << 8 | (size_t)data[2] << 16) % good_size] =
 		    data[3];
 	((struct token_table_header *)bytes)->checksum =
-	    token_table_checksum(bytes + sizeof(struct token_table_header),
-	        good_size - sizeof(struct token_table_header));
+	    token_table_checksum((const struct token_table_header *)bytes, good_size);
 	if (token_table_check(&table, bytes, good_size, why, sizeof why) == 0)
 		count_texts(&table, data, size);
 	free(bytes);

@@ -395,6 +395,14 @@ test_damaged_tables(void **state)
 	memcpy(bytes, good, size);
 	bytes[size - 1] ^= 1;
 	assert_int_equal(token_table_check(&table, bytes, size, why, sizeof why), -1);
+	bytes[size - 1] ^= 1;
+	assert_int_equal(token_table_check(&table, bytes, size, why, sizeof why), 0);
+	/* In the header too, where one bit says how text is split. */
+	for (size_t bit = 0; bit < 8 * head; bit++) {
+		bytes[bit / 8] ^= (uint8_t)(1u << bit % 8);
+		assert_int_equal(token_table_check(&table, bytes, size, why, sizeof why), -1);
+		bytes[bit / 8] ^= (uint8_t)(1u << bit % 8);
+	}
 	for (int round = 0; round < 3000; round++) {
 		const struct token_table_header *h = (const void *)good;
 		const uint32_t at[] = {8, h->pieces_at, h->suffixes_at, h->tokens_at, h->pairs_at,
@@ -405,7 +413,7 @@ test_damaged_tables(void **state)
 		for (uint32_t n = 1 + any(4); n > 0; n--)
 			bytes[at[part] + any(at[part + 1] - at[part])] = (uint8_t)any(256);
 		((struct token_table_header *)bytes)->checksum =
-		    token_table_checksum(bytes + head, size - head);
+		    token_table_checksum((const struct token_table_header *)bytes, size);
 		if (token_table_check(&table, bytes, size, why, sizeof why) != 0)
 			continue;
 		accepted++;
