@@ -16,9 +16,11 @@ static bool array, first;
 
 /* All fields that some record has, in the order of the columns. */
 static const char *const columns[] = {"sequence", "time", "type", "account", "slot", "op", "amount",
-    "total", "uncollected", "price", "prompt", "cached", "completion", "outcome", "model",
+    "total", "uncollected", "price", "prompt", "cached", "cache_write", "completion", "reasoning",
+    "outcome", "model", "kind",
     "session_id", "message_id", "ref", "reason", "key_id", "label", "expires_at", "overdraft",
-    "rpm", "tpm", "streams", "status", "price_prompt", "price_cached", "price_completion",
+    "rpm", "tpm", "streams", "status", "price_prompt", "price_cached", "price_cache_write",
+    "price_completion", "price_reasoning", "price_request",
     "covers", "link", "hash", NULL};
 
 static void

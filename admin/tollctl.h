@@ -113,6 +113,7 @@ extern const struct command cmd_account_create, cmd_account_show, cmd_account_li
 extern const struct command cmd_account_set, cmd_account_close;
 extern const struct command cmd_topup, cmd_adjust;
 extern const struct command cmd_key_create, cmd_key_list, cmd_key_revoke;
+extern const struct command cmd_price_list, cmd_price_set, cmd_price_reset;
 extern const struct command cmd_hold_list, cmd_hold_void, cmd_stream_list, cmd_stream_cancel;
 extern const struct command cmd_journal, cmd_export, cmd_backup, cmd_compact;
 extern const struct command cmd_tokens, cmd_tokenizer_build;

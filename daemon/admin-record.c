@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "daemon/admin.h"
+#include "daemon/books.h"
 #include "daemon/ids.h"
 #include "daemon/journal.h"
 
@@ -46,7 +47,7 @@ type_text(uint8_t type)
 {
 	static const char *const text[JOURNAL_TYPES] = {NULL, "reserve", "extend", "mark", "settle",
 	    "void", "topup", "adjust", "account", "key", "key_revoke", "price", "sync",
-	    "account_set", "freeze", "checkpoint", "compact"};
+	    "account_set", "freeze", "checkpoint", "compact", "ask", "price_set"};
 
 	return type < JOURNAL_TYPES && text[type] != NULL ? text[type] : "unknown";
 }
@@ -172,17 +173,69 @@ key_fields(struct fields *fs, const struct journal_entry *e, struct texts *t)
 static void
 price_fields(struct fields *fs, const struct journal_entry *e)
 {
-	struct journal_price head;
+	struct price price;
+	const char *model;
+	size_t len;
 
 	put_number(fs, "price", e->record.price);
-	if (e->payload_len < sizeof head)
+	if (e->payload_len != e->record.payload_len ||
+	    !books_price_of(&e->record, e->payload, &price, &model, &len))
 		return;
-	memcpy(&head, e->payload, sizeof head);
-	if (sizeof head + head.model_len <= e->payload_len)
-		put_text(fs, "model", (const char *)e->payload + sizeof head, head.model_len);
-	put_number(fs, "price_prompt", head.prompt);
-	put_number(fs, "price_cached", head.cached);
-	put_number(fs, "price_completion", head.completion);
+	put_text(fs, "model", model, len);
+	for (int kind = 0; kind < PRICE_KINDS; kind++)
+		put_number(fs, admin_price_field((enum price_kind)kind),
+		    *price_field(&price, (enum price_kind)kind));
+}
+
+static void
+price_set_fields(struct fields *fs, const struct journal_entry *e)
+{
+	struct journal_price_set set;
+	const char *model;
+
+	if (e->payload_len != e->record.payload_len ||
+	    !books_price_set_of(&e->record, e->payload, &set, &model))
+		return;
+	put_text(fs, "model", model, set.model_len);
+	put_str(fs, "kind", set.kind < PRICE_KINDS ? price_kind_name[set.kind] : "all");
+	if (set.kind < PRICE_KINDS && e->record.amount >= 0)
+		put_number(fs, admin_price_field((enum price_kind)set.kind), e->record.amount);
+	else
+		put_str(fs, "status", "reset");
+}
+
+/* What a charge was made of: the tokens, and the prices of those kinds that there were. */
+static void
+charge_fields(struct fields *fs, const struct region *region, const struct journal_entry *e)
+{
+	const struct journal_record *r = &e->record;
+	struct journal_split split;
+	struct price p;
+
+	if (e->payload_len != r->payload_len || !books_split_of(r, e->payload, &split))
+		return;
+	put_number(fs, "prompt", r->prompt);
+	put_number(fs, "cached", r->cached);
+	if (split.cache_write > 0)
+		put_number(fs, "cache_write", split.cache_write);
+	put_number(fs, "completion", r->completion);
+	if (split.reasoning > 0)
+		put_number(fs, "reasoning", split.reasoning);
+	put_number(fs, "price", r->price);
+	/* Acquire, pairs with the keeper's: prices below the count are there. */
+	if (r->price >= atomic_load_explicit(&region->h->prices, memory_order_acquire))
+		return;
+	p = *region_price(region, r->price);
+	{
+		const bool there[PRICE_KINDS] = {r->prompt > split.cache_write, r->cached > 0,
+		    r->completion > split.reasoning, split.reasoning > 0, split.cache_write > 0,
+		    p.request > 0};
+
+		for (int kind = 0; kind < PRICE_KINDS; kind++)
+			if (there[kind])
+				put_number(fs, admin_price_field((enum price_kind)kind),
+				    *price_field(&p, (enum price_kind)kind));
+	}
 }
 
 static void
@@ -200,8 +253,10 @@ checkpoint_fields(struct fields *fs, const struct journal_entry *e, struct texts
 
 /* EXTEND, MARK, SETTLE, VOID. */
 static void
-progress_fields(struct fields *fs, const struct journal_record *r)
+progress_fields(struct fields *fs, const struct region *region, const struct journal_entry *e)
 {
+	const struct journal_record *r = &e->record;
+
 	if (r->type == JOURNAL_EXTEND) {
 		put_number(fs, "amount", r->amount);
 		put_number(fs, "total", r->extra);
@@ -209,10 +264,8 @@ progress_fields(struct fields *fs, const struct journal_record *r)
 	if (r->type == JOURNAL_SETTLE) {
 		put_number(fs, "amount", r->amount);
 		put_number(fs, "uncollected", r->extra);
-		put_number(fs, "prompt", r->prompt);
-		put_number(fs, "cached", r->cached);
-	}
-	if (r->type != JOURNAL_VOID)
+		charge_fields(fs, region, e);
+	} else if (r->type != JOURNAL_VOID)
 		put_number(fs, "completion", r->completion);
 	if (r->type == JOURNAL_SETTLE || r->type == JOURNAL_VOID)
 		put_str(fs, "outcome", admin_outcome(r->outcome));
@@ -245,7 +298,7 @@ record_fields(
 	case JOURNAL_MARK:
 	case JOURNAL_SETTLE:
 	case JOURNAL_VOID:
-		progress_fields(fs, r);
+		progress_fields(fs, region, e);
 		break;
 	case JOURNAL_TOPUP:
 	case JOURNAL_ADJUST:
@@ -269,6 +322,9 @@ record_fields(
 		break;
 	case JOURNAL_PRICE:
 		price_fields(fs, e);
+		break;
+	case JOURNAL_PRICE_SET:
+		price_set_fields(fs, e);
 		break;
 	case JOURNAL_CHECKPOINT:
 		checkpoint_fields(fs, e, t);

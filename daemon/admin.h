@@ -121,6 +121,9 @@ size_t admin_unsent(const struct admin_call *);
 /* The name of an enum journal_outcome. */
 const char *admin_outcome(uint8_t outcome);
 
+/* What a kind of price is called in answers ("price_prompt"); admin-price.c. */
+const char *admin_price_field(enum price_kind);
+
 /* A journal record's fields as a map (admin-record.c). */
 void admin_put_record(struct proto_out *, const struct region *, const struct journal_entry *);
 /* A link of the chain, or a hash, as hexadecimal digits into `text`, which is returned. */
@@ -163,6 +166,7 @@ admin_fn admin_credit_topup, admin_credit_adjust;                      /* admin-
 admin_fn admin_key_create, admin_key_list, admin_key_revoke;           /* admin-key.c */
 admin_fn admin_hold_list, admin_hold_void;                             /* admin-hold.c */
 admin_fn admin_stream_list, admin_stream_cancel;
+admin_fn admin_price_list, admin_price_set, admin_price_reset;          /* admin-price.c */
 admin_fn admin_workers_list, admin_stats_get, admin_daemon_ping;       /* admin-report.c */
 admin_fn admin_audit_run;                                              /* admin-audit.c */
 admin_fn admin_journal_read;                                           /* admin-journal.c */

@@ -129,6 +129,7 @@ last_usage(const struct anthropic *a, const struct event *e, struct delta *d)
 	d->usage = (struct usage){.present = true,
 	    .prompt = input + cached + creation,
 	    .cached = cached,
+	    .cache_write = creation,
 	    .completion = e->output};
 }
 

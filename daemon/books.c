@@ -130,6 +130,7 @@ books_free(struct books *b)
 	free(b->keys.data);
 	free(b->refs.data);
 	free(b->prices.data);
+	free(b->price_sets.data);
 	free(b->text.data);
 	free(b->by_id.entry);
 	free(b->by_key_id.entry);
@@ -158,11 +159,13 @@ GETTER(books_hold, holds, books_hold)
 GETTER(books_key, keys, books_key)
 GETTER(books_ref, refs, books_ref)
 GETTER(books_price, prices, books_price)
+GETTER(books_price_set, price_sets, books_price_set)
 COUNTER(books_accounts, accounts)
 COUNTER(books_slots, holds)
 COUNTER(books_keys, keys)
 COUNTER(books_refs, refs)
 COUNTER(books_prices, prices)
+COUNTER(books_price_sets, price_sets)
 
 uint32_t
 books_frozen(const struct books *b)
@@ -257,11 +260,86 @@ books_price_find(const struct books *b, const char *model, size_t len, const str
 		const struct books_price *p = books_price(b, i);
 
 		if (p->model_len == len && memcmp(text_at(b, p->model_at), model, len) == 0 &&
-		    p->price.prompt == price->prompt && p->price.cached == price->cached &&
-		    p->price.completion == price->completion)
+		    memcmp(&p->price, price, sizeof *price) == 0)
 			return i;
 	}
 	return JOURNAL_NONE;
+}
+
+bool
+books_price_of(const struct journal_record *r, const void *payload, struct price *price,
+    const char **model, size_t *model_len)
+{
+	struct journal_price head = {.reasoning = PRICE_UNSET, .cache_write = PRICE_UNSET};
+	size_t len = r->version == JOURNAL_VERSION ? sizeof head.former : sizeof head;
+
+	if (r->payload_len < len)
+		return false;
+	memcpy(&head, payload, len);
+	*price = (struct price){head.former.prompt, head.former.cached, head.former.completion,
+	    head.reasoning, head.cache_write, head.request};
+	if (r->version == JOURNAL_VERSION) /* as it was charged then */
+		*price = price_resolve(price, &(struct price)PRICE_ALL_UNSET);
+	*model = (const char *)payload + len;
+	*model_len = head.former.model_len;
+	return len + *model_len <= r->payload_len;
+}
+
+const char *
+books_price_set_model(const struct books *b, const struct books_price_set *s)
+{
+	return text_at(b, s->model_at);
+}
+
+static struct books_price_set *
+price_set_find(const struct books *b, const char *model, size_t len)
+{
+	struct books_price_set *s = b->price_sets.data;
+
+	for (size_t i = 0; i < b->price_sets.count; i++)
+		if (s[i].model_len == len && memcmp(text_at(b, s[i].model_at), model, len) == 0)
+			return &s[i];
+	return NULL;
+}
+
+struct price
+books_price_over(const struct books *b, const char *model, size_t len)
+{
+	const struct books_price_set *s = price_set_find(b, model, len);
+
+	return s == NULL ? (struct price)PRICE_ALL_UNSET : s->price;
+}
+
+bool
+books_price_set_of(const struct journal_record *r, const void *payload,
+    struct journal_price_set *set, const char **model)
+{
+	if (r->payload_len < sizeof *set)
+		return false;
+	memcpy(set, payload, sizeof *set);
+	*model = (const char *)payload + sizeof *set;
+	return sizeof *set + set->model_len == r->payload_len && set->kind <= PRICE_KINDS;
+}
+
+void
+books_price_change(struct price *over, const struct journal_price_set *set, int64_t value)
+{
+	if (set->kind < PRICE_KINDS)
+		*price_field(over, (enum price_kind)set->kind) = value;
+	else
+		*over = (struct price)PRICE_ALL_UNSET;
+}
+
+bool
+books_split_of(const struct journal_record *r, const void *payload, struct journal_split *split)
+{
+	*split = (struct journal_split){0};
+	if (r->version != JOURNAL_VERSION_KINDS)
+		return true;
+	if (r->payload_len < sizeof *split)
+		return false;
+	memcpy(split, payload, sizeof *split);
+	return split->reasoning <= r->completion && split->cache_write <= r->prompt;
 }
 
 bool
@@ -358,6 +436,26 @@ books_load_price(struct books *b, uint32_t price_id, const struct price *price, 
 	return 0;
 }
 
+/* The next one, or one that is there. */
+int
+books_load_price_set(struct books *b, uint32_t index, const struct price *price, const char *model,
+    size_t model_len)
+{
+	struct books_price_set *s = price_set_find(b, model, model_len);
+
+	if (s == NULL) {
+		if (index != b->price_sets.count)
+			return -1;
+		s = books_room(&b->price_sets, 1, sizeof *s);
+		s->model_at = text_add(b, model, model_len);
+		s->model_len = (uint32_t)model_len;
+		b->price_sets.count++;
+	}
+	s->price = *price;
+	b->price_sets_changed = true;
+	return 0;
+}
+
 void
 books_changes(const struct books *b, struct books_changes *c)
 {
@@ -370,6 +468,7 @@ books_changes(const struct books *b, struct books_changes *c)
 	    .keys = b->changed_keys.count,
 	    .refs_from = b->refs_from,
 	    .prices_from = b->prices_from,
+	    .price_sets = b->price_sets_changed,
 	};
 }
 
@@ -390,6 +489,7 @@ books_changes_clear(struct books *b)
 	b->changed_accounts.count = b->changed_slots.count = b->changed_keys.count = 0;
 	b->refs_from = books_refs(b);
 	b->prices_from = books_prices(b);
+	b->price_sets_changed = false;
 }
 
 void
@@ -409,4 +509,5 @@ books_changes_all(struct books *b)
 		books_add_u32(&b->changed_keys, i);
 	}
 	b->refs_from = b->prices_from = 0;
+	b->price_sets_changed = true;
 }

@@ -53,6 +53,7 @@ struct books_hold {
 	int64_t answered_value;
 	uint32_t account, price, prompt;
 	uint32_t mark; /* completion tokens at the last mark */
+	uint32_t mark_reasoning; /* of them */
 	uint8_t type; /* of op; a mark that carries an earlier record's op leaves that record's */
 	uint8_t answered_status;
 	uint8_t answered_type; /* 0: not known any more */
@@ -93,6 +94,13 @@ struct books_price {
 	uint32_t model_len;
 };
 
+/* What an operator set of a model's prices, over the config; PRICE_UNSET for the rest. */
+struct books_price_set {
+	struct price price;
+	uint64_t model_at; /* books.c */
+	uint32_t model_len;
+};
+
 struct books *books_new(void) __attribute__((warn_unused_result));
 void books_free(struct books *);
 
@@ -105,7 +113,8 @@ void books_free(struct books *);
 #define BOOKS_FROM_ADMIN                                                                          \
 	(BOOKS_TYPE(JOURNAL_TOPUP) | BOOKS_TYPE(JOURNAL_ADJUST) | BOOKS_TYPE(JOURNAL_ACCOUNT) |   \
 	    BOOKS_TYPE(JOURNAL_KEY) | BOOKS_TYPE(JOURNAL_KEY_REVOKE) | BOOKS_TYPE(JOURNAL_SYNC) | \
-	    BOOKS_TYPE(JOURNAL_ACCOUNT_SET) | BOOKS_TYPE(JOURNAL_COMPACT))
+	    BOOKS_TYPE(JOURNAL_ACCOUNT_SET) | BOOKS_TYPE(JOURNAL_COMPACT) |                       \
+	    BOOKS_TYPE(JOURNAL_PRICE_SET))
 /* Beside these, in the ring of a process that is being reaped. */
 #define BOOKS_FROM_REAPER BOOKS_TYPE(JOURNAL_GONE)
 #define BOOKS_FROM_JOURNAL (~0u)
@@ -146,7 +155,7 @@ void books_answer(struct books *, uint32_t slot, uint64_t op, uint8_t type, enum
  * power cut.  op is the caller's.
  */
 void books_end_record(const struct books *, uint32_t slot, uint64_t op, uint64_t time_us,
-    struct journal_record *);
+    struct journal_record *, struct journal_split *payload);
 
 /* Looking at them.  Numbers, slots, indices and ids beyond the end give NULL. */
 uint32_t books_accounts(const struct books *);
@@ -187,6 +196,25 @@ const char *books_price_model(const struct books *, const struct books_price *);
 /* The price id of exactly this model and price, or JOURNAL_NONE. */
 uint32_t books_price_find(const struct books *, const char *model, size_t len,
     const struct price *);
+uint32_t books_price_sets(const struct books *);
+const struct books_price_set *books_price_set(const struct books *, uint32_t index);
+const char *books_price_set_model(const struct books *, const struct books_price_set *);
+/* What is set of a model's prices: all PRICE_UNSET if nothing is. */
+struct price books_price_over(const struct books *, const char *model, size_t len);
+/* A PRICE's payload, of either version; false if it is not well-formed. */
+bool books_price_of(const struct journal_record *, const void *payload, struct price *,
+    const char **model, size_t *model_len);
+/*
+ * What the payload of an EXTEND, MARK or SETTLE begins with, none of it in most; false if it is not
+ * well-formed.
+ */
+bool books_split_of(
+    const struct journal_record *, const void *payload, struct journal_split *);
+/* A PRICE_SET's payload, and the model's name in it; false if it is not well-formed. */
+bool books_price_set_of(const struct journal_record *, const void *payload,
+    struct journal_price_set *, const char **model);
+/* What `over` becomes by it. */
+void books_price_change(struct price *over, const struct journal_price_set *, int64_t value);
 
 /* Filling them from rows instead of records; -1 if a row does not fit in. */
 int books_load_account(struct books *, uint32_t number, const struct books_account *,
@@ -198,12 +226,15 @@ int books_load_key(struct books *, const struct books_key *, const char *label)
 int books_load_ref(struct books *, const struct books_ref *) __attribute__((warn_unused_result));
 int books_load_price(struct books *, uint32_t price_id, const struct price *, const char *model,
     size_t model_len) __attribute__((warn_unused_result));
+int books_load_price_set(struct books *, uint32_t index, const struct price *, const char *model,
+    size_t model_len) __attribute__((warn_unused_result));
 
 /* What books_apply changed since books_changes_clear: the rows to project. */
 struct books_changes {
 	const uint32_t *account, *slot, *key;
 	size_t accounts, slots, keys;
 	uint32_t refs_from, prices_from; /* these and all after them */
+	bool price_sets;                 /* all of them: they are few */
 };
 void books_changes(const struct books *, struct books_changes *);
 void books_changes_clear(struct books *);

@@ -159,7 +159,7 @@ apply_reserve(struct books *b, const struct journal_record *r, const void *paylo
 	h->account = r->account;
 	h->price = r->price;
 	h->prompt = r->prompt;
-	h->mark = 0;
+	h->mark = h->mark_reasoning = 0;
 	h->amount = r->amount;
 	h->opened_us = r->time_us;
 	h->answered_value = books_available(a);
@@ -173,12 +173,14 @@ apply_reserve(struct books *b, const struct journal_record *r, const void *paylo
 
 /* EXTEND, MARK, SETTLE, VOID. */
 static int
-apply_to_open(struct books *b, const struct journal_record *r)
+apply_to_open(struct books *b, const struct journal_record *r, const void *payload)
 {
+	struct journal_split split;
 	struct books_account *a = account_to_change(b, r->account);
 	struct books_hold *h = slot_advance(b, r);
 
-	if (a == NULL || h == NULL || !h->open || h->account != r->account)
+	if (a == NULL || h == NULL || !h->open || h->account != r->account ||
+	    !books_split_of(r, payload, &split))
 		return -1;
 	if (r->type == JOURNAL_EXTEND || r->type == JOURNAL_MARK) {
 		int64_t more = r->type == JOURNAL_EXTEND ? r->amount : 0;
@@ -188,8 +190,10 @@ apply_to_open(struct books *b, const struct journal_record *r)
 		if (__builtin_add_overflow(h->amount, more, &h->amount) ||
 		    __builtin_add_overflow(a->held, more, &a->held))
 			return -1;
-		if (r->completion > h->mark)
+		if (r->completion > h->mark) {
 			h->mark = r->completion;
+			h->mark_reasoning = split.reasoning;
+		}
 		return 0;
 	}
 	if (r->type == JOURNAL_SETTLE) {
@@ -208,7 +212,7 @@ apply_to_open(struct books *b, const struct journal_record *r)
 	h->key_id = 0;
 	h->open = false;
 	h->amount = 0;
-	h->mark = 0;
+	h->mark = h->mark_reasoning = 0;
 	return 0;
 }
 
@@ -348,17 +352,27 @@ apply_key(struct books *b, const struct journal_record *r, const void *payload)
 static int
 apply_price(struct books *b, const struct journal_record *r, const void *payload)
 {
-	struct journal_price head;
 	struct price price;
+	const char *model;
+	size_t len;
 
-	if (r->payload_len < sizeof head)
+	if (!books_price_of(r, payload, &price, &model, &len))
 		return -1;
-	memcpy(&head, payload, sizeof head);
-	if (sizeof head + head.model_len > r->payload_len)
+	return books_load_price(b, r->price, &price, model, len);
+}
+
+static int
+apply_price_set(struct books *b, const struct journal_record *r, const void *payload)
+{
+	struct journal_price_set set;
+	struct price over;
+	const char *model;
+
+	if (!books_price_set_of(r, payload, &set, &model))
 		return -1;
-	price = (struct price){head.prompt, head.cached, head.completion};
-	return books_load_price(b, r->price, &price, (const char *)payload + sizeof head,
-	    head.model_len);
+	over = books_price_over(b, model, set.model_len);
+	books_price_change(&over, &set, r->amount);
+	return books_load_price_set(b, books_price_sets(b), &over, model, set.model_len);
 }
 
 /* Model: enter() in tests/model/keeper.pml. */
@@ -375,7 +389,7 @@ books_apply(struct books *b, const struct journal_record *r, const void *payload
 	case JOURNAL_MARK:
 	case JOURNAL_SETTLE:
 	case JOURNAL_VOID:
-		return apply_to_open(b, r);
+		return apply_to_open(b, r, payload);
 	case JOURNAL_TOPUP:
 	case JOURNAL_ADJUST:
 		return apply_credit(b, r, payload, sequence);
@@ -392,6 +406,8 @@ books_apply(struct books *b, const struct journal_record *r, const void *payload
 		return 0;
 	case JOURNAL_PRICE:
 		return apply_price(b, r, payload);
+	case JOURNAL_PRICE_SET:
+		return apply_price_set(b, r, payload);
 	case JOURNAL_ACCOUNT_SET:
 		return apply_account_set(b, r, payload);
 	case JOURNAL_FREEZE:
@@ -424,7 +440,7 @@ books_answer(struct books *b, uint32_t slot, uint64_t op, uint8_t type, enum rin
 
 void
 books_end_record(const struct books *b, uint32_t slot, uint64_t op, uint64_t time_us,
-    struct journal_record *r)
+    struct journal_record *r, struct journal_split *payload)
 {
 	const struct books_hold *h = books_hold(b, slot);
 
@@ -440,8 +456,15 @@ books_end_record(const struct books *b, uint32_t slot, uint64_t op, uint64_t tim
 	};
 	if (h->mark > 0) {
 		const struct books_price *p = books_price(b, h->price);
-		int64_t cost = price_cost(&p->price, h->prompt, 0, h->mark);
+		int64_t cost = price_cost_of(&p->price,
+		    &(struct tokens){.prompt = h->prompt, .completion = h->mark,
+			.reasoning = h->mark_reasoning});
 
+		*payload = (struct journal_split){.reasoning = h->mark_reasoning};
+		if (h->mark_reasoning != 0) {
+			r->version = JOURNAL_VERSION_KINDS;
+			r->payload_len = sizeof *payload;
+		}
 		r->type = JOURNAL_SETTLE;
 		r->prompt = h->prompt;
 		r->completion = h->mark;

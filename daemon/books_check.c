@@ -236,23 +236,30 @@ check_reserve(const struct books *b, const struct books_input *in, struct books_
 
 /* Are the tokens of a mark ones that the hold had paid for? */
 static bool
-mark_paid(const struct books *b, const struct books_hold *h, uint32_t completion)
+mark_paid(const struct books *b, const struct books_input *in, const struct books_hold *h)
 {
-	return completion == 0 ||
-	    price_cost(&books_price(b, h->price)->price, h->prompt, 0, completion) <= h->amount;
+	struct tokens t = {.prompt = h->prompt, .completion = in->record->completion};
+	struct journal_split split;
+
+	if (!books_split_of(in->record, in->payload, &split) || split.cache_write != 0)
+		return false;
+	t.reasoning = split.reasoning;
+	return t.completion == 0 ||
+	    price_cost_of(&books_price(b, h->price)->price, &t) <= h->amount;
 }
 
 static void
-check_extend(const struct books *b, const struct journal_record *r, const struct books_hold *h,
+check_extend(const struct books *b, const struct books_input *in, const struct books_hold *h,
     struct books_verdict *v)
 {
 	uint32_t key = h->key_id == 0 ? JOURNAL_NONE : books_key_find(b, h->key_id);
+	const struct journal_record *r = in->record;
 	int64_t total, used;
 
 	if (r->amount <= 0 || __builtin_add_overflow(h->amount, r->amount, &total) ||
 	    total != r->extra)
 		contradicts(v, "the hold's new total is not the sum");
-	else if (!mark_paid(b, h, r->completion))
+	else if (!mark_paid(b, in, h))
 		contradicts(v, "the meter is above what was paid");
 	else if (!above_floor(books_account(b, h->account), r->amount, r->time_us))
 		contradicts(v, "the account would be below its floor");
@@ -262,12 +269,21 @@ check_extend(const struct books *b, const struct journal_record *r, const struct
 }
 
 static void
-check_settle(const struct books *b, const struct journal_record *r, const struct books_hold *h,
+check_settle(const struct books *b, const struct books_input *in, const struct books_hold *h,
     struct books_verdict *v)
 {
-	int64_t cost = price_cost(&books_price(b, h->price)->price, r->prompt, r->cached,
-	    r->completion);
+	const struct journal_record *r = in->record;
+	struct journal_split split;
+	struct tokens t = {.prompt = r->prompt, .cached = r->cached, .completion = r->completion};
+	int64_t cost;
 
+	if (!books_split_of(r, in->payload, &split)) {
+		contradicts(v, "the kinds of tokens are more than the tokens");
+		return;
+	}
+	t.reasoning = split.reasoning;
+	t.cache_write = split.cache_write;
+	cost = price_cost_of(&books_price(b, h->price)->price, &t);
 	if (r->amount < 0 || r->amount > h->amount)
 		contradicts(v, "the charge is above the hold");
 	else if (r->extra < 0 || r->amount != cost - r->extra)
@@ -301,14 +317,14 @@ check_open(const struct books *b, const struct books_input *in, struct books_ver
 	}
 	switch (r->type) {
 	case JOURNAL_EXTEND:
-		check_extend(b, r, h, v);
+		check_extend(b, in, h, v);
 		break;
 	case JOURNAL_MARK:
-		if (!mark_paid(b, h, r->completion))
+		if (!mark_paid(b, in, h))
 			contradicts(v, "the meter is above what was paid");
 		break;
 	case JOURNAL_SETTLE:
-		check_settle(b, r, h, v);
+		check_settle(b, in, h, v);
 		break;
 	default:
 		if (r->amount != 0 || r->outcome >= OUTCOME_MAX)
@@ -464,16 +480,28 @@ static void
 check_price(const struct books *b, const struct books_input *in, struct books_verdict *v)
 {
 	const struct journal_record *r = in->record;
-	struct journal_price head;
+	struct price price;
+	const char *model;
+	size_t len;
 
-	if (r->payload_len < sizeof head) {
-		contradicts(v, "the price has no contents");
-		return;
-	}
-	memcpy(&head, in->payload, sizeof head);
-	if (sizeof head + head.model_len > r->payload_len || r->price != books_prices(b) ||
-	    head.prompt < 0 || head.cached < 0 || head.completion < 0)
+	if (!books_price_of(r, in->payload, &price, &model, &len))
+		contradicts(v, "the price is cut off");
+	else if (r->price != books_prices(b) || price.prompt < 0 || price.cached < 0 ||
+	    price.completion < 0 || price.reasoning < 0 || price.cache_write < 0 ||
+	    price.request < 0)
 		contradicts(v, "the price is not the next one");
+}
+
+static void
+check_price_set(const struct books_input *in, struct books_verdict *v)
+{
+	struct journal_price_set set;
+	const char *model;
+
+	if (!books_price_set_of(in->record, in->payload, &set, &model) ||
+	    in->record->amount < PRICE_UNSET ||
+	    (set.kind == PRICE_KINDS && in->record->amount != PRICE_UNSET))
+		contradicts(v, "there is no such kind of a price");
 }
 
 /* Whose books does a contradiction concern? */
@@ -517,6 +545,9 @@ check_type(const struct books *b, const struct books_input *in, struct books_ver
 	case JOURNAL_PRICE:
 		check_price(b, in, v);
 		break;
+	case JOURNAL_PRICE_SET:
+		check_price_set(in, v);
+		break;
 	case JOURNAL_SYNC:
 	case JOURNAL_COMPACT:
 	case JOURNAL_GONE:
@@ -541,6 +572,15 @@ check_type(const struct books *b, const struct books_input *in, struct books_ver
 	}
 }
 
+static bool
+version_ok(const struct journal_record *r)
+{
+	return r->version == JOURNAL_VERSION ||
+	    (r->version == JOURNAL_VERSION_KINDS &&
+		(r->type == JOURNAL_EXTEND || r->type == JOURNAL_MARK ||
+		    r->type == JOURNAL_SETTLE || r->type == JOURNAL_PRICE));
+}
+
 /* Model: judge() in tests/model/keeper.pml. */
 void
 books_check(const struct books *b, const struct books_input *in, struct books_verdict *v)
@@ -549,7 +589,7 @@ books_check(const struct books *b, const struct books_input *in, struct books_ve
 
 	*v = (struct books_verdict){
 	    .status = RING_APPLIED, .store = true, .freeze = JOURNAL_NONE};
-	if (r->version != JOURNAL_VERSION)
+	if (!version_ok(r))
 		contradicts(v, "the record is of another version");
 	else if (r->type < JOURNAL_RESERVE || r->type >= JOURNAL_TYPES ||
 	    (in->types & BOOKS_TYPE(r->type)) == 0)

@@ -17,11 +17,12 @@ struct lookup {
 };
 
 struct books {
-	struct table accounts, holds, keys, refs, prices; /* struct books_... */
+	struct table accounts, holds, keys, refs, prices, price_sets; /* struct books_... */
 	struct table text;                                /* ids, labels, models: bytes */
 	struct lookup by_id, by_key_id, by_key_hash, by_ref;
 	struct table changed_accounts, changed_slots, changed_keys; /* uint32_t */
 	uint32_t refs_from, prices_from;
+	bool price_sets_changed;
 	uint32_t refs_over; /* the first ones, over and forgotten by those who keep rows */
 	uint32_t frozen; /* accounts */
 };

@@ -19,6 +19,8 @@ books_rows(const struct books *b, enum books_table table)
 		return books_keys(b);
 	case ROWS_REFS:
 		return books_refs(b);
+	case ROWS_PRICE_SETS:
+		return books_price_sets(b);
 	case ROWS_TABLES:
 		break;
 	}
@@ -77,6 +79,7 @@ make_hold(const struct books *b, uint32_t slot, struct books_row *row)
 	    .type = h->type,
 	    .key_id = h->key_id,
 	    .window = h->window,
+	    .mark_reasoning = h->mark_reasoning,
 	};
 }
 
@@ -109,6 +112,7 @@ void
 books_row_make(const struct books *b, enum books_table table, uint32_t i, struct books_row *row)
 {
 	const struct books_price *price;
+	const struct books_price_set *set;
 	const struct books_ref *ref;
 
 	/* All of it: padding goes to disk and into hashes. */
@@ -139,6 +143,13 @@ books_row_make(const struct books *b, enum books_table table, uint32_t i, struct
 		    .time_us = ref->time_us, .amount = ref->amount, .balance = ref->balance};
 		memcpy(row->fixed.ref.body, ref->body, sizeof ref->body);
 		row->fixed_len = sizeof row->fixed.ref;
+		break;
+	case ROWS_PRICE_SETS:
+		set = books_price_set(b, i);
+		row->fixed.price = set->price;
+		row->fixed_len = sizeof row->fixed.price;
+		row->text = books_price_set_model(b, set);
+		row->text_len = set->model_len;
 		break;
 	case ROWS_TABLES:
 		break;
@@ -190,6 +201,7 @@ load_hold(struct books *b, uint32_t slot, const char *value, size_t len)
 	h.price = row.price;
 	h.prompt = row.prompt;
 	h.mark = row.mark;
+	h.mark_reasoning = row.mark_reasoning;
 	h.open = row.open != 0;
 	h.answered_op = row.op;
 	h.type = h.answered_type = (uint8_t)row.type;
@@ -254,6 +266,15 @@ load_price(struct books *b, uint32_t id, const char *value, size_t len)
 	return books_load_price(b, id, &price, value + sizeof price, len - sizeof price);
 }
 
+static int
+load_price_set(struct books *b, uint32_t index, const char *value, size_t len)
+{
+	struct price price;
+
+	memcpy(&price, value, sizeof price);
+	return books_load_price_set(b, index, &price, value + sizeof price, len - sizeof price);
+}
+
 int
 books_row_load(struct books *b, enum books_table table, const void *key, size_t key_len,
     const void *value, size_t len)
@@ -266,6 +287,7 @@ books_row_load(struct books *b, enum books_table table, const void *key, size_t 
 	    [ROWS_HOLDS] = {sizeof(uint32_t), HOLD_ROW_1},
 	    [ROWS_KEYS] = {sizeof(uint64_t), KEY_ROW_1},
 	    [ROWS_REFS] = {16, sizeof(struct ref_row)},
+	    [ROWS_PRICE_SETS] = {sizeof(uint32_t), sizeof(struct price)},
 	};
 	uint32_t i;
 
@@ -283,8 +305,26 @@ books_row_load(struct books *b, enum books_table table, const void *key, size_t 
 		return load_key(b, value, len);
 	case ROWS_REFS:
 		return load_ref(b, key, value);
+	case ROWS_PRICE_SETS:
+		return load_price_set(b, i, value, len);
 	case ROWS_TABLES:
 		break;
 	}
 	return -1;
+}
+
+int
+books_row_load_former(struct books *b, enum books_table table, const void *key, size_t key_len,
+    const void *value, size_t len)
+{
+	struct price price = PRICE_ALL_UNSET;
+	size_t some = offsetof(struct price, reasoning);
+	uint32_t id;
+
+	if (table != ROWS_PRICES || key_len != sizeof id || len < some)
+		return books_row_load(b, table, key, key_len, value, len);
+	memcpy(&id, key, sizeof id);
+	memcpy(&price, value, some);
+	price = price_resolve(&price, &(struct price)PRICE_ALL_UNSET);
+	return books_load_price(b, id, &price, (const char *)value + some, len - some);
 }

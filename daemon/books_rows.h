@@ -7,6 +7,7 @@
  *
  *   accounts  number (32 bits)     -> struct account_row, id
  *   prices    price id (32 bits)   -> struct price, model
+ *   price_sets  index (32 bits)    -> struct price, model: what an operator set
  *   holds     slot (32 bits)       -> struct hold_row
  *   keys      key id (64 bits)     -> struct key_row, label, models
  *   refs      16 bytes             -> struct ref_row
@@ -21,7 +22,15 @@
 #include "daemon/books.h"
 
 /* In the order in which they are loaded: the later ones refer to the first two. */
-enum books_table { ROWS_ACCOUNTS, ROWS_PRICES, ROWS_HOLDS, ROWS_KEYS, ROWS_REFS, ROWS_TABLES };
+enum books_table {
+	ROWS_ACCOUNTS,
+	ROWS_PRICES,
+	ROWS_HOLDS,
+	ROWS_KEYS,
+	ROWS_REFS,
+	ROWS_PRICE_SETS,
+	ROWS_TABLES
+};
 
 struct account_row {
 	int64_t balance, held, overdraft, charged, topups, adjustments, uncollected, slack, ending;
@@ -39,7 +48,8 @@ struct hold_row {
 	uint32_t type; /* of op */
 	/* To here: CHECKPOINT_FORMAT 1. */
 	uint64_t key_id; /* under whose cap it is, or 0 */
-	uint32_t window, pad;
+	uint32_t window;
+	uint32_t mark_reasoning; /* 0 before CHECKPOINT_FORMAT 3 */
 };
 #define HOLD_ROW_1 56
 
@@ -82,6 +92,9 @@ uint32_t books_rows(const struct books *, enum books_table);
 void books_row_make(const struct books *, enum books_table, uint32_t index, struct books_row *);
 /* Enter a row; -1 if it is malformed or does not fit in. */
 int books_row_load(struct books *, enum books_table, const void *key, size_t key_len,
+    const void *value, size_t len) __attribute__((warn_unused_result));
+/* The same for a row as checkpoints before CHECKPOINT_FORMAT 3 have it. */
+int books_row_load_former(struct books *, enum books_table, const void *key, size_t key_len,
     const void *value, size_t len) __attribute__((warn_unused_result));
 
 #endif

@@ -94,7 +94,7 @@ struct checkpoint_load {
 	struct buf rest; /* bytes of a row that is not whole yet */
 	uint64_t bytes;
 	uint32_t piece;
-	bool headed, ended;
+	bool headed, ended, former;
 	struct checkpoint_pasts pasts;
 };
 
@@ -142,6 +142,7 @@ take_head(struct checkpoint_load *l, const char *bytes)
 	memcpy(&head, bytes, sizeof head);
 	if (head.format < 1 || head.format > CHECKPOINT_FORMAT)
 		return "it is of another version";
+	l->former = head.format < CHECKPOINT_FORMAT;
 	if (base->pad != 0 || head.sequence != base->sequence || head.time_us != base->time_us ||
 	    memcmp(head.link, base->link, sizeof head.link) != 0)
 		return "its head is another one's";
@@ -184,8 +185,8 @@ take_row(struct checkpoint_load *l, const char *bytes, size_t len, size_t *used)
 		l->ended = true;
 	else if (row.table == CHECKPOINT_PAST)
 		return take_past(l, key + row.key_len, row.len);
-	else if (books_row_load(l->books, (enum books_table)row.table, key, row.key_len,
-	             key + row.key_len, row.len) < 0)
+	else if ((l->former ? books_row_load_former : books_row_load)(l->books,
+	             (enum books_table)row.table, key, row.key_len, key + row.key_len, row.len) < 0)
 		return "a row of it is malformed";
 	return NULL;
 }

@@ -20,7 +20,8 @@
 #include "daemon/buf.h"
 #include "daemon/journal.h"
 
-#define CHECKPOINT_FORMAT 2 /* 1: with shorter rows of holds and keys */
+/* 1: with shorter rows of holds and keys; up to 2: prices of three kinds */
+#define CHECKPOINT_FORMAT 3
 
 struct checkpoint_head {
 	uint32_t format, pad;

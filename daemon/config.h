@@ -47,7 +47,7 @@ struct config_model {
 	int providers[CONFIG_FALLBACKS_MAX], provider_count; /* indices, in order */
 	const struct tokenizer *tokenizer; /* kept for the life of the process */
 	_Atomic uint64_t *learnt; /* daemon/calibrate.h; NULL: nothing is known */
-	struct price price;
+	struct price price; /* as it is written here, PRICE_UNSET where it is not; price_resolve */
 	uint32_t context, max_completion; /* tokens */
 	bool hidden_tokens;
 };

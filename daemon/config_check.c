@@ -98,6 +98,9 @@ static const struct config_key model_keys[] = {
 	{ "price_prompt", value_money, M(price.prompt), 0, 0, false },
 	{ "price_cached", value_money, M(price.cached), 0, 0, false },
 	{ "price_completion", value_money, M(price.completion), 0, 0, false },
+	{ "price_reasoning", value_money, M(price.reasoning), 0, 0, false },
+	{ "price_cache_write", value_money, M(price.cache_write), 0, 0, false },
+	{ "price_request", value_money, M(price.request), 0, 0, false },
 	{ "context", value_uint, M(context), 1, LARGE, false },
 	{ "max_completion", value_uint, M(max_completion), 1, LARGE, false },
 	{ "hidden_tokens", value_bool, M(hidden_tokens), 0, 0, false },
@@ -318,11 +321,10 @@ check_model(struct config_file *f, struct config *c, size_t section)
 	m->name = config_strdup(s->title);
 	m->context = 128000;
 	m->max_completion = 4096;
+	m->price = (struct price)PRICE_ALL_UNSET;
 	apply_section(f, section, model_keys, m);
 	if (!m->upstream)
 		m->upstream = config_strdup(m->name);
-	if (!find(f, section, "price_cached"))
-		m->price.cached = m->price.prompt;
 	if (f->broken)
 		return;
 	if (!find(f, section, "tokenizer"))

@@ -78,13 +78,23 @@ append(struct stream *st, const char *text, size_t len, size_t unsaved_from, boo
 static void
 check_memory(struct stream *st)
 {
-	if (st->text.failed || st->pieces.failed || st->pending.failed || st->pending_hidden.failed)
+	if (st->text.failed || st->pieces.failed || st->pending.failed ||
+	    st->pending_hidden.failed || st->pending_thought.failed)
 		stream_close(st, OUTCOME_UPSTREAM, "overloaded", "out of memory");
+}
+
+/* Where text of a kind waits. */
+static struct buf *
+pending(struct stream *st, enum meter_kind kind)
+{
+	return kind == METER_SHOWN  ? &st->pending
+	       : kind == METER_HIDDEN ? &st->pending_hidden
+	                              : &st->pending_thought;
 }
 
 /* Meter a piece and, if it is shown, append what is payable of it.  False: go no further. */
 static bool
-take(struct stream *st, bool shown, const char *text, size_t len)
+take(struct stream *st, enum meter_kind kind, const char *text, size_t len)
 {
 	struct span unsaved = {st->text.data + st->saved, st->text.len - st->saved};
 	size_t before = st->text.len, taken;
@@ -93,15 +103,15 @@ take(struct stream *st, bool shown, const char *text, size_t len)
 
 	if (unsaved.len == 0)
 		unsaved.p = "";
-	r = meter_take(&st->meter, shown, text, len, unsaved, &taken, &saved_now);
-	append(st, text, shown ? taken : 0, before, saved_now);
+	r = meter_take(&st->meter, kind, text, len, unsaved, &taken, &saved_now);
+	append(st, text, kind == METER_SHOWN ? taken : 0, before, saved_now);
 	if (r == METER_TAKEN)
 		return true;
 	if (r == METER_CUT) {
 		stream_close(st, OUTCOME_CREDIT, NULL, NULL);
 		return false;
 	}
-	buf_add(shown ? &st->pending : &st->pending_hidden, text + taken, len - taken);
+	buf_add(pending(st, kind), text + taken, len - taken);
 	if (st->call != NULL)
 		call_pause(st->call);
 	if (r == METER_BUSY)
@@ -161,22 +171,22 @@ relayed(struct stream *st)
 
 /* Text that waits for its slice goes first; what comes meanwhile queues behind it. */
 static void
-arrived(struct stream *st, bool shown, struct span text)
+arrived(struct stream *st, enum meter_kind kind, struct span text)
 {
 	if (text.len == 0 || st->stop_wanted ||
 	    !note_text(st, st->text.len, st->pending.len + text.len))
 		return;
 	/* Some providers do not count their thoughts against max_tokens; but no model thinks for
 	 * ever, and its client pays. */
-	if (!shown && (st->hidden_bytes += text.len) / TOKEN_BYTES_MAX >
+	if (kind != METER_SHOWN && (st->hidden_bytes += text.len) / TOKEN_BYTES_MAX >
 	        st->w->config->model[st->model].max_completion) {
 		stream_close(st, OUTCOME_LENGTH, NULL, NULL);
 		return;
 	}
-	if (st->pending.len + st->pending_hidden.len > 0)
-		buf_add(shown ? &st->pending : &st->pending_hidden, text.p, text.len);
+	if (stream_waits(st))
+		buf_add(pending(st, kind), text.p, text.len);
 	else
-		take(st, shown, text.p, text.len);
+		take(st, kind, text.p, text.len);
 	check_memory(st);
 	stream_touch(st);
 }
@@ -190,17 +200,16 @@ decode_retry(void *arg)
 static void
 resume_text(struct stream *st)
 {
-	struct buf hidden = st->pending_hidden, shown = st->pending;
+	static const enum meter_kind order[] = {METER_THOUGHT, METER_HIDDEN, METER_SHOWN};
+	bool room = true;
 
-	st->pending_hidden = st->pending = (struct buf){0};
-	if (hidden.len > 0 && !take(st, false, hidden.data, hidden.len)) {
-		if (!st->stop_wanted)
-			buf_add(&st->pending, shown.data, shown.len);
-	} else if (shown.len > 0) {
-		take(st, true, shown.data, shown.len);
+	for (size_t i = 0; i < sizeof order / sizeof *order && room; i++) {
+		struct buf b = *pending(st, order[i]);
+
+		*pending(st, order[i]) = (struct buf){0};
+		room = b.len == 0 || take(st, order[i], b.data, b.len);
+		buf_free(&b);
 	}
-	buf_free(&hidden);
-	buf_free(&shown);
 	check_memory(st);
 }
 
@@ -262,7 +271,7 @@ burst_end(struct stream *st)
 		stream_close(st, OUTCOME_UPSTREAM, "overloaded", "out of memory");
 	}
 	if (b->len > 0)
-		arrived(st, true, (struct span){b->data, b->len});
+		arrived(st, METER_SHOWN, (struct span){b->data, b->len});
 	b->len = 0;
 }
 
@@ -325,11 +334,11 @@ on_delta(void *arg, const struct delta *d, const struct decoder_event *ev)
 		burst_end(st);
 		return !st->stop_wanted;
 	}
-	arrived(st, false, d->reasoning);
-	arrived(st, false, d->tool_arguments);
-	arrived(st, false, d->other);
-	arrived(st, true, d->refusal);
-	arrived(st, true, d->text);
+	arrived(st, METER_THOUGHT, d->reasoning);
+	arrived(st, METER_HIDDEN, d->tool_arguments);
+	arrived(st, METER_HIDDEN, d->other);
+	arrived(st, METER_SHOWN, d->refusal);
+	arrived(st, METER_SHOWN, d->text);
 	return !st->stop_wanted;
 }
 

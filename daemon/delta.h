@@ -16,6 +16,7 @@ struct usage {
 	int64_t cached;     /* of it, what came from the provider's cache */
 	int64_t completion; /* all output, reasoning included */
 	int64_t reasoning;
+	int64_t cache_write; /* of prompt, what was written to the cache; none of it is cached */
 };
 
 /*

@@ -93,4 +93,13 @@ void keeper_end_gone(struct keeper *, uint32_t proc);
 /* Once that is on disk: say what the books say of each of its slots. */
 int keeper_show_gone(struct keeper *, uint32_t proc) __attribute__((warn_unused_result));
 
+/* keeper_prices.c */
+
+/* Journal the prices of the config's models that are new; -1: there are too many. */
+int keeper_prices_enter(struct keeper *) __attribute__((warn_unused_result));
+/* Has the table of prices room for what a PRICE_SET brings about? */
+bool keeper_prices_room(const struct keeper *, const struct journal_record *, const void *payload);
+/* Publish prices (all, or the new ones) and which are in force; they are on disk. */
+int keeper_prices_show(struct keeper *, bool all) __attribute__((warn_unused_result));
+
 #endif

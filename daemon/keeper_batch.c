@@ -184,6 +184,8 @@ publish_rings(struct keeper *k, bool synced)
 static int
 publish(struct keeper *k)
 {
+	bool prices = false;
+
 	for (size_t i = 0; i < k->count; i++) {
 		const struct keeper_pending *p = &k->pending[i];
 
@@ -201,7 +203,10 @@ publish(struct keeper *k)
 		}
 		if (p->slot != JOURNAL_NONE && p->type != JOURNAL_MARK)
 			keeper_show_hold(k, p->slot, p->op, p->status);
+		prices |= p->type == JOURNAL_PRICE_SET && p->status == RING_APPLIED;
 	}
+	if (prices && keeper_prices_show(k, false) < 0)
+		return -1;
 	FAULT("keeper.shown");
 	/* Release, before the ring's: who sees its record durable sees a sequence not below it. */
 	atomic_store_explicit(&k->region->h->journal_seq, journal_last(k->journal),
@@ -281,6 +286,10 @@ has_room(struct keeper *k, const struct journal_record *r, const void *payload)
 		metrics_table_full(TABLE_REFS);
 		return false;
 	}
+	if (r->type == JOURNAL_PRICE_SET && !keeper_prices_room(k, r, payload)) {
+		metrics_table_full(TABLE_PRICES);
+		return false;
+	}
 	if (r->type != JOURNAL_ACCOUNT && !keys)
 		return true;
 	if ((keys ? region_grow_keys(k->region, books_keys(k->books) + 1)
@@ -300,6 +309,7 @@ end_refused(struct keeper *k, const struct books_input *in, bool next, struct ke
 {
 	const struct journal_record *r = in->record;
 	const struct books_hold *h = books_hold(k->books, r->slot);
+	struct journal_split split;
 	struct journal_record end;
 
 	if ((r->type != JOURNAL_SETTLE && r->type != JOURNAL_VOID) || h == NULL || !h->open)
@@ -311,10 +321,10 @@ end_refused(struct keeper *k, const struct books_input *in, bool next, struct ke
 		p->slot = r->slot;
 		p->op = (h->op > h->answered_op ? h->op : h->answered_op) + 1;
 	}
-	books_end_record(k->books, r->slot, p->op, keeper_realtime_us(), &end);
+	books_end_record(k->books, r->slot, p->op, keeper_realtime_us(), &end, &split);
 	end.proc = PROC_KEEPER;
 	p->account = end.account;
-	keeper_append(k, &end, NULL);
+	keeper_append(k, &end, &split);
 }
 
 /* Judge one record and enter it; `p` says what is to be shown once it is on disk. */
@@ -348,6 +358,9 @@ take(struct keeper *k, uint32_t proc, struct journal_record *r, const void *payl
 		if (r->type == JOURNAL_ACCOUNT || r->type == JOURNAL_KEY_REVOKE)
 			r->account = (uint32_t)v.value;
 		keeper_append(k, r, payload);
+		/* In the same commit as the price that it brings about. */
+		if (r->type == JOURNAL_PRICE_SET && keeper_prices_enter(k) < 0)
+			fatalx("keeper: the prices do not fit");
 		if (r->type != JOURNAL_KEY && r->type != JOURNAL_KEY_REVOKE)
 			p->account = r->account;
 		else

@@ -48,14 +48,16 @@ keeper_end_gone(struct keeper *k, uint32_t proc)
 		/* Acquire: as the master left it before it pushed this. */
 		uint64_t word = atomic_load_explicit(&hold_at(k->region, slot)->state,
 		    memory_order_acquire);
+		struct journal_split split;
 		struct journal_record end;
 
 		if (h == NULL || !h->open || HOLD_STATE(word) != HOLD_FREE)
 			continue;
 		books_end_record(k->books, slot,
-		    (h->op > h->answered_op ? h->op : h->answered_op) + 1, k->batch_us, &end);
+		    (h->op > h->answered_op ? h->op : h->answered_op) + 1, k->batch_us, &end,
+		    &split);
 		end.proc = PROC_KEEPER;
-		keeper_append(k, &end, NULL);
+		keeper_append(k, &end, &split);
 		keeper_freeze(k, end.account, "a hold that its slot knew nothing of");
 		metrics_refused(JOURNAL_GONE);
 		if (ended++ == 0)

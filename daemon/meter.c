@@ -30,6 +30,43 @@ billable(const struct meter *m, uint32_t counted)
 	return counted < m->max_tokens ? counted : m->max_tokens;
 }
 
+uint32_t
+meter_counted(const struct meter *m)
+{
+	return m->shown.now + m->hidden.now + m->thought.now;
+}
+
+uint32_t
+meter_tokens(const struct meter *m)
+{
+	return billable(m, m->shown.count + m->hidden.count + m->thought.count);
+}
+
+uint32_t
+meter_reasoning(const struct meter *m)
+{
+	return m->reasoned;
+}
+
+/* Tokens in all that are paid, if the next ones are reasoning, or if they are not. */
+static uint32_t
+payable(const struct meter *m, bool reasoning)
+{
+	struct tokens t = {.prompt = m->hold->prompt,
+	    .completion = meter_tokens(m),
+	    .reasoning = meter_reasoning(m)};
+	int64_t n = price_covers_of(&m->price, &t, reasoning, m->durable_amount);
+
+	return n < 0 ? 0 : n < m->max_tokens ? (uint32_t)n : m->max_tokens;
+}
+
+/* Do both kinds cost the same?  Then `paid` holds for either. */
+static bool
+one_price(const struct meter *m)
+{
+	return m->price.reasoning == m->price.completion;
+}
+
 void
 meter_init(struct meter *m, struct ledger *ledger, struct durable *durable, struct hold *hold,
     const struct tokenizer *tokenizer, uint32_t scale, uint32_t slice,
@@ -44,11 +81,14 @@ meter_init(struct meter *m, struct ledger *ledger, struct durable *durable, stru
 	    .resume = resume,
 	    .arg = arg,
 	};
-	m->paid = billable(m, hold_covers(hold));
+	m->price = hold->price;
+	m->durable_amount = hold->amount;
 	token_stream_init(&m->shown, tokenizer, scale);
 	token_stream_init(&m->hidden, tokenizer, scale);
+	token_stream_init(&m->thought, tokenizer, scale);
+	m->paid = payable(m, false);
 	m->dear_prompt = price_cost(&hold->price, hold->prompt, 0, 0) >
-	    price_cost(&hold->price, 0, 0, slice);
+	    price_cost(&hold->price, 0, 0, slice) - hold->price.request;
 }
 
 void
@@ -64,24 +104,38 @@ meter_fini(struct meter *m)
 {
 	token_stream_fini(&m->shown);
 	token_stream_fini(&m->hidden);
+	token_stream_fini(&m->thought);
 }
 
-uint32_t
-meter_counted(const struct meter *m)
+/* Count what fits of a piece; of tokens beyond what is billable it does not matter what they are. */
+static size_t
+count(struct meter *m, struct token_stream *mine, const char *text, size_t len, uint32_t limit)
 {
-	return m->shown.now + m->hidden.now;
+	uint32_t before = meter_tokens(m), had = mine->count;
+	size_t taken = token_stream_fit(mine, text, len, limit);
+
+	if (mine == &m->thought) {
+		uint32_t more = mine->count - had, room = m->max_tokens - before;
+
+		m->reasoned += more < room ? more : room;
+	}
+	return taken;
 }
 
-uint32_t
-meter_tokens(const struct meter *m)
+/* Before a byte of it is queued. */
+static void
+store(const struct meter *m)
 {
-	return billable(m, m->shown.count + m->hidden.count);
+	ledger_meter(m->hold, meter_tokens(m), meter_reasoning(m));
 }
 
 int64_t
 meter_cost(const struct meter *m)
 {
-	return price_cost(&m->hold->price, m->hold->prompt, 0, meter_tokens(m));
+	return price_cost_of(&m->hold->price,
+	    &(struct tokens){.prompt = m->hold->prompt,
+	        .completion = meter_tokens(m),
+	        .reasoning = meter_reasoning(m)});
 }
 
 /* What the record at a durable position said of the meter. */
@@ -109,7 +163,8 @@ extended_cb(void *arg, uint64_t position)
 
 	FAULT("meter.extended");
 	m->extending = 0;
-	m->paid = billable(m, hold_covers(m->hold));
+	m->durable_amount = m->hold->amount;
+	m->paid = payable(m, m->reasoning);
 	m->safe = recorded(m, position);
 	resume(m, true);
 }
@@ -130,7 +185,7 @@ extend(struct meter *m, uint32_t want, struct span saved, bool *saved_now)
 {
 	uint64_t position;
 	enum ledger_result r =
-	    ledger_extend(m->ledger, m->hold, want, saved.p, saved.len, &position);
+	    ledger_extend(m->ledger, m->hold, want, m->reasoning, saved.p, saved.len, &position);
 
 	if (r != LEDGER_OK || position == 0)
 		return r;
@@ -214,10 +269,10 @@ take_part(struct meter *m, struct token_stream *mine, bool far, const char *text
 
 	/* No record would make room for a character that is more than a slice. */
 	if (far && *taken == 0 && meter_tokens(m) == m->safe && m->paid > other) {
-		*taken = token_stream_fit(mine, text, utf8_char(text, len, &bad), m->paid - other);
+		*taken = count(m, mine, text, utf8_char(text, len, &bad), m->paid - other);
 		far = *taken > 0;
 	}
-	ledger_meter(m->hold, meter_tokens(m));
+	store(m);
 	FAULT("meter.part");
 	if (!far)
 		return need_slice(m, saved, saved_now);
@@ -227,14 +282,20 @@ take_part(struct meter *m, struct token_stream *mine, bool far, const char *text
 }
 
 enum meter_result
-meter_take(struct meter *m, bool shown, const char *text, size_t len, struct span saved,
+meter_take(struct meter *m, enum meter_kind kind, const char *text, size_t len, struct span saved,
     size_t *taken, bool *saved_now)
 {
-	struct token_stream *mine = shown ? &m->shown : &m->hidden;
-	uint32_t other = shown ? m->hidden.count : m->shown.count;
-	bool far = m->paid - m->safe > m->slice; /* it is the disk that is to come nearer */
-	uint32_t most = far ? m->safe + m->slice : m->paid;
+	struct token_stream *const all[] = {&m->shown, &m->hidden, &m->thought}, *mine = all[kind];
+	uint32_t other = m->shown.count + m->hidden.count + m->thought.count - mine->count;
+	uint32_t most;
+	bool far;
 
+	if (m->reasoning != (kind == METER_THOUGHT) || !one_price(m)) {
+		m->reasoning = kind == METER_THOUGHT;
+		m->paid = payable(m, m->reasoning);
+	}
+	far = m->paid - m->safe > m->slice; /* it is the disk that is to come nearer */
+	most = far ? m->safe + m->slice : m->paid;
 	*taken = 0;
 	*saved_now = false;
 	/* Half a slice may be more text than any record could ever carry: blanks are cheap. */
@@ -247,10 +308,10 @@ meter_take(struct meter *m, bool shown, const char *text, size_t len, struct spa
 	if (most == m->max_tokens)
 		most = UINT32_MAX;
 	if (most >= other)
-		*taken = token_stream_fit(mine, text, len, most - other);
+		*taken = count(m, mine, text, len, most - other);
 	if (*taken < len)
 		return take_part(m, mine, far, text, len, other, saved, taken, saved_now);
-	ledger_meter(m->hold, meter_tokens(m));
+	store(m);
 	FAULT("meter.stored");
 	look_ahead(m, meter_tokens(m), saved, saved_now);
 	return METER_TAKEN;

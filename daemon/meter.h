@@ -19,18 +19,29 @@ struct meter {
 	struct ledger *ledger;
 	struct durable *durable;
 	struct hold *hold;
-	struct token_stream shown, hidden; /* text; reasoning, tool calls, other choices */
+	/* Text; tool calls and other choices; reasoning. */
+	struct token_stream shown, hidden, thought;
 	uint32_t slice;
-	uint32_t paid;       /* completion tokens that durable records pay for */
+	struct price price;     /* the hold's */
+	int64_t durable_amount; /* of it */
+	uint32_t paid;       /* completion tokens that it pays for, the next ones being what came */
 	uint32_t max_tokens; /* never more than this is paid for */
 	uint32_t marked;     /* tokens at the last record of this hold */
 	uint32_t safe;       /* tokens at its last durable record: what a power cut would charge */
 	uint64_t extending;  /* ring position of the extend under way, or 0 */
 	bool dear_prompt;    /* costs more than a slice: journal the first token */
+	uint32_t reasoned;   /* tokens of reasoning, as far as all tokens are billable */
+	bool reasoning;      /* what came last, and what is paid ahead */
 	bool waiting;        /* METER_WAIT was said: resume() is owed */
 	/* What was waited for is durable: offer the rest of the text.  slice: a new one began. */
 	void (*resume)(void *arg, bool slice);
 	void *arg;
+};
+
+enum meter_kind {
+	METER_SHOWN,   /* text */
+	METER_HIDDEN,  /* it only counts */
+	METER_THOUGHT, /* reasoning: the same, at a price of its own */
 };
 
 enum meter_result {
@@ -49,7 +60,7 @@ void meter_init(struct meter *, struct ledger *, struct durable *, struct hold *
  * what was shown since the last record of the hold; it goes into the journal with a slice's
  * record, and *saved_now says that it did.
  */
-enum meter_result meter_take(struct meter *, bool shown, const char *text, size_t len,
+enum meter_result meter_take(struct meter *, enum meter_kind, const char *text, size_t len,
     struct span saved, size_t *taken, bool *saved_now) __attribute__((warn_unused_result));
 
 /* The provider was told to end after so many tokens: a count of ours beyond them is its error. */
@@ -58,6 +69,7 @@ void meter_fini(struct meter *);
 
 /* Tokens produced so far, as they are charged; what it costs. */
 uint32_t meter_tokens(const struct meter *);
+uint32_t meter_reasoning(const struct meter *); /* of them */
 int64_t meter_cost(const struct meter *);
 /* The count itself: before the estimate's factor, and lower again where text made it so. */
 uint32_t meter_counted(const struct meter *);

@@ -110,14 +110,14 @@ NAMES(reserve_text, RESERVE_KINDS, [RESERVE_OK] = "ok", [RESERVE_SHORT] = "short
 NAMES(limited_text, LIMITED_KINDS, [LIMITED_REQUESTS] = "requests", [LIMITED_TOKENS] = "tokens",
     [LIMITED_STREAMS] = "streams", [LIMITED_ADDRESS] = "address")
 NAMES(table_text, TABLE_KINDS, [TABLE_ACCOUNTS] = "accounts", [TABLE_KEYS] = "keys",
-    [TABLE_REFS] = "refs")
+    [TABLE_REFS] = "refs", [TABLE_PRICES] = "prices")
 NAMES(connection_text, CONNECTION_KINDS, [CONNECTION_DESCRIPTORS] = "descriptors",
     [CONNECTION_MEMORY] = "memory")
 NAMES(refused_text, JOURNAL_TYPES + 1, [REFUSED_UNKNOWN] = "unknown",
     [JOURNAL_RESERVE] = "reserve", [JOURNAL_EXTEND] = "extend", [JOURNAL_MARK] = "mark",
     [JOURNAL_SETTLE] = "settle", [JOURNAL_VOID] = "void", [JOURNAL_TOPUP] = "topup",
     [JOURNAL_ADJUST] = "adjust", [JOURNAL_ACCOUNT] = "account", [JOURNAL_KEY] = "key",
-    [JOURNAL_KEY_REVOKE] = "key_revoke", [JOURNAL_PRICE] = "price", [JOURNAL_SYNC] = "sync",
+    [JOURNAL_KEY_REVOKE] = "key_revoke", [JOURNAL_PRICE] = "price", [JOURNAL_PRICE_SET] = "price_set", [JOURNAL_SYNC] = "sync",
     [JOURNAL_ACCOUNT_SET] = "account_set", [JOURNAL_FREEZE] = "freeze", [JOURNAL_CHECKPOINT] = "checkpoint",
     [JOURNAL_COMPACT] = "compact", [JOURNAL_ASK] = "ask", [JOURNAL_GONE] = "gone",
     [REFUSED_RING] = "ring")

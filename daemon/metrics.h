@@ -51,7 +51,7 @@ enum reserve_kind {
 	RESERVE_KINDS
 };
 /* Tables of the shared memory that had no room for one more. */
-enum table_kind { TABLE_ACCOUNTS, TABLE_KEYS, TABLE_REFS, TABLE_KINDS };
+enum table_kind { TABLE_ACCOUNTS, TABLE_KEYS, TABLE_REFS, TABLE_PRICES, TABLE_KINDS };
 /* Why a connection was refused. */
 enum connection_kind { CONNECTION_DESCRIPTORS, CONNECTION_MEMORY, CONNECTION_KINDS };
 /* Which limit a request was refused by (429). */

@@ -186,8 +186,9 @@ read_choice(struct delta_reader *c)
 	}
 }
 
+/* Counts that say of what tokens were. */
 static void
-read_detail(struct delta_reader *c, const char *name, size_t len, int64_t *count)
+read_details(struct delta_reader *c, int64_t *cached, int64_t *cache_write, int64_t *reasoning)
 {
 	struct json_level l;
 	struct json_value key;
@@ -197,8 +198,12 @@ read_detail(struct delta_reader *c, const char *name, size_t len, int64_t *count
 		return;
 	}
 	while (json_next(&c->r, &l, &key)) {
-		if (json_is_bytes(key, name, len))
-			delta_read_count(c, count);
+		if (IS(key, "cached_tokens"))
+			delta_read_count(c, cached);
+		else if (IS(key, "cache_write_tokens")) /* OpenRouter */
+			delta_read_count(c, cache_write);
+		else if (IS(key, "reasoning_tokens"))
+			delta_read_count(c, reasoning);
 		else
 			(void)json_skip(&c->r);
 	}
@@ -208,6 +213,7 @@ static void
 read_usage(struct delta_reader *c, struct usage *u)
 {
 	int64_t prompt = -1, completion = -1, total = -1, cached = -1, hit = -1, reasoning = -1;
+	int64_t written = -1, none;
 	struct json_level l;
 	struct json_value key;
 
@@ -227,9 +233,9 @@ read_usage(struct delta_reader *c, struct usage *u)
 		else if (IS(key, "total_tokens"))
 			delta_read_count(c, &total);
 		else if (IS(key, "prompt_tokens_details"))
-			read_detail(c, JSON_LITERAL("cached_tokens"), &cached);
+			read_details(c, &cached, &written, &none);
 		else if (IS(key, "completion_tokens_details"))
-			read_detail(c, JSON_LITERAL("reasoning_tokens"), &reasoning);
+			read_details(c, &none, &none, &reasoning);
 		else if (IS(key, "prompt_cache_hit_tokens")) /* DeepSeek */
 			delta_read_count(c, &hit);
 		else
@@ -245,7 +251,8 @@ read_usage(struct delta_reader *c, struct usage *u)
 	/* xAI counts reasoning beside the completion; its total tells. */
 	if (u->reasoning > 0 && total == u->prompt + u->completion + u->reasoning)
 		u->completion += u->reasoning;
-	c->d->usage_bad |= u->cached > u->prompt;
+	u->cache_write = written > 0 ? written : 0;
+	c->d->usage_bad |= u->cached > u->prompt || u->cache_write > u->prompt - u->cached;
 }
 
 /* Groq's own: an error, and usage where it was not asked for in the usual way. */

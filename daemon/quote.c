@@ -37,8 +37,8 @@ quote_make(const struct config *cfg, const struct region *region, const struct c
 	    : cfg->ledger.slice_tokens;
 	if (q->want_tokens < q->min_tokens)
 		q->want_tokens = q->min_tokens;
-	q->required = price_cost(price, r->prompt_tokens, 0, q->min_tokens);
-	q->max_cost = price_cost(price, r->prompt_tokens, 0, r->max_tokens);
+	q->required = price_cost_most(price, r->prompt_tokens, q->min_tokens);
+	q->max_cost = price_cost_most(price, r->prompt_tokens, r->max_tokens);
 	mean = atomic_load_explicit(region_model_mean(region, (uint32_t)r->model),
 	    memory_order_relaxed) / MEAN_SCALE;
 	if (mean == 0)

@@ -160,13 +160,14 @@ close_holds(struct keeper *k)
 
 	for (uint32_t slot = 0; slot < books_slots(k->books); slot++) {
 		const struct books_hold *h = books_hold(k->books, slot);
+		struct journal_split split;
 		struct journal_record r;
 
 		if (!h->open)
 			continue;
-		books_end_record(k->books, slot, h->op + 1, now, &r);
+		books_end_record(k->books, slot, h->op + 1, now, &r, &split);
 		r.proc = PROC_KEEPER;
-		keeper_append(k, &r, NULL);
+		keeper_append(k, &r, &split);
 		r.type == JOURNAL_VOID ? voided++ : settled++;
 		if (journal_staged(k->journal) >= KEEPER_BATCH_RECORDS && keeper_commit(k) < 0)
 			return -1;
@@ -176,73 +177,19 @@ close_holds(struct keeper *k)
 	return 0;
 }
 
-/* The prices of the config's models, journaled where they are new; -1: there are too many. */
+/* Not the disk's fault if it fails. */
 static int
-register_prices(struct keeper *k)
+enter_prices(struct keeper *k)
 {
-	const struct config *config = k->heritage->config;
-
-	for (int i = 0; i < config->model_count; i++) {
-		const struct config_model *m = &config->model[i];
-		size_t len = strlen(m->name);
-		uint32_t id;
-
-		if (len > UINT16_MAX)
-			len = UINT16_MAX;
-		id = books_price_find(k->books, m->name, len, &m->price);
-		/* Before it is in the journal, where it would be for ever. */
-		if (id == JOURNAL_NONE && books_prices(k->books) >= PRICE_MAX) {
-			log_warnx("the journal has %d prices, the most there can be: model %s "
-			    "cannot have a new one", PRICE_MAX, m->name);
-			errno = 0;
-			return -1;
-		}
-		if (id == JOURNAL_NONE) {
-			struct journal_price head = {.prompt = m->price.prompt,
-			    .cached = m->price.cached, .completion = m->price.completion,
-			    .model_len = (uint16_t)len};
-			struct journal_record r = {.type = JOURNAL_PRICE,
-			    .version = JOURNAL_VERSION, .proc = PROC_KEEPER, .slot = JOURNAL_NONE,
-			    .account = JOURNAL_NONE, .price = books_prices(k->books),
-			    .payload_len = (uint32_t)(sizeof head + len),
-			    .time_us = keeper_realtime_us()};
-
-			id = r.price;
-			k->payload.len = 0;
-			buf_add(&k->payload, &head, sizeof head);
-			buf_add(&k->payload, m->name, len);
-			if (k->payload.failed)
-				fatal("keeper: prices");
-			keeper_append(k, &r, k->payload.data);
-		}
-		/* Relaxed: `filled` or, after a reload, the fork of the new workers comes later. */
-		atomic_store_explicit(region_model_price(k->region, (uint32_t)i), id,
-		    memory_order_relaxed);
-	}
-	return 0;
-}
-
-static int
-show_prices(struct keeper *k)
-{
-	uint32_t n = books_prices(k->books);
-
-	if (n > PRICE_MAX) {
-		log_warnx("more than %d prices in the journal", PRICE_MAX);
-		errno = 0;
-		return -1;
-	}
-	for (uint32_t i = 0; i < n; i++)
-		*region_price(k->region, i) = books_price(k->books, i)->price;
-	/* Release, pairs with whoever reads the count: the prices are there. */
-	atomic_store_explicit(&k->region->h->prices, n, memory_order_release);
-	return 0;
+	errno = 0;
+	return keeper_prices_enter(k);
 }
 
 static int
 show_tables(struct keeper *k)
 {
-	if (show_prices(k) < 0)
+	errno = 0;
+	if (keeper_prices_show(k, true) < 0)
 		return -1;
 	for (uint32_t i = 0; i < books_accounts(k->books); i++) {
 		if (keeper_show_account(k, i) < 0)
@@ -351,7 +298,7 @@ resume(struct keeper *k)
 	struct region_header *h = k->region->h;
 
 	/* Always a commit, be it of nothing: it shows that the disk takes one. */
-	if (register_prices(k) < 0 || keeper_commit(k) < 0)
+	if (enter_prices(k) < 0 || keeper_commit(k) < 0)
 		return -1;
 	FAULT("recover.committed");
 	if (show_tables(k) < 0)
@@ -374,7 +321,7 @@ fill(struct keeper *k)
 		return -1;
 	FAULT("recover.closing");
 	/* All of it durable, and the epoch with it, before anyone may take a hold. */
-	if (register_prices(k) < 0 || keeper_commit(k) < 0 || show_tables(k) < 0)
+	if (enter_prices(k) < 0 || keeper_commit(k) < 0 || show_tables(k) < 0)
 		return -1;
 	FAULT("recover.closed");
 	for (uint32_t slot = 0;

@@ -14,7 +14,8 @@
 #include "daemon/stream.h"
 
 struct relay_mark {
-	uint32_t hidden, shown; /* bytes of its text that are not metered yet */
+	/* Bytes of its text that are not metered yet. */
+	uint32_t thought, hidden, shown;
 	uint32_t paid;          /* bytes that are: of what it shows, or of a piece */
 	uint32_t len;           /* of its text */
 	uint32_t frame;
@@ -91,18 +92,19 @@ relay_failed(const struct relay *r)
 }
 
 static void
-push(struct relay *r, size_t hidden, size_t shown, size_t frame, bool anew)
+push(struct relay *r, size_t thought, size_t hidden, size_t shown, size_t frame, bool anew)
 {
 	struct relay_mark m = {
+	    .thought = (uint32_t)thought,
 	    .hidden = (uint32_t)hidden,
 	    .shown = (uint32_t)shown,
-	    .len = (uint32_t)(hidden + shown),
+	    .len = (uint32_t)(thought + hidden + shown),
 	    .frame = (uint32_t)frame,
 	    .anew = anew,
 	    .at = r->pushed,
 	};
 
-	r->said += hidden + shown;
+	r->said += thought + hidden + shown;
 	buf_add(&r->marks, &m, sizeof m);
 }
 
@@ -144,7 +146,7 @@ push_piece(struct relay *r, const struct answer_piece *p)
 	    .kind = (uint8_t)p->kind,
 	};
 	size_t frame = sizeof head + p->id.len + p->name.len, len = p->name.len + p->text.len;
-	bool shown = p->kind == ANSWER_TEXT;
+	bool shown = p->kind == ANSWER_TEXT, thought = p->kind == ANSWER_REASONING;
 
 	if (len + p->id.len == 0)
 		return;
@@ -153,7 +155,7 @@ push_piece(struct relay *r, const struct answer_piece *p)
 	buf_span(&r->frames, p->name);
 	buf_span(&r->text, p->name);
 	buf_span(&r->text, p->text);
-	push(r, shown ? 0 : len, shown ? len : 0, frame, true);
+	push(r, thought ? len : 0, shown || thought ? 0 : len, shown ? len : 0, frame, true);
 	r->some_anew = true;
 }
 
@@ -183,7 +185,7 @@ relay_text(struct stream *st, struct span text, const struct decoder_event *ev)
 		r->pushed.begun = true;
 		st->api->relay_text(&r->frames, ev);
 	}
-	push(r, 0, text.len, r->frames.len - before, false);
+	push(r, 0, 0, text.len, r->frames.len - before, false);
 }
 
 /* In the order in which such answers are given. */
@@ -203,7 +205,7 @@ relay_pieces(struct stream *st, const struct delta *d)
 		    .text = d->call[i].arguments});
 	buf_span(&r->text, d->other);
 	if (d->other.len > 0)
-		push(r, d->other.len, 0, 0, false);
+		push(r, 0, d->other.len, 0, 0, false);
 	if (d->calls_missing)
 		stream_close(st, OUTCOME_UPSTREAM, "upstream_error",
 		    "the provider sent too many tool calls at once");
@@ -228,7 +230,7 @@ void
 relay_delta(struct stream *st, const struct delta *d, const struct decoder_event *ev)
 {
 	struct relay *r = st->relay;
-	size_t text = r->text.len, hidden, frame = r->frames.len;
+	size_t text = r->text.len, thought, hidden, frame = r->frames.len;
 	enum api_place place = API_NOWHERE;
 
 	if (ev != NULL && written_anew(st)) {
@@ -238,9 +240,10 @@ relay_delta(struct stream *st, const struct delta *d, const struct decoder_event
 		return;
 	}
 	buf_span(&r->text, d->reasoning);
+	thought = r->text.len - text;
 	buf_span(&r->text, d->tool_arguments);
 	buf_span(&r->text, d->other);
-	hidden = r->text.len - text;
+	hidden = r->text.len - text - thought;
 	buf_span(&r->text, d->refusal);
 	buf_span(&r->text, d->text);
 	if (ev != NULL && ev->data.len > 0) {
@@ -253,7 +256,7 @@ relay_delta(struct stream *st, const struct delta *d, const struct decoder_event
 		place = API_END;
 	if (place == API_END || place == API_USAGE)
 		keep_for_end(st, place, frame, d->usage.present || d->usage_bad);
-	push(r, hidden, r->text.len - text - hidden, r->frames.len - frame, false);
+	push(r, thought, hidden, r->text.len - text - thought - hidden, r->frames.len - frame, false);
 }
 
 static struct relay_mark *
@@ -355,11 +358,11 @@ wait_or_end(struct stream *st, enum meter_result result)
 }
 
 static enum meter_result
-take(struct stream *st, bool shown, size_t len, size_t *taken)
+take(struct stream *st, enum meter_kind kind, size_t len, size_t *taken)
 {
 	struct relay *r = st->relay;
 	bool saved;
-	enum meter_result result = meter_take(&st->meter, shown, r->text.data + r->text_at, len,
+	enum meter_result result = meter_take(&st->meter, kind, r->text.data + r->text_at, len,
 	    kept_unsaved(st), taken, &saved);
 
 	if (saved)
@@ -377,7 +380,7 @@ shown_together(struct relay *r)
 	for (size_t at = r->mark_at; at < r->marks.len; at += sizeof(struct relay_mark)) {
 		struct relay_mark *m = mark(r, at);
 
-		if (m->hidden > 0)
+		if (m->thought + m->hidden > 0)
 			break;
 		n += m->shown;
 	}
@@ -412,7 +415,7 @@ account(struct stream *st, size_t taken)
 	while (relay_waits(r) && !st->stop_wanted) {
 		struct relay_mark *m = mark(r, r->mark_at);
 
-		if (m->hidden > 0)
+		if (m->thought + m->hidden > 0)
 			return;
 		if (taken < m->shown) {
 			m->shown -= (uint32_t)taken;
@@ -436,8 +439,15 @@ relay_run(struct stream *st)
 	while (relay_waits(r)) {
 		struct relay_mark *m = mark(r, r->mark_at);
 
+		if (m->thought > 0) {
+			result = take(st, METER_THOUGHT, m->thought, &taken);
+			m->thought -= (uint32_t)taken;
+			m->paid += m->anew ? (uint32_t)taken : 0;
+			if (result != METER_TAKEN)
+				return wait_or_end(st, result);
+		}
 		if (m->hidden > 0) {
-			result = take(st, false, m->hidden, &taken);
+			result = take(st, METER_HIDDEN, m->hidden, &taken);
 			m->hidden -= (uint32_t)taken;
 			m->paid += m->anew ? (uint32_t)taken : 0;
 			if (result != METER_TAKEN)
@@ -446,7 +456,7 @@ relay_run(struct stream *st)
 		}
 		n = shown_together(r);
 		taken = 0;
-		result = n > 0 ? take(st, true, n, &taken) : METER_TAKEN;
+		result = n > 0 ? take(st, METER_SHOWN, n, &taken) : METER_TAKEN;
 		if (result == METER_TAKEN && r->text_at == r->text.len && !r->some_anew) {
 			let_all_out(r);
 			return true;

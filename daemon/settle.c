@@ -34,7 +34,8 @@ believable(const struct stream *st)
 
 	if (!u->present || st->usage_odd)
 		return false;
-	if (u->prompt < 0 || u->completion < 0 || u->cached < 0 || u->cached > u->prompt)
+	if (u->prompt < 0 || u->completion < 0 || u->cached < 0 || u->cache_write < 0 ||
+	    u->cached > u->prompt || u->cache_write > u->prompt - u->cached)
 		return false;
 	if (u->completion > (int64_t)st->sent_limit * st->choices ||
 	    (uint64_t)u->prompt > st->prompt_bytes)
@@ -60,7 +61,31 @@ charge_count(struct stream *st)
 	x->prompt = st->prompt_tokens;
 	x->cached = 0;
 	x->completion = meter_tokens(&st->meter);
-	x->charge = price_cost(&st->hold->price, x->prompt, 0, x->completion);
+	x->reasoning = meter_reasoning(&st->meter);
+	x->charge = meter_cost(&st->meter);
+}
+
+/*
+ * What the provider says.  Those that do not say how much of it was reasoning (Anthropic, Ollama)
+ * stream it: then it is what we counted.
+ */
+static void
+charge_usage(struct stream *st)
+{
+	struct settlement *x = &st->settlement;
+	const struct usage *u = &st->usage;
+
+	x->prompt = (uint32_t)(u->prompt - u->cached);
+	x->cached = (uint32_t)u->cached;
+	x->cache_write = (uint32_t)u->cache_write;
+	x->completion = (uint32_t)u->completion;
+	x->reasoning = u->reasoning > 0 ? (uint32_t)(u->reasoning < UINT32_MAX ? u->reasoning : UINT32_MAX)
+	    : st->opened_us != 0	? meter_reasoning(&st->meter)
+					: 0;
+	if (x->reasoning > x->completion)
+		x->reasoning = x->completion;
+	x->charge = price_cost_of(&st->hold->price,
+	    &(struct tokens){x->prompt, x->cached, x->completion, x->reasoning, x->cache_write});
 }
 
 /* Our count and the provider's.  What it bills and did not stream is nobody's miscount. */
@@ -73,7 +98,7 @@ compare(const struct stream *st, uint32_t theirs)
 
 	metrics_drift(tokenizer_exact(m->tokenizer) ? ours : meter_tokens(&st->meter), theirs);
 	/* Nor does it say anything of text. */
-	if (m->hidden_tokens || (st->usage.reasoning > 0 && st->meter.hidden.now == 0) ||
+	if (m->hidden_tokens || (st->usage.reasoning > 0 && st->meter.thought.now == 0) ||
 	    !calibrate_learn(m, ours, theirs))
 		return;
 	snprintf(mean, sizeof mean, "%.3f", (double)calibrate_mean(m) / TOKENS_SCALE);
@@ -97,10 +122,7 @@ work_out(struct stream *st)
 	if (said && !believed && (st->usage.present || st->usage_odd))
 		disbelieve(st);
 	if (believed) {
-		x->prompt = (uint32_t)(st->usage.prompt - st->usage.cached);
-		x->cached = (uint32_t)st->usage.cached;
-		x->completion = (uint32_t)st->usage.completion;
-		x->charge = price_cost(&st->hold->price, x->prompt, x->cached, x->completion);
+		charge_usage(st);
 		if (ours > 0)
 			compare(st, x->completion);
 	} else if ((ours > 0 || (st->complete && st->api != NULL && st->api->prompt_only)) &&
@@ -299,6 +321,8 @@ settle_from_row(struct stream *st, const struct stream_row *row)
 	    .prompt = row->prompt,
 	    .cached = row->cached,
 	    .completion = row->completion,
+	    .reasoning = row->reasoning,
+	    .cache_write = row->cache_write,
 	    .outcome = row->outcome,
 	    .voided = row->voided != 0,
 	};

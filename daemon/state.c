@@ -30,7 +30,7 @@ state_env(MDB_env **env, const char *state_dir, size_t map_bytes, unsigned flags
 	}
 	if ((size_t)snprintf(path, sizeof path, "%s/%s", state_dir, STATE_FILE) >= sizeof path)
 		return ENAMETOOLONG;
-	if ((rc = mdb_env_set_maxdbs(*env, 10)) == 0 &&
+	if ((rc = mdb_env_set_maxdbs(*env, 16)) == 0 &&
 	    (rc = mdb_env_set_maxreaders(*env, STATE_READERS_MAX)) == 0 &&
 	    (map_bytes == 0 || (rc = mdb_env_set_mapsize(*env, map_bytes)) == 0))
 		rc = mdb_env_open(*env, path, MDB_NOSUBDIR | MDB_NOTLS | flags, 0600);
@@ -51,6 +51,7 @@ state_databases(struct state_databases *db, MDB_txn *txn, unsigned flags)
 	    {"keys", MDB_INTEGERKEY, &db->keys},
 	    {"refs", 0, &db->refs},
 	    {"prices", MDB_INTEGERKEY, &db->prices},
+	    {"price_sets", MDB_INTEGERKEY, &db->price_sets},
 	    {"slots", MDB_INTEGERKEY, &db->slots},
 	    {"streams", 0, &db->streams},
 	    {"texts", 0, &db->texts},
@@ -201,6 +202,7 @@ database_of(const struct state *st, enum books_table table)
 	    [ROWS_HOLDS] = st->db.holds,
 	    [ROWS_KEYS] = st->db.keys,
 	    [ROWS_REFS] = st->db.refs,
+	    [ROWS_PRICE_SETS] = st->db.price_sets,
 	};
 
 	return dbi[table];
@@ -279,6 +281,8 @@ put_books(struct state *st, MDB_txn *txn, const struct books *b)
 		rc = put_row(st, txn, ROWS_REFS, b, i);
 	for (uint32_t i = c.prices_from; i < books_prices(b) && rc == 0; i++)
 		rc = put_row(st, txn, ROWS_PRICES, b, i);
+	for (uint32_t i = 0; c.price_sets && i < books_price_sets(b) && rc == 0; i++)
+		rc = put_row(st, txn, ROWS_PRICE_SETS, b, i);
 	return rc;
 }
 

@@ -71,6 +71,7 @@ struct stream_row {
 	uint64_t text_len;
 	uint32_t account, price;
 	uint32_t prompt, cached, completion; /* at the end: what was charged for */
+	uint32_t reasoning, cache_write;     /* of completion, of prompt */
 	uint32_t generation;
 	uint8_t proc;
 	uint8_t outcome; /* enum journal_outcome */

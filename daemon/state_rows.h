@@ -7,7 +7,7 @@
  * are drawn in daemon/books_rows.h.
  *
  *   meta      "progress"           -> struct state_meta_row
- *   accounts, holds, keys, refs, prices: the books
+ *   accounts, holds, keys, refs, prices, price_sets: the books
  *   slots     slot (32 bits)       -> id of the stream that its records belong to
  *   streams   stream id (16 bytes) -> struct stream_row up to model_len
  *   texts     stream id, sequence  -> a piece of its text (sequence big-endian: they sort)
@@ -19,7 +19,7 @@
 #include "daemon/state.h"
 
 #define STATE_FILE "state.mdb"
-#define STATE_FORMAT 5
+#define STATE_FORMAT 6
 #define STATE_MAP_BYTES (UINT64_C(64) << 30)
 #define STATE_READERS_MAX 1024
 
@@ -39,7 +39,7 @@ struct end_key {
 };
 
 struct state_databases {
-	MDB_dbi meta, accounts, holds, keys, refs, prices, slots, streams, texts, ends;
+	MDB_dbi meta, accounts, holds, keys, refs, prices, price_sets, slots, streams, texts, ends;
 };
 
 struct state {

@@ -106,12 +106,23 @@ put_reserve(struct projection *p, const struct journal_entry *e)
 	return put_row(p, head.stream_id, &row);
 }
 
+/* How much of an EXTEND's, MARK's, SETTLE's or VOID's payload stands before the text. */
+static size_t
+split_len(const struct journal_entry *e)
+{
+	return e->record.version == JOURNAL_VERSION_KINDS &&
+	        e->payload_len >= sizeof(struct journal_split)
+	    ? sizeof(struct journal_split)
+	    : 0;
+}
+
 static int
 put_text(struct projection *p, const uint8_t id[static 16], const struct journal_entry *e)
 {
 	struct text_key text;
 	MDB_val key = {sizeof text, &text};
-	MDB_val value = {e->payload_len, (void *)(uintptr_t)e->payload};
+	MDB_val value = {e->payload_len - split_len(e),
+	    (char *)(uintptr_t)e->payload + split_len(e)};
 
 	memcpy(text.id, id, sizeof text.id);
 	state_put_be64(text.sequence, e->sequence);
@@ -123,6 +134,7 @@ end_row(struct projection *p, const uint8_t id[static 16], const struct journal_
     struct stream_row *row)
 {
 	const struct journal_record *r = &e->record;
+	struct journal_split split = {0};
 	struct end_key end;
 	MDB_val key = {sizeof end, &end}, value = {0, NULL};
 
@@ -132,6 +144,10 @@ end_row(struct projection *p, const uint8_t id[static 16], const struct journal_
 	row->uncollected = r->extra;
 	row->cached = r->cached;
 	row->completion = r->completion;
+	if (split_len(e) > 0)
+		memcpy(&split, e->payload, sizeof split);
+	row->reasoning = split.reasoning;
+	row->cache_write = split.cache_write;
 	if (!row->voided)
 		row->prompt = r->prompt;
 	row->ended_us = r->time_us;
@@ -161,10 +177,10 @@ put_progress(struct projection *p, const struct journal_entry *e)
 	memcpy(id, value.mv_data, sizeof id);
 	if ((rc = get_row(p, id, &row)) != 0)
 		return rc == MDB_NOTFOUND ? 0 : rc;
-	if (e->payload_len > 0) {
+	if (e->payload_len > split_len(e)) {
 		if ((rc = put_text(p, id, e)) != 0)
 			return rc;
-		row.text_len += e->payload_len;
+		row.text_len += e->payload_len - split_len(e);
 	}
 	if (r->type == JOURNAL_SETTLE || r->type == JOURNAL_VOID) {
 		if ((rc = end_row(p, id, e, &row)) != 0)

@@ -153,6 +153,7 @@ forget(struct streams *s, struct stream *st)
 	buf_free(&st->pieces);
 	buf_free(&st->pending);
 	buf_free(&st->pending_hidden);
+	buf_free(&st->pending_thought);
 	buf_free(&st->raw_error);
 	decoder_free(&st->decoder);
 	free(st);
@@ -262,7 +263,7 @@ stream_touch(struct stream *st)
 bool
 stream_waits(const struct stream *st)
 {
-	return st->pending.len + st->pending_hidden.len > 0 ||
+	return st->pending.len + st->pending_hidden.len + st->pending_thought.len > 0 ||
 	    (st->relay != NULL && relay_waits(st->relay));
 }
 
@@ -413,6 +414,7 @@ stream_close(struct stream *st, uint8_t outcome, const char *error_code, const c
 	attempt_fini(st);
 	buf_free(&st->pending);
 	buf_free(&st->pending_hidden);
+	buf_free(&st->pending_thought);
 	if (st->relay != NULL)
 		relay_drop(st->relay);
 	decoder_free(&st->decoder);
@@ -449,9 +451,11 @@ stream_run(struct stream *st)
 	stream_move(st, STREAM_CALLING);
 	st->opened_us = st->call_us = st->progress_us = monotonic_us();
 	atomic_store_explicit(&st->hold->opened, 1, memory_order_release);
-	/* No more than what the credit can pay, as far as that is known now.  What is held is
+	/* No more than what the credit can pay, as far as that is known now: what is streamed is
+	 * cut where it ends, whichever kind it is; of what is not nobody knows.  What is held is
 	 * paid even where an operator put the account under its floor. */
-	payable = price_covers(&st->hold->price, st->prompt_tokens, 0,
+	payable = (held_only ? price_covers_least : price_covers_most)(&st->hold->price,
+	    st->prompt_tokens,
 	    st->hold->amount + (available > 0 && !held_only ? available : 0));
 	st->sent_limit = st->max_tokens;
 	if (payable < st->max_tokens) {

@@ -99,7 +99,8 @@ struct stream {
 	struct buf pieces;               /* its pieces' lengths: 1..PIECE_MAX, or PIECE_MORE */
 	bool piece_open;                 /* the last piece may grow: it was not shown yet */
 	struct buf pending;              /* shown text that waits for its slice */
-	struct buf pending_hidden;       /* reasoning and the like that waits for it */
+	struct buf pending_hidden;       /* tool calls and the like that wait for it */
+	struct buf pending_thought;      /* reasoning that does */
 	struct buf raw_error;            /* the body of a provider's refusal */
 	size_t saved;                    /* bytes of text that are in the journal */
 

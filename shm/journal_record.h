@@ -4,7 +4,8 @@
 /*
  * The journal's record: what a worker, the admin process or the reaper hands to the keeper,
  * and what stands in journal.mdb under its sequence number.  64 bytes, little endian.
- * A change of size, order or meaning bumps JOURNAL_VERSION.
+ * A change of size, order or meaning bumps JOURNAL_VERSION.  An EXTEND, MARK or SETTLE of
+ * JOURNAL_VERSION_KINDS begins its payload with struct journal_split, else it is the same.
  *
  *   0        1        2        3        4                 8
  *   | type   | version| outcome| proc   | slot            |
@@ -19,6 +20,7 @@
 #include <stdint.h>
 
 #define JOURNAL_VERSION 1
+#define JOURNAL_VERSION_KINDS 2
 #define JOURNAL_NONE UINT32_MAX /* "no account", "no slot", "no price" */
 
 enum journal_type {
@@ -50,7 +52,7 @@ enum journal_type {
 	 * keeper gives the key's. */
 	JOURNAL_KEY_REVOKE = 10,
 	/* A price came into use (written by the keeper).  price: its id; payload: struct
-	 * journal_price. */
+	 * journal_price; of JOURNAL_VERSION 1 only its first 32 bytes. */
 	JOURNAL_PRICE = 11,
 	/* No change; the keeper brings state.mdb up to this record before it answers.  Not stored. */
 	JOURNAL_SYNC = 12,
@@ -71,6 +73,9 @@ enum journal_type {
 	/* The ring's owner is dead and all its slots are finished (pushed by the master).  Not stored;
 	 * what it brings to light is: the keeper ends holds that its books still have open. */
 	JOURNAL_GONE = 18,
+	/* An operator set what a kind of a model's tokens costs, over the config.  amount: the
+	 * price, or PRICE_UNSET: as the config says; payload: struct journal_price_set. */
+	JOURNAL_PRICE_SET = 19,
 	JOURNAL_TYPES
 };
 
@@ -175,12 +180,32 @@ struct journal_key {
 #define KEY_MODELS_TEXT_MAX 2064 /* KEY_MODELS_MAX names of 128 bytes, with their line feeds */
 _Static_assert(sizeof(struct journal_key) == 56, "journal_key");
 
-struct journal_price {
+/* What JOURNAL_VERSION 1 had; then the model's name. */
+struct journal_price_former {
 	int64_t prompt, cached, completion; /* struct price */
-	uint16_t model_len;                 /* the model's name follows */
+	uint16_t model_len;
 	uint16_t pad[3];
 };
-_Static_assert(sizeof(struct journal_price) == 32, "journal_price");
+_Static_assert(sizeof(struct journal_price_former) == 32, "journal_price_former");
+
+struct journal_price {
+	struct journal_price_former former;
+	int64_t reasoning, cache_write, request; /* struct price; the model's name follows */
+};
+_Static_assert(sizeof(struct journal_price) == 56, "journal_price");
+
+struct journal_price_set {
+	uint16_t kind;      /* enum price_kind; PRICE_KINDS, with PRICE_UNSET: all of them */
+	uint16_t model_len; /* the model's name follows */
+};
+_Static_assert(sizeof(struct journal_price_set) == 4, "journal_price_set");
+
+/* Tokens that have prices of their own, where there are any. */
+struct journal_split {
+	uint32_t reasoning;   /* of completion */
+	uint32_t cache_write; /* of prompt */
+};
+_Static_assert(sizeof(struct journal_split) == 8, "journal_split");
 
 struct journal_checkpoint {
 	uint64_t sequence; /* of the last record that it stands for */

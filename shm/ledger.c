@@ -165,11 +165,23 @@ ledger_give(struct region *region, struct account *a, uint32_t slot, uint64_t se
 	} while (!word_replace(region, a, w, sum, tag_of(slot, seq)));
 }
 
-/* Completion tokens that this much of a hold pays for. */
-static uint32_t
-covers(const struct hold *h, int64_t amount)
+/* What the meter says. */
+static struct tokens
+metered(const struct hold *h)
 {
-	int64_t n = price_covers(&h->price, h->prompt, 0, amount);
+	/* Relaxed: our own word, or a dead process's. */
+	uint64_t meter = atomic_load_explicit(&h->meter, memory_order_relaxed);
+
+	return (struct tokens){.prompt = h->prompt,
+	    .completion = METER_TOKENS(meter),
+	    .reasoning = METER_REASONING(meter)};
+}
+
+uint32_t
+hold_covers(const struct hold *h, int64_t amount, bool reasoning)
+{
+	struct tokens t = metered(h);
+	int64_t n = price_covers_of(&h->price, &t, reasoning, amount);
 
 	return n < 0 ? 0 : n > UINT32_MAX ? UINT32_MAX : (uint32_t)n;
 }
@@ -178,23 +190,24 @@ covers(const struct hold *h, int64_t amount)
  * What a mark says: the meter, as far as the keeper knows the hold to pay for it.  After a
  * power cut the mark is charged, and no charge may be above its hold.
  */
-static uint32_t
-metered(const struct hold *h, int64_t known)
+static void
+mark_at(const struct hold *h, int64_t known, struct journal_record *r, struct journal_split *split)
 {
-	/* Relaxed: our own word, or a dead process's. */
-	uint32_t meter = METER_TOKENS(atomic_load_explicit(&h->meter, memory_order_relaxed));
-	uint32_t paid = covers(h, known);
+	struct tokens t = metered(h);
 
-	return meter < paid ? meter : paid;
+	price_fit(&h->price, &t, known);
+	r->completion = (uint32_t)t.completion;
+	split->reasoning = (uint32_t)(t.reasoning < t.completion ? t.reasoning : t.completion);
 }
 
 /* The record of this type that a hold's slot amounts to: nothing in it is from elsewhere. */
 void
 hold_record(const struct region *region, const struct hold *h, uint8_t type, uint64_t time_us,
-    struct journal_record *r)
+    struct journal_record *r, struct journal_split *split)
 {
 	uint32_t slot = hold_slot(region, h);
 
+	*split = (struct journal_split){0};
 	*r = (struct journal_record){
 	    .type = type,
 	    .version = JOURNAL_VERSION,
@@ -217,10 +230,10 @@ hold_record(const struct region *region, const struct hold *h, uint8_t type, uin
 	case JOURNAL_EXTEND:
 		r->amount = h->take;
 		r->extra = h->amount;
-		r->completion = metered(h, h->base);
+		mark_at(h, h->base, r, split);
 		break;
 	case JOURNAL_MARK:
-		r->completion = metered(h, h->amount);
+		mark_at(h, h->amount, r, split);
 		break;
 	case JOURNAL_SETTLE:
 	case JOURNAL_VOID:
@@ -230,11 +243,32 @@ hold_record(const struct region *region, const struct hold *h, uint8_t type, uin
 		r->cached = h->settle_cached;
 		r->completion = h->settle_completion;
 		r->outcome = h->outcome;
+		if (type == JOURNAL_SETTLE)
+			*split = (struct journal_split){
+			    h->settle_reasoning, h->settle_cache_write};
 		break;
 	default: /* JOURNAL_TOPUP, JOURNAL_ADJUST, JOURNAL_ACCOUNT_SET */
 		r->amount = h->take;
 		break;
 	}
+	if (split->reasoning != 0 || split->cache_write != 0)
+		r->version = JOURNAL_VERSION_KINDS;
+}
+
+uint64_t
+hold_push(struct ring *ring, const struct journal_record *r, const struct journal_split *split,
+    const void *payload, size_t payload_len)
+{
+	if (r->version == JOURNAL_VERSION_KINDS)
+		return ring_push2(ring, r, split, sizeof *split, payload, payload_len);
+	return ring_push(ring, r, payload, payload_len);
+}
+
+/* Is there room for a record of a hold with so much payload? */
+static bool
+room(const struct ledger *l, size_t payload_len)
+{
+	return ring_room(l->ring, sizeof(struct journal_split) + payload_len);
 }
 
 /* Journal what the hold says.  There is room: the caller looked before its first step. */
@@ -242,11 +276,12 @@ static uint64_t
 push(struct ledger *l, const struct hold *h, enum journal_type type, const void *payload,
     size_t payload_len)
 {
+	struct journal_split split;
 	struct journal_record r;
 	uint64_t position;
 
-	hold_record(l->region, h, (uint8_t)type, realtime_us(), &r);
-	position = ring_push(l->ring, &r, payload, payload_len);
+	hold_record(l->region, h, (uint8_t)type, realtime_us(), &r, &split);
+	position = hold_push(l->ring, &r, &split, payload, payload_len);
 	assert(position != 0);
 	return position;
 }
@@ -264,8 +299,7 @@ intact(const struct ledger *l, const struct hold *h)
 	const struct kept *k = kept(l, h);
 
 	return h->amount == k->held && h->account == k->account && h->price_id == k->price_id &&
-	    h->prompt == k->prompt && h->price.prompt == k->price.prompt &&
-	    h->price.cached == k->price.cached && h->price.completion == k->price.completion;
+	    h->prompt == k->prompt && memcmp(&h->price, &k->price, sizeof h->price) == 0;
 }
 
 /*
@@ -280,7 +314,7 @@ put_right(struct ledger *l, struct hold *h)
 
 	if (intact(l, h))
 		return true;
-	if (!ring_room(l->ring, 0))
+	if (!room(l, 0))
 		return false;
 	h->take = 0; /* as in take_more */
 	atomic_signal_fence(memory_order_seq_cst);
@@ -335,13 +369,13 @@ take_first(struct ledger *l, struct hold *h, uint64_t tag, const struct hold_ter
 
 	do {
 		w = word_read(t->account);
-		n = price_covers(&t->price, t->prompt, 0, under_cap(h, w.available));
+		n = price_covers_least(&t->price, t->prompt, under_cap(h, w.available));
 		if (n > t->want_tokens)
 			n = t->want_tokens;
 		if (n < (int64_t)t->min_tokens)
 			return false;
 		/* Before each CAS, so that the slot says what was taken if that one did it. */
-		h->amount = price_cost(&t->price, t->prompt, 0, (uint64_t)n);
+		h->amount = price_cost_most(&t->price, t->prompt, (uint64_t)n);
 	} while (!word_replace(l->region, t->account, w, w.available - h->amount, tag));
 	return true;
 }
@@ -360,7 +394,7 @@ ledger_reserve(struct ledger *l, const struct hold_terms *t, const void *payload
 	if (l->free_count == 0)
 		return LEDGER_FULL;
 	/* First, so that a hold once taken can be journaled. */
-	if (!ring_room(l->ring, payload_len))
+	if (!room(l, payload_len))
 		return LEDGER_BUSY;
 	slot = l->free[l->free_count - 1];
 	h = hold_at(l->region, slot);
@@ -415,28 +449,29 @@ ledger_reserve(struct ledger *l, const struct hold_terms *t, const void *payload
 	return LEDGER_OK;
 }
 
-uint32_t
-hold_covers(const struct hold *h)
-{
-	return covers(h, h->amount);
-}
-
-/* What an extend to so many tokens takes from this much credit: whole tokens, 0 for none. */
+/*
+ * What an extend to so many tokens takes from this much credit: whole tokens, 0 for none.  Those
+ * that are not metered yet are reasoning, or none of them is.
+ */
 static int64_t
-extend_take(const struct hold *h, uint32_t tokens, int64_t available)
+extend_take(const struct hold *h, uint32_t tokens, bool reasoning, int64_t available)
 {
+	struct tokens t = metered(h);
 	int64_t pays, n, cost;
 
 	if (available <= 0)
 		return 0;
 	if (__builtin_add_overflow(h->base, available, &pays))
 		pays = INT64_MAX;
-	n = price_covers(&h->price, h->prompt, 0, pays);
+	n = price_covers_of(&h->price, &t, reasoning, pays);
 	if (n > tokens)
 		n = tokens;
 	if (n < 0)
 		return 0;
-	cost = price_cost(&h->price, h->prompt, 0, (uint64_t)n);
+	if (reasoning && (uint64_t)n > t.completion)
+		t.reasoning += (uint64_t)n - t.completion;
+	t.completion = (uint64_t)n;
+	cost = price_cost_of(&h->price, &t);
 	return cost > h->base ? cost - h->base : 0;
 }
 
@@ -446,7 +481,7 @@ extend_take(const struct hold *h, uint32_t tokens, int64_t available)
  */
 /* Model: extend() in tests/model/worker.pml. */
 static void
-take_more(struct ledger *l, struct hold *h, uint32_t tokens, int64_t amount)
+take_more(struct ledger *l, struct hold *h, uint32_t tokens, bool reasoning, int64_t amount)
 {
 	struct account *a = account_at(l->region, h->account);
 	uint32_t slot = hold_slot(l->region, h);
@@ -467,7 +502,7 @@ take_more(struct ledger *l, struct hold *h, uint32_t tokens, int64_t amount)
 		w = word_read(a);
 		available = under_cap(h, w.available);
 		if (amount == 0)
-			h->take = extend_take(h, tokens, available);
+			h->take = extend_take(h, tokens, reasoning, available);
 		else if (available <= 0)
 			h->take = 0;
 		else
@@ -484,20 +519,20 @@ take_more(struct ledger *l, struct hold *h, uint32_t tokens, int64_t amount)
 }
 
 enum ledger_result
-ledger_extend(struct ledger *l, struct hold *h, uint32_t tokens, const void *payload,
-    size_t payload_len, uint64_t *position)
+ledger_extend(struct ledger *l, struct hold *h, uint32_t tokens, bool reasoning,
+    const void *payload, size_t payload_len, uint64_t *position)
 {
 	assert(hold_state(h) == HOLD_HELD);
 	*position = 0;
 	if (!put_right(l, h))
 		return LEDGER_BUSY;
-	if (tokens <= hold_covers(h))
+	if (tokens <= hold_covers(h, h->amount, reasoning))
 		return LEDGER_OK;
 	if (barred(account_at(l->region, h->account), ACCOUNT_FROZEN))
 		return LEDGER_CLOSED;
-	if (!ring_room(l->ring, payload_len))
+	if (!room(l, payload_len))
 		return LEDGER_BUSY;
-	take_more(l, h, tokens, 0);
+	take_more(l, h, tokens, reasoning, 0);
 	if (h->take == 0)
 		return LEDGER_SHORT;
 	*position = push(l, h, JOURNAL_EXTEND, payload, payload_len);
@@ -514,9 +549,9 @@ ledger_overdraw(struct ledger *l, struct hold *h, int64_t amount, uint64_t *posi
 		return LEDGER_BUSY;
 	if (amount <= h->amount || barred(account_at(l->region, h->account), ACCOUNT_FROZEN))
 		return LEDGER_OK;
-	if (!ring_room(l->ring, 0))
+	if (!room(l, 0))
 		return LEDGER_BUSY;
-	take_more(l, h, 0, amount);
+	take_more(l, h, 0, false, amount);
 	FAULT("overdraw.held");
 	if (h->take != 0)
 		*position = push(l, h, JOURNAL_EXTEND, NULL, 0);
@@ -530,7 +565,7 @@ ledger_mark(struct ledger *l, struct hold *h, const void *payload, size_t payloa
     uint64_t *position)
 {
 	assert(hold_state(h) == HOLD_HELD);
-	if (!put_right(l, h) || !ring_room(l->ring, payload_len))
+	if (!put_right(l, h) || !room(l, payload_len))
 		return LEDGER_BUSY;
 	*position = push(l, h, JOURNAL_MARK, payload, payload_len);
 	FAULT("mark.pushed");
@@ -548,7 +583,7 @@ ledger_settle(struct ledger *l, struct hold *h, const struct settlement *s, cons
 		(void)put_right(l, h);
 		return LEDGER_BUSY;
 	}
-	if (!ring_room(l->ring, payload_len))
+	if (!room(l, payload_len))
 		return LEDGER_BUSY;
 	assert(s->charge >= 0 && s->charge <= h->amount && !(s->voided && s->charge != 0));
 	kept(l, h)->held = h->amount - s->charge;
@@ -558,6 +593,8 @@ ledger_settle(struct ledger *l, struct hold *h, const struct settlement *s, cons
 	h->settle_prompt = s->prompt;
 	h->settle_cached = s->cached;
 	h->settle_completion = s->completion;
+	h->settle_reasoning = s->reasoning;
+	h->settle_cache_write = s->cache_write;
 	h->outcome = s->outcome;
 	h->voided = s->voided;
 	hold_move(h, hold_seq(h) + 1, HOLD_SETTLING);
@@ -577,7 +614,7 @@ credit(struct ledger *l, struct account *a, enum journal_type type, int64_t amou
 
 	if (l->free_count == 0)
 		return LEDGER_FULL;
-	if (!ring_room(l->ring, payload_len))
+	if (!room(l, payload_len))
 		return LEDGER_BUSY;
 	h = hold_at(l->region, l->free[--l->free_count]);
 	atomic_store_explicit(&h->meter, 0, memory_order_relaxed);

@@ -42,7 +42,8 @@ enum hold_state {
  * master's.
  *
  *   0    state       sequence << 8 | enum hold_state: one 64-bit store moves a hold
- *   8    meter       completion tokens produced, stored before their bytes are queued
+ *   8    meter       completion tokens produced, stored before their bytes are queued; how
+ *                    many of them are reasoning << 32
  *   16   amount, base, take, actual, uncollected
  *   56   account, price_id
  *   64   applied     highest sequence known to have been applied to the account (helpers)
@@ -51,11 +52,12 @@ enum hold_state {
  *                    MARK)
  *   80   prompt, settle_prompt, settle_cached, settle_completion, max_tokens
  *   100  model, outcome, opened, generation, voided, reserved_us
- *   128  stream_id, session_id, price, deadline_us
- *   192  seat        shm/seat.h
- *   256  purse       shm/purse.h
+ *   128  stream_id, session_id, price (6 x 8), deadline_us
+ *   216  settle_reasoning, settle_cache_write
+ *   256  seat        shm/seat.h
+ *   320  purse       shm/purse.h
  */
-struct hold { /* 320 bytes */
+struct hold { /* 384 bytes */
 	_Alignas(64) _Atomic uint64_t state;
 	_Atomic uint64_t meter;
 	int64_t amount;      /* debited for this hold, all extends included */
@@ -80,6 +82,7 @@ struct hold { /* 320 bytes */
 	uint8_t session_id[16];
 	struct price price;
 	uint64_t deadline_us; /* CLOCK_REALTIME: void it if nobody opened it by then */
+	uint32_t settle_reasoning, settle_cache_write; /* SETTLING: of the above */
 	_Alignas(64) struct hold_seat {
 		_Atomic uint64_t state;   /* sequence << 8 | enum seat_state; owner and reaper */
 		_Atomic uint64_t applied; /* highest sequence known to have been applied (helpers) */
@@ -95,7 +98,7 @@ struct hold { /* 320 bytes */
 		uint64_t key_id;
 	} purse;
 };
-_Static_assert(sizeof(struct hold) == 320, "hold");
+_Static_assert(sizeof(struct hold) == 384, "hold");
 
 #define HOLD_STATE(word) ((enum hold_state)((word) & 0xff))
 #define HOLD_SEQ(word) ((word) >> 8)
@@ -111,8 +114,9 @@ _Static_assert(sizeof(struct hold) == 320, "hold");
 #define HOLD_SEQ_STEP (UINT64_C(1) << 36)
 #define HOLD_SEQ_USED_UP (HOLD_SEQ_END - 2 * HOLD_SEQ_STEP)
 
-/* The meter word: tokens, and whether a first token came (a stream of zero tokens is void). */
+/* The meter word: completion tokens (a stream of none is void), and how many are reasoning. */
 #define METER_TOKENS(word) ((uint32_t)(word))
+#define METER_REASONING(word) ((uint32_t)((word) >> 32))
 
 enum ledger_result {
 	LEDGER_OK = 0,
@@ -186,7 +190,8 @@ struct hold_terms {
 	uint32_t prompt;     /* tokens */
 	uint32_t max_tokens; /* completion tokens, capped */
 	uint32_t min_tokens; /* fewer payable completion tokens than this: LEDGER_SHORT */
-	uint32_t want_tokens; /* reserve for so many if they can be paid, else for what can be */
+	uint32_t want_tokens; /* reserve for so many if they can be paid, else for what can be;
+				 each at the price of the dearer kind */
 	uint32_t seats;       /* open holds that the account may have with this one; 0: any number */
 	uint16_t model;
 	uint8_t stream_id[16], session_id[16];
@@ -202,12 +207,12 @@ enum ledger_result ledger_reserve(struct ledger *, const struct hold_terms *, co
     size_t payload_len, struct hold **, uint64_t *position) __attribute__((warn_unused_result));
 
 /*
- * Grow a held hold so that it pays `tokens` completion tokens in all, or as many as the account
- * can.  Always whole tokens.  LEDGER_SHORT: not one more token is payable, nothing changed.
+ * Grow a held hold so that it pays `tokens` completion tokens in all, those that the meter has not
+ * yet being reasoning or not, or as many as the account can.  Always whole tokens.  LEDGER_SHORT: not one more token is payable, nothing changed.
  * The new tokens may be used once `position` is durable; *position is 0 if the hold paid so many
  * already.  The record is a mark too; the payload is the text since the last one.
  */
-enum ledger_result ledger_extend(struct ledger *, struct hold *, uint32_t tokens,
+enum ledger_result ledger_extend(struct ledger *, struct hold *, uint32_t tokens, bool reasoning,
     const void *payload, size_t payload_len, uint64_t *position)
     __attribute__((warn_unused_result));
 
@@ -218,18 +223,22 @@ enum ledger_result ledger_extend(struct ledger *, struct hold *, uint32_t tokens
 enum ledger_result ledger_overdraw(struct ledger *, struct hold *, int64_t amount,
     uint64_t *position) __attribute__((warn_unused_result));
 
-/* Completion tokens that the hold pays for (durable or not). */
-uint32_t hold_covers(const struct hold *);
+/*
+ * Completion tokens in all that so much of a hold pays for, those that the meter has not yet being
+ * reasoning or not.
+ */
+uint32_t hold_covers(const struct hold *, int64_t amount, bool reasoning);
 
 /* Store the count of tokens produced.  Before any of their bytes enters a queue; never lowers. */
 /* Model: meter() in tests/model/worker.pml. */
 static inline void
-ledger_meter(struct hold *h, uint32_t tokens)
+ledger_meter(struct hold *h, uint32_t tokens, uint32_t reasoning)
 {
 	/* Release: whoever reaps reads it after waitpid; the order against our own later writes to
 	 * sockets is what counts, and a system call is not moved before a release store. */
 	if (tokens > METER_TOKENS(atomic_load_explicit(&h->meter, memory_order_relaxed)))
-		atomic_store_explicit(&h->meter, tokens, memory_order_release);
+		atomic_store_explicit(
+		    &h->meter, (uint64_t)reasoning << 32 | tokens, memory_order_release);
 }
 
 /* Journal the meter (not waited for). */
@@ -240,6 +249,8 @@ struct settlement {
 	int64_t charge;      /* <= hold->amount; 0 with `voided` */
 	int64_t uncollected;
 	uint32_t prompt, cached, completion; /* what is charged for; prompt without cached */
+	uint32_t reasoning;                  /* of completion */
+	uint32_t cache_write;                /* of prompt */
 	uint8_t outcome;                     /* enum journal_outcome */
 	bool voided;
 };
@@ -280,7 +291,10 @@ enum ring_status ledger_close(struct ledger *, struct hold *, uint64_t position,
 /* Shared with shm/reap.c. */
 void hold_move(struct hold *, uint64_t seq, enum hold_state);
 void hold_record(const struct region *, const struct hold *, uint8_t type, uint64_t time_us,
-    struct journal_record *);
+    struct journal_record *, struct journal_split *);
+/* Push it, with what its payload begins with; 0 if the ring is full. */
+uint64_t hold_push(struct ring *, const struct journal_record *, const struct journal_split *,
+    const void *payload, size_t payload_len);
 bool ledger_took(const struct account *, uint32_t slot, const struct hold *, uint64_t seq);
 void ledger_give(struct region *, struct account *, uint32_t slot, uint64_t seq, int64_t amount);
 

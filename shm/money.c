@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <stdbool.h>
+#include <string.h>
 
 /* Tokens (64 bits) times a price (63 bits) and the sum of two such fit; a third may not. */
 typedef unsigned __int128 u128;
@@ -96,6 +97,55 @@ money_format(char text[static MONEY_TEXT_MAX], int64_t amount)
 	return at;
 }
 
+const char *const price_kind_name[PRICE_KINDS] = {
+    [PRICE_PROMPT] = "prompt",
+    [PRICE_CACHED] = "cached",
+    [PRICE_COMPLETION] = "completion",
+    [PRICE_REASONING] = "reasoning",
+    [PRICE_CACHE_WRITE] = "cache_write",
+    [PRICE_REQUEST] = "request",
+};
+
+enum price_kind
+price_kind(const char *name, size_t len)
+{
+	int k = 0;
+
+	while (k < PRICE_KINDS &&
+	       (strlen(price_kind_name[k]) != len || memcmp(price_kind_name[k], name, len) != 0))
+		k++;
+	return (enum price_kind)k;
+}
+
+int64_t *
+price_field(struct price *p, enum price_kind kind)
+{
+	int64_t *const field[PRICE_KINDS] = {
+	    &p->prompt, &p->cached, &p->completion, &p->reasoning, &p->cache_write, &p->request};
+
+	return field[kind];
+}
+
+static int64_t
+said(int64_t over, int64_t base, int64_t otherwise)
+{
+	return over >= 0 ? over : base >= 0 ? base : otherwise;
+}
+
+struct price
+price_resolve(const struct price *base, const struct price *over)
+{
+	struct price p;
+
+	p.prompt = said(over->prompt, base->prompt, 0);
+	p.cached = said(over->cached, base->cached, p.prompt);
+	p.completion = said(over->completion, base->completion, 0);
+	p.reasoning = said(over->reasoning, base->reasoning, p.completion);
+	p.cache_write = said(over->cache_write, base->cache_write, p.prompt);
+	p.request = said(over->request, base->request, 0);
+	return p;
+}
+
 /* Tokens times price of one kind; a price below 0 cannot come from a checked config. */
 static u128
 part_of(uint64_t tokens, int64_t price)
@@ -103,13 +153,30 @@ part_of(uint64_t tokens, int64_t price)
 	return price > 0 ? (u128)tokens * (uint64_t)price : 0;
 }
 
-int64_t
-price_cost(const struct price *price, uint64_t prompt, uint64_t cached, uint64_t completion)
+/* In millionths of a micro-credit; false: more than 128 bits.  Two parts always fit. */
+static bool
+sum_of(const struct price *price, const struct tokens *t, u128 *sum)
 {
-	u128 sum = part_of(prompt, price->prompt) + part_of(cached, price->cached);
-	uint64_t small;
+	uint64_t written = t->cache_write < t->prompt ? t->cache_write : t->prompt;
+	uint64_t thought = t->reasoning < t->completion ? t->reasoning : t->completion;
 
-	if (__builtin_add_overflow(sum, part_of(completion, price->completion), &sum))
+	*sum = part_of(t->prompt - written, price->prompt) + part_of(t->cached, price->cached);
+	return !__builtin_add_overflow(
+	           *sum, part_of(t->completion - thought, price->completion), sum) &&
+	       (thought == 0 ||
+	           !__builtin_add_overflow(*sum, part_of(thought, price->reasoning), sum)) &&
+	       (written == 0 ||
+	           !__builtin_add_overflow(*sum, part_of(written, price->cache_write), sum)) &&
+	       !__builtin_add_overflow(*sum, part_of(MILLION, price->request), sum);
+}
+
+int64_t
+price_cost_of(const struct price *price, const struct tokens *t)
+{
+	uint64_t small;
+	u128 sum;
+
+	if (!sum_of(price, t, &sum))
 		return INT64_MAX;
 	/* Nearly always: a 64-bit division costs a tenth of libgcc's 128-bit one. */
 	if (sum <= UINT64_MAX - (MILLION - 1)) {
@@ -122,23 +189,87 @@ price_cost(const struct price *price, uint64_t prompt, uint64_t cached, uint64_t
 }
 
 int64_t
-price_covers(const struct price *price, uint64_t prompt, uint64_t cached, int64_t amount)
+price_cost(const struct price *price, uint64_t prompt, uint64_t cached, uint64_t completion)
 {
-	u128 input = part_of(prompt, price->prompt) + part_of(cached, price->cached);
-	u128 budget, n;
+	return price_cost_of(
+	    price, &(struct tokens){.prompt = prompt, .cached = cached, .completion = completion});
+}
 
+int64_t
+price_covers_of(
+    const struct price *price, const struct tokens *tokens, bool reasoning, int64_t amount)
+{
+	int64_t each = reasoning ? price->reasoning : price->completion;
+	struct tokens t = *tokens;
+	u128 input, budget, n;
+
+	if (t.reasoning > t.completion)
+		t.reasoning = t.completion;
+	/* Those of the other kind. */
+	t.completion = reasoning ? t.completion - t.reasoning : t.reasoning;
+	t.reasoning = reasoning ? 0 : t.completion;
 	/* ceil(sum / 1e6) <= amount says the same as sum <= amount * 1e6, without rounding. */
-	if (amount < 0)
+	if (amount < 0 || !sum_of(price, &t, &input))
 		return -1;
 	budget = (u128)(uint64_t)amount * MILLION;
 	if (input > budget)
 		return -1;
-	if (price->completion <= 0)
+	if (each <= 0)
 		return INT64_MAX;
 	budget -= input;
 	if (budget <= UINT64_MAX)
-		n = (uint64_t)budget / (uint64_t)price->completion;
+		n = (uint64_t)budget / (uint64_t)each;
 	else
-		n = budget / (uint64_t)price->completion;
+		n = budget / (uint64_t)each;
+	n += t.completion;
 	return n > INT64_MAX ? INT64_MAX : (int64_t)n;
+}
+
+int64_t
+price_covers(const struct price *price, uint64_t prompt, uint64_t cached, int64_t amount)
+{
+	return price_covers_of(
+	    price, &(struct tokens){.prompt = prompt, .cached = cached}, false, amount);
+}
+
+void
+price_fit(const struct price *price, struct tokens *t, int64_t amount)
+{
+	uint64_t text =
+	    t->completion - (t->reasoning < t->completion ? t->reasoning : t->completion);
+	uint64_t thought = t->completion - text;
+	int64_t n;
+
+	if (price_cost_of(price, t) <= amount)
+		return;
+	/* What was thought came first, mostly. */
+	t->completion = t->reasoning = 0;
+	n = price_covers_of(price, t, true, amount);
+	t->completion = t->reasoning = n < 0 ? 0 : (uint64_t)n < thought ? (uint64_t)n : thought;
+	n = price_covers_of(price, t, false, amount);
+	if (n > 0)
+		t->completion =
+		    (uint64_t)n < t->reasoning + text ? (uint64_t)n : t->reasoning + text;
+}
+
+int64_t
+price_cost_most(const struct price *price, uint64_t prompt, uint64_t completion)
+{
+	return price_cost_of(price, &(struct tokens){.prompt = prompt,
+	                                .completion = completion,
+	                                .reasoning = price_dear_reasoning(price) ? completion : 0});
+}
+
+int64_t
+price_covers_least(const struct price *price, uint64_t prompt, int64_t amount)
+{
+	return price_covers_of(
+	    price, &(struct tokens){.prompt = prompt}, price_dear_reasoning(price), amount);
+}
+
+int64_t
+price_covers_most(const struct price *price, uint64_t prompt, int64_t amount)
+{
+	return price_covers_of(price, &(struct tokens){.prompt = prompt},
+	    price->reasoning < price->completion, amount);
 }

@@ -36,11 +36,12 @@ journaled(const struct hold *h, uint64_t seq, enum ring_status status)
 static bool
 push(struct reap *r, const struct hold *h, uint8_t type)
 {
+	struct journal_split split;
 	struct journal_record record;
 	uint64_t position;
 
-	hold_record(r->region, h, type, r->now_us, &record);
-	position = ring_push(region_ring(r->region, r->proc), &record, NULL, 0);
+	hold_record(r->region, h, type, r->now_us, &record, &split);
+	position = hold_push(region_ring(r->region, r->proc), &record, &split, NULL, 0);
 	if (position == 0)
 		return false;
 	r->position = position;
@@ -62,19 +63,25 @@ static void
 settle_at_meter(struct hold *h)
 {
 	/* Relaxed: its writer is dead. */
-	uint32_t meter = METER_TOKENS(atomic_load_explicit(&h->meter, memory_order_relaxed));
-	uint32_t covered = hold_covers(h);
+	uint64_t word = atomic_load_explicit(&h->meter, memory_order_relaxed);
+	uint32_t meter = METER_TOKENS(word);
+	struct tokens t = {
+	    .prompt = h->prompt, .completion = meter, .reasoning = METER_REASONING(word)};
 	int64_t cost = 0;
 
 	h->uncollected = 0;
-	h->settle_cached = 0;
+	h->settle_cached = h->settle_cache_write = 0;
 	h->voided = meter == 0;
 	h->outcome = OUTCOME_WORKER_DIED;
 	h->settle_prompt = h->voided ? 0 : h->prompt;
 	/* A meter above the hold: decoded, but not to be delivered before it was paid. */
-	h->settle_completion = meter < covered ? meter : covered;
+	price_fit(&h->price, &t, h->amount);
+	if (t.reasoning > t.completion)
+		t.reasoning = t.completion;
+	h->settle_completion = (uint32_t)t.completion;
+	h->settle_reasoning = (uint32_t)t.reasoning;
 	if (!h->voided)
-		cost = price_cost(&h->price, h->prompt, 0, h->settle_completion);
+		cost = price_cost_of(&h->price, &t);
 	if (cost > h->amount)
 		cost = h->amount;
 	h->actual = cost > 0 ? cost : 0;

@@ -61,7 +61,7 @@ struct proc_slot { /* 128 bytes, two lines */
 };
 _Static_assert(sizeof(struct proc_slot) == 128, "proc_slot");
 
-#define PRICE_MAX 4096
+#define PRICE_MAX 16384
 
 #define REGION_MODELS_MAX 256
 
@@ -117,6 +117,8 @@ struct region_header { /* one page */
 	_Atomic uint64_t projected_seq;         /* what state.mdb has; keeper only */
 	/* By index of the model in the config. */
 	_Atomic uint32_t model_price[REGION_MODELS_MAX]; /* price id now in force; keeper only */
+	_Atomic uint8_t model_price_set[REGION_MODELS_MAX]; /* bits of the kinds that an operator
+							       set; keeper only, for reports */
 	_Atomic uint32_t model_mean[REGION_MODELS_MAX];  /* daemon/quote.c; any worker, relaxed */
 	struct region_compaction compaction;
 	/* Wake-ups: "I sleep, write my eventfd".  Each is set and cleared by its process alone. */
@@ -152,7 +154,10 @@ void region_unmap(struct region *);
 struct proc_slot *region_proc(const struct region *, uint32_t proc);
 struct ring *region_ring(const struct region *, uint32_t proc); /* admin and workers only */
 struct price *region_price(const struct region *, uint32_t price_id);
-/* Price id in force for a model of the config; set by the keeper before `filled`. */
+/*
+ * Price id in force for a model of the config: set by the keeper before `filled`, and at any time
+ * later (release; the price itself was written before, and never changes).
+ */
 _Atomic uint32_t *region_model_price(const struct region *, uint32_t model);
 _Atomic uint32_t *region_model_mean(const struct region *, uint32_t model);
 /* Counters of one process: an array of 64-bit words that only it writes (relaxed). */

@@ -12,7 +12,7 @@
  * One file for all, long as it is: they share the window, the figures and the shape of a pair,
  * and that is what makes them comparable.
  *
- * objs: daemon/keeper.o daemon/compact_make.o daemon/title.o daemon/compact.o daemon/keeper_batch.o daemon/keeper_gone.o daemon/recover.o daemon/proof.o daemon/checkpoint.o daemon/books_rows.o daemon/state.o
+ * objs: daemon/keeper.o daemon/compact_make.o daemon/title.o daemon/compact.o daemon/keeper_batch.o daemon/keeper_gone.o daemon/recover.o daemon/keeper_prices.o daemon/proof.o daemon/checkpoint.o daemon/books_rows.o daemon/state.o
  * objs: daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o
  * objs: daemon/books.o daemon/books_refs.o daemon/books_apply.o shm/purse.o daemon/books_check.o daemon/metrics.o daemon/buf.o
  * objs: daemon/log.o daemon/utf8.o shm/money.o shm/account.o shm/region.o shm/ring.o
@@ -59,7 +59,7 @@
 #define TIMEOUT_NS (60 * INT64_C(1000000000))
 
 /* 1.5, 0.5 and 3 micro-credits a token: 105 reserved, 75 charged. */
-static const struct price price = {1500000, 500000, 3000000};
+static const struct price price = {1500000, 500000, 3000000, 3000000, 1500000, 0};
 #define PROMPT 10
 #define WANT 30
 #define USED 20
@@ -1128,15 +1128,17 @@ write_price(struct writer *w)
 	struct {
 		struct journal_price head;
 		char model[5];
-	} p = {{.prompt = price.prompt,
-	           .cached = price.cached,
-	           .completion = price.completion,
-	           .model_len = 5},
+	} p = {{.former = {.prompt = price.prompt,
+	            .cached = price.cached,
+	            .completion = price.completion,
+	            .model_len = 5},
+	           .reasoning = price.reasoning,
+	           .cache_write = price.cache_write},
 	    "model"};
 
 	write_record(w,
 	    &(struct journal_record){.type = JOURNAL_PRICE,
-	        .version = JOURNAL_VERSION,
+	        .version = JOURNAL_VERSION_KINDS,
 	        .slot = JOURNAL_NONE,
 	        .account = JOURNAL_NONE,
 	        .payload_len = sizeof p.head + 5,

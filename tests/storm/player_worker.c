@@ -35,7 +35,7 @@ meter(struct stream *s, uint32_t tokens)
 	if (tokens <= METER_TOKENS(atomic_load(&s->h->meter)))
 		return;
 	atomic_store(&s->t->meter_before, tokens);
-	ledger_meter(s->h, tokens);
+	ledger_meter(s->h, tokens, 0);
 	atomic_store(&s->t->meter_after, tokens);
 	told_count(OP_METER);
 }
@@ -238,16 +238,16 @@ extend(struct player *p, struct stream *s)
 {
 	uint64_t position;
 	int64_t before = s->h->amount;
-	uint32_t want = hold_covers(s->h) + 1 + storm_draw(&p->rng, 20);
+	uint32_t want = hold_covers(s->h, s->h->amount, false) + 1 + storm_draw(&p->rng, 20);
 
-	if (ledger_extend(p->ledger, s->h, want, "more", 4, &position) != LEDGER_OK ||
+	if (ledger_extend(p->ledger, s->h, want, false, "more", 4, &position) != LEDGER_OK ||
 	    position == 0)
 		return;
 	told_count(OP_EXTEND);
 	s->position = position;
 	s->taken = s->h->amount - before;
 	if (storm_draw(&p->rng, 8) == 0)
-		meter(s, hold_covers(s->h));
+		meter(s, hold_covers(s->h, s->h->amount, false));
 	if (storm_draw(&p->rng, 2) == 0)
 		player_wake_keeper(p, true);
 }
@@ -358,7 +358,7 @@ acknowledged(struct player *p, struct stream *s)
 	}
 	s->position = 0;
 	if (s->h != NULL)
-		s->paid = hold_covers(s->h);
+		s->paid = hold_covers(s->h, s->h->amount, false);
 }
 
 /* True if something was done. */

@@ -6,7 +6,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-const struct price storm_price = {1500000, 500000, 3000000};
+const struct price storm_price = {1500000, 500000, 3000000, 3000000, 1500000, 700};
 struct told *told;
 
 uint64_t

@@ -32,18 +32,36 @@ covered(const struct books *b, uint32_t account, int64_t amount)
 static uint32_t
 metered(const struct books *b, const struct region *region, const struct journal_record *r)
 {
-	uint32_t meter = METER_TOKENS(atomic_load(&hold_at(region, r->slot)->meter));
-	int64_t covers =
-	    price_covers(region_price(region, r->price), r->prompt, 0, b->hold[r->slot].amount);
+	uint64_t meter = atomic_load(&hold_at(region, r->slot)->meter);
+	struct tokens t = {.prompt = r->prompt,
+	    .completion = METER_TOKENS(meter),
+	    .reasoning = METER_REASONING(meter)};
 
-	return covers < meter ? (uint32_t)covers : meter;
+	price_fit(region_price(region, r->price), &t, b->hold[r->slot].amount);
+	return (uint32_t)t.completion;
+}
+
+/* Is it what the tokens of the record cost?  Not above the hold, if it is a mark. */
+static bool
+costs(const struct books *b, const struct region *region, const struct journal_record *r,
+    const struct journal_split *split)
+{
+	struct tokens t = {r->prompt, r->cached, r->completion, split->reasoning,
+	    split->cache_write};
+	int64_t cost = price_cost_of(region_price(region, r->price), &t);
+
+	if (split->reasoning > r->completion || split->cache_write > r->prompt)
+		return false;
+	if (r->type == JOURNAL_SETTLE)
+		return cost == r->amount + r->extra;
+	return r->completion == 0 || cost <= b->hold[r->slot].amount;
 }
 
 static enum ring_status
-end_hold(struct books *b, const struct region *region, const struct journal_record *r)
+end_hold(struct books *b, const struct region *region, const struct journal_record *r,
+    const struct journal_split *split)
 {
 	bool voided = r->type == JOURNAL_VOID;
-	int64_t cost;
 
 	if (r->op == b->hold[r->slot].op && !b->hold[r->slot].open)
 		return RING_REPEATED;
@@ -59,8 +77,7 @@ end_hold(struct books *b, const struct region *region, const struct journal_reco
 	}
 	if (r->amount < 0 || r->amount > b->hold[r->slot].amount || (voided && r->amount != 0))
 		return RING_REFUSED;
-	cost = price_cost(region_price(region, r->price), r->prompt, r->cached, r->completion);
-	if (!voided && cost != r->amount + r->extra)
+	if (!voided && !costs(b, region, r, split))
 		return RING_REFUSED;
 	if (b->meter_exact && (voided ? 0 : r->completion) != metered(b, region, r))
 		return RING_REFUSED;
@@ -100,7 +117,8 @@ credit(struct books *b, const struct journal_record *r, uint64_t ref)
 }
 
 static enum ring_status
-apply(struct books *b, const struct region *region, const struct journal_record *r, uint64_t ref)
+apply(struct books *b, const struct region *region, const struct journal_record *r, uint64_t ref,
+    const struct journal_split *split)
 {
 	assert(r->slot < BOOKS_HOLDS && r->account < BOOKS_ACCOUNTS);
 	switch ((enum journal_type)r->type) {
@@ -120,7 +138,7 @@ apply(struct books *b, const struct region *region, const struct journal_record 
 			return RING_REPEATED;
 		if (!b->hold[r->slot].open || r->op < b->hold[r->slot].op || r->amount <= 0 ||
 		    r->extra != b->hold[r->slot].amount + r->amount ||
-		    r->completion > metered(b, region, r) ||
+		    r->completion > metered(b, region, r) || !costs(b, region, r, split) ||
 		    !covered(b, r->account, r->amount))
 			return RING_REFUSED;
 		b->hold[r->slot].op = r->op;
@@ -130,12 +148,13 @@ apply(struct books *b, const struct region *region, const struct journal_record 
 		return RING_APPLIED;
 	case JOURNAL_MARK:
 		b->marks++;
-		return b->hold[r->slot].open && r->completion <= metered(b, region, r)
+		return b->hold[r->slot].open && r->completion <= metered(b, region, r) &&
+		        costs(b, region, r, split)
 		    ? RING_APPLIED
 		    : RING_REFUSED;
 	case JOURNAL_SETTLE:
 	case JOURNAL_VOID:
-		return end_hold(b, region, r);
+		return end_hold(b, region, r, split);
 	case JOURNAL_TOPUP:
 	case JOURNAL_ADJUST:
 		return credit(b, r, ref);
@@ -162,6 +181,8 @@ books_drain(struct books *b, struct region *region, uint32_t proc)
 	for (uint64_t p = from + 1; p <= head; p++) {
 		struct ring_entry *e = ring_peek(ring, p);
 		const struct journal_record *r = &e->record;
+		unsigned char payload[4096];
+		struct journal_split split = {0};
 		uint64_t ref = 0;
 		enum ring_status status;
 
@@ -170,7 +191,11 @@ books_drain(struct books *b, struct region *region, uint32_t proc)
 			continue;
 		if (r->payload_len == sizeof ref)
 			ring_payload(ring, e, &ref);
-		status = apply(b, region, r, ref);
+		if (r->version == JOURNAL_VERSION_KINDS && r->payload_len <= sizeof payload) {
+			ring_payload(ring, e, payload);
+			memcpy(&split, payload, sizeof split);
+		}
+		status = apply(b, region, r, ref, &split);
 		b->repeats += status == RING_REPEATED;
 		b->refusals += status == RING_REFUSED;
 		e->value = b->account[r->account].balance;

@@ -8,7 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
-const struct price rec_price = {1500000, 500000, 3000000};
+const struct price rec_price = {1500000, 500000, 3000000, 3000000, 1500000, 0};
 
 static uint64_t
 now_us(void)
@@ -98,9 +98,12 @@ struct rec
 rec_price_of(uint32_t price_id, const char *model, const struct price *price)
 {
 	struct rec rec = rec_new(JOURNAL_PRICE, JOURNAL_NONE, 0, JOURNAL_NONE);
-	struct journal_price head = {.prompt = price->prompt, .cached = price->cached,
-	    .completion = price->completion, .model_len = (uint16_t)strlen(model)};
+	struct journal_price head = {.former = {.prompt = price->prompt, .cached = price->cached,
+	    .completion = price->completion, .model_len = (uint16_t)strlen(model)},
+	    .reasoning = price->reasoning, .cache_write = price->cache_write,
+	    .request = price->request};
 
+	rec.r.version = JOURNAL_VERSION_KINDS;
 	rec.r.price = price_id;
 	add(&rec, &head, sizeof head);
 	add(&rec, model, strlen(model));

@@ -625,14 +625,15 @@ workers_make_no_money(void **state)
 static void
 a_hold_is_ended_at_its_last_mark(void **state)
 {
+	struct journal_split split;
 	struct rec rec = {0};
 
 	(void)state;
 	stored(rec_reserve(SLOT, 1, 0, 105, 10, 1));
-	books_end_record(b, SLOT, 2, 1, &rec.r);
+	books_end_record(b, SLOT, 2, 1, &rec.r, &split);
 	assert_int_equal(rec.r.type, JOURNAL_VOID);
 	stored(rec_mark(SLOT, 1, 0, 12, ""));
-	books_end_record(b, SLOT, 2, 1, &rec.r);
+	books_end_record(b, SLOT, 2, 1, &rec.r, &split);
 	assert_int_equal(rec.r.type, JOURNAL_SETTLE);
 	assert_int_equal(rec.r.outcome, OUTCOME_WORKER_DIED);
 	stored(rec);

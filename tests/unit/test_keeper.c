@@ -5,7 +5,7 @@
  * Method: fork keeper_main on a region and act as worker, admin and master through shm/ledger.h.
  *         SIGKILL the keeper at random moments and fork another one; stop, and compare memory,
  *         journal and what was acknowledged.  A reboot is a new region on the same state_dir.
- * objs: daemon/keeper.o daemon/compact_make.o daemon/title.o daemon/compact.o daemon/keeper_batch.o daemon/keeper_gone.o daemon/recover.o daemon/audit.o daemon/proof.o daemon/checkpoint.o daemon/books_rows.o daemon/state.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_check.o daemon/metrics.o daemon/buf.o daemon/log.o daemon/utf8.o tests/unit/records.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o shm/reap.o shm/wake.o shm/purse.o
+ * objs: daemon/keeper.o daemon/compact_make.o daemon/title.o daemon/compact.o daemon/keeper_batch.o daemon/keeper_gone.o daemon/recover.o daemon/keeper_prices.o daemon/audit.o daemon/proof.o daemon/checkpoint.o daemon/books_rows.o daemon/state.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_check.o daemon/metrics.o daemon/buf.o daemon/log.o daemon/utf8.o tests/unit/records.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o shm/reap.o shm/wake.o shm/purse.o
  */
 #include <poll.h>
 #include <sched.h>
@@ -526,12 +526,12 @@ step_stream(struct account *a, struct stream *s, unsigned int *seed)
 		s->position = settle(s->h, s->tokens);
 		s->closing = true;
 	} else {
-		s->tokens = hold_covers(s->h);
-		ledger_meter(s->h, s->tokens);
+		s->tokens = hold_covers(s->h, s->h->amount, false);
+		ledger_meter(s->h, s->tokens, 0);
 		if (rand_r(seed) % 2 == 0)
 			assert_int_equal(ledger_mark(worker, s->h, "mark", 4, &ignored), LEDGER_OK);
 		else
-			assert_int_equal(ledger_extend(worker, s->h, s->tokens + 10, "more", 4,
+			assert_int_equal(ledger_extend(worker, s->h, s->tokens + 10, false, "more", 4,
 			    &s->position), LEDGER_OK);
 	}
 }
@@ -636,7 +636,7 @@ the_reaper_settles_through_the_keeper(void **state)
 	nothing = reserve(a, 2, &position);
 	assert_non_null(nothing);
 	durable(worker, position);
-	ledger_meter(produced, 12);
+	ledger_meter(produced, 12, 0);
 	reap_worker(REAP_DONE);
 	assert_int_equal(stop(), 0);
 	b = durable_books();
@@ -788,7 +788,7 @@ a_worker_cannot_say_that_it_is_gone(void **state)
 	assert_int_equal(credit(a, JOURNAL_TOPUP, CREDIT, "", &value), RING_APPLIED);
 	h = reserve(a, 1, &position);
 	durable(worker, position);
-	ledger_meter(h, 20);
+	ledger_meter(h, 20, 0);
 	assert_int_equal(forge(gone), RING_REFUSED);
 	assert_int_equal(atomic_load(&region_proc(region, WORKER)->bad), 1);
 	assert_int_equal(HOLD_STATE(atomic_load(&h->state)), HOLD_HELD);
@@ -857,11 +857,11 @@ after_a_power_cut_holds_end_at_their_marks(void **state)
 	extended = reserve(a, 3, &position);
 	durable(worker, position);
 	assert_non_null(silent);
-	ledger_meter(marked, 10);
+	ledger_meter(marked, 10, 0);
 	assert_int_equal(ledger_mark(worker, marked, "ten", 3, &position), LEDGER_OK);
-	ledger_meter(marked, 25); /* lost */
-	ledger_meter(extended, 30);
-	assert_int_equal(ledger_extend(worker, extended, 60, "thirty", 6, &position), LEDGER_OK);
+	ledger_meter(marked, 25, 0); /* lost */
+	ledger_meter(extended, 30, 0);
+	assert_int_equal(ledger_extend(worker, extended, 60, false, "thirty", 6, &position), LEDGER_OK);
 	durable(worker, position);
 	kill_keeper();
 	region_unmap(region);
@@ -907,7 +907,7 @@ forged_records_are_refused_and_their_sender_marked(void **state)
 	a = new_account("alice", 0);
 	assert_int_equal(credit(a, JOURNAL_TOPUP, CREDIT, "", &value), RING_APPLIED);
 	h = reserve(a, 1, &position);
-	ledger_meter(h, 20);
+	ledger_meter(h, 20, 0);
 	assert_int_equal(ledger_mark(worker, h, "twenty", 6, &position), LEDGER_OK);
 	durable(worker, position);
 	slot = hold_slot(region, h);
@@ -1116,7 +1116,7 @@ a_full_disk_stops_all_acknowledgements(void **state)
 	durable(worker, position);
 	kill_keeper();
 	was = ring_durable(ledger_ring(worker));
-	ledger_meter(h, 1);
+	ledger_meter(h, 1, 0);
 	for (int i = 0; i < 30; i++)
 		assert_int_equal(ledger_mark(worker, h, text, sizeof text, &position), LEDGER_OK);
 	for (int i = 0; i < 2; i++) {

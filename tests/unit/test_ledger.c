@@ -32,7 +32,8 @@ static const struct region_dims dims = {.workers = 4, .max_accounts = 16, .max_k
 
 /* 0.5 and 2 credits per thousand tokens: 500 micro-credits a prompt token, 2000 a completion's. */
 static const struct price price = {.prompt = 500000000, .cached = 250000000,
-    .completion = 2000000000};
+    .completion = 2000000000,
+    .reasoning = 2000000000, .cache_write = 500000000};
 
 static struct bench *
 bench_new(int64_t balance, int64_t overdraft)
@@ -163,7 +164,7 @@ reserve_takes_prompt_and_slice_settle_gives_the_rest(void **state)
 	(void)state;
 	assert_int_equal(h->amount, 10 * 500 + 300 * 2000);
 	assert_int_equal(available(b), 10000000 - 605000);
-	assert_int_equal(hold_covers(h), 300);
+	assert_int_equal(hold_covers(h, h->amount, false), 300);
 	assert_int_equal(r->type, JOURNAL_RESERVE);
 	assert_int_equal(r->amount, 605000);
 	assert_int_equal(r->extra, 77);
@@ -240,24 +241,24 @@ extend_takes_whole_tokens_and_refuses_without_harm(void **state)
 
 	(void)state;
 	assert_int_equal(
-	    ledger_extend(b->ledger, h, 300, NULL, 0, &position), LEDGER_OK);
+	    ledger_extend(b->ledger, h, 300, false, NULL, 0, &position), LEDGER_OK);
 	assert_int_equal(position, 0);
-	ledger_meter(h, 250);
-	ledger_meter(h, 240);
-	assert_int_equal(ledger_extend(b->ledger, h, 400, "abc", 3, &position), LEDGER_OK);
+	ledger_meter(h, 250, 0);
+	ledger_meter(h, 240, 0);
+	assert_int_equal(ledger_extend(b->ledger, h, 400, false, "abc", 3, &position), LEDGER_OK);
 	assert_int_equal(h->amount, 805000);
 	assert_int_equal(last_entry(b)->record.type, JOURNAL_EXTEND);
 	assert_int_equal(last_entry(b)->record.amount, 200000);
 	assert_int_equal(last_entry(b)->record.extra, 805000);
 	assert_int_equal(last_entry(b)->record.completion, 250);
 	commit(b);
-	assert_int_equal(ledger_extend(b->ledger, h, 700, NULL, 0, &position), LEDGER_OK);
-	assert_int_equal(hold_covers(h), 450);
+	assert_int_equal(ledger_extend(b->ledger, h, 700, false, NULL, 0, &position), LEDGER_OK);
+	assert_int_equal(hold_covers(h, h->amount, false), 450);
 	assert_int_equal(available(b), 1);
 	commit(b);
-	assert_int_equal(ledger_extend(b->ledger, h, 700, NULL, 0, &position), LEDGER_SHORT);
+	assert_int_equal(ledger_extend(b->ledger, h, 700, false, NULL, 0, &position), LEDGER_SHORT);
 	assert_int_equal(available(b), 1);
-	assert_int_equal(hold_covers(h), 450);
+	assert_int_equal(hold_covers(h, h->amount, false), 450);
 	assert_int_equal(ledger_mark(b->ledger, h, NULL, 0, &position), LEDGER_OK);
 	assert_int_equal(last_entry(b)->record.completion, 250);
 	commit(b);
@@ -304,9 +305,9 @@ free_models_cost_nothing_even_at_the_floor(void **state)
 	b->terms.price_id = 1;
 	h = reserve(b, LEDGER_OK);
 	assert_int_equal(h->amount, 0);
-	assert_int_equal(hold_covers(h), UINT32_MAX);
-	assert_int_equal(ledger_extend(b->ledger, h, 5000, NULL, 0, &position), LEDGER_OK);
-	ledger_meter(h, 5000);
+	assert_int_equal(hold_covers(h, h->amount, false), UINT32_MAX);
+	assert_int_equal(ledger_extend(b->ledger, h, 5000, false, NULL, 0, &position), LEDGER_OK);
+	ledger_meter(h, 5000, 0);
 	struct settlement s = {.prompt = 10, .completion = 5000, .outcome = OUTCOME_STOP};
 	assert_int_equal(ledger_settle(b->ledger, h, &s, NULL, 0, &position), LEDGER_OK);
 	commit(b);
@@ -391,10 +392,10 @@ closed_and_frozen_accounts_are_refused(void **state)
 	(void)state;
 	atomic_store(&b->account->flags, ACCOUNT_CLOSED);
 	reserve(b, LEDGER_CLOSED);
-	assert_int_equal(ledger_extend(b->ledger, h, 301, NULL, 0, &position), LEDGER_OK);
+	assert_int_equal(ledger_extend(b->ledger, h, 301, false, NULL, 0, &position), LEDGER_OK);
 	atomic_store(&b->account->flags, ACCOUNT_FROZEN);
 	reserve(b, LEDGER_CLOSED);
-	assert_int_equal(ledger_extend(b->ledger, h, 302, NULL, 0, &position), LEDGER_CLOSED);
+	assert_int_equal(ledger_extend(b->ledger, h, 302, false, NULL, 0, &position), LEDGER_CLOSED);
 	assert_int_equal(ledger_credit(b->ledger, b->account, JOURNAL_TOPUP, 1, NULL, 0, &other,
 			     &position),
 	    LEDGER_CLOSED);
@@ -426,7 +427,7 @@ no_slot_and_no_room_change_nothing(void **state)
 
 	assert_int_equal(
 	    ledger_reserve(b->ledger, &b->terms, NULL, 0, &more, &position), LEDGER_BUSY);
-	assert_int_equal(ledger_extend(b->ledger, h[0], 999, NULL, 0, &position), LEDGER_BUSY);
+	assert_int_equal(ledger_extend(b->ledger, h[0], 999, false, NULL, 0, &position), LEDGER_BUSY);
 	assert_int_equal(ledger_overdraw(b->ledger, h[0], 999999, &position), LEDGER_BUSY);
 	assert_int_equal(ledger_settle(b->ledger, h[0], &s, NULL, 0, &position), LEDGER_BUSY);
 	assert_int_equal(ledger_credit(b->ledger, b->account, JOURNAL_TOPUP, 1, NULL, 0, &more,
@@ -505,15 +506,15 @@ one_stream(struct ledger *l, unsigned int *seed)
 		nap();
 		return;
 	}
-	n = hold_covers(h);
+	n = hold_covers(h, h->amount, false);
 	while (rand_r(seed) % 2) {
-		if (ledger_extend(l, h, n + 5, NULL, 0, &position) == LEDGER_OK)
-			n = hold_covers(h);
+		if (ledger_extend(l, h, n + 5, false, NULL, 0, &position) == LEDGER_OK)
+			n = hold_covers(h, h->amount, false);
 		else
 			short_extends++;
 	}
 	s.completion = (uint32_t)rand_r(seed) % (n + 1);
-	ledger_meter(h, s.completion);
+	ledger_meter(h, s.completion, 0);
 	s.voided = s.completion == 0;
 	if (s.voided)
 		s.prompt = 0;

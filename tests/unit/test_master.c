@@ -248,7 +248,7 @@ open_hold(struct heritage *h, uint32_t proc)
 	uint64_t position;
 	if (ledger_reserve(l, &terms, "", 0, &hold, &position) != LEDGER_OK)
 		_exit(9);
-	ledger_meter(hold, 500);
+	ledger_meter(hold, 500, 0);
 }
 
 int

@@ -74,14 +74,15 @@ struct bench {
 	size_t saved;
 	const char *rest; /* of the piece that was offered last */
 	size_t rest_len;
-	bool rest_shown;
+	enum meter_kind rest_kind;
 	uint32_t marked; /* the meter, as durable records have it */
 	unsigned resumed, slices;
 };
 
 /* 500 micro-credits a prompt token, 2000 a completion token. */
-static const struct price price = {
-    .prompt = 500000000, .cached = 250000000, .completion = 2000000000};
+static struct price price = {
+    .prompt = 500000000, .cached = 250000000, .completion = 2000000000,
+    .reasoning = 2000000000, .cache_write = 500000000};
 #define PROMPT 10
 #define PROMPT_COST (PROMPT * 500)
 #define TOKEN_COST 2000
@@ -111,6 +112,7 @@ publish(struct bench *b)
 
 	for (uint64_t p = ring_durable(ring) + 1; p <= head; p++) {
 		struct ring_entry *e = ring_peek(ring, p);
+		size_t split = 0;
 		char *to;
 
 		if (e->record.type != JOURNAL_EXTEND && e->record.type != JOURNAL_MARK)
@@ -118,7 +120,10 @@ publish(struct bench *b)
 		to = buf_reserve(&b->journaled, e->record.payload_len + 1);
 		assert_non_null(to);
 		ring_payload(ring, e, to);
-		b->journaled.len += e->record.payload_len;
+		if (e->record.version == JOURNAL_VERSION_KINDS)
+			split = sizeof(struct journal_split);
+		memmove(to, to + split, e->record.payload_len - split);
+		b->journaled.len += e->record.payload_len - split;
 		assert_true(e->record.completion >= b->marked);
 		b->marked = e->record.completion;
 	}
@@ -174,6 +179,7 @@ bench_end(struct bench *b)
 	struct settlement s = {.charge = meter_cost(&b->meter),
 	    .prompt = PROMPT,
 	    .completion = meter_tokens(&b->meter),
+	    .reasoning = meter_reasoning(&b->meter),
 	    .outcome = OUTCOME_STOP};
 	uint64_t position;
 
@@ -194,13 +200,16 @@ bench_end(struct bench *b)
 	free(b);
 }
 
-/* What durable records pay for. */
-static uint32_t
-durable_tokens(const struct bench *b)
+/* Do durable records pay for what the meter says, and so much more of a kind? */
+static bool
+durably_paid(const struct bench *b, enum meter_kind kind, uint32_t more)
 {
 	uint32_t slot = hold_slot(&b->region, b->hold);
+	struct tokens t = {.prompt = PROMPT,
+	    .completion = meter_tokens(&b->meter) + more,
+	    .reasoning = meter_reasoning(&b->meter) + (kind == METER_THOUGHT ? more : 0)};
 
-	return (uint32_t)price_covers(&price, PROMPT, 0, b->books.hold[slot].amount);
+	return price_cost_of(&price, &t) <= b->books.hold[slot].amount;
 }
 
 /* Offer a piece as a stream does, and look at what must hold after every step. */
@@ -216,18 +225,20 @@ again(struct bench *b)
 
 	if (unsaved.len > 0)
 		unsaved.p = b->text.data + b->saved;
-	r = meter_take(&b->meter, b->rest_shown, text, b->rest_len, unsaved, &taken, &saved_now);
+	r = meter_take(&b->meter, b->rest_kind, text, b->rest_len, unsaved, &taken, &saved_now);
 	if (saved_now)
 		b->saved = b->text.len;
 	assert_true(taken <= b->rest_len && (r != METER_TAKEN || taken == b->rest_len));
 	assert_true(utf8_valid(text, taken));
-	if (b->rest_shown)
+	if (b->rest_kind == METER_SHOWN)
 		buf_add(&b->text, text, taken);
 	b->rest += taken;
 	b->rest_len -= taken;
 	/* Nothing unpaid, nothing unmetered. */
-	assert_true(meter_tokens(&b->meter) <= durable_tokens(b));
+	assert_true(durably_paid(b, METER_SHOWN, 0));
 	assert_int_equal(METER_TOKENS(atomic_load(&b->hold->meter)), meter_tokens(&b->meter));
+	assert_int_equal(
+	    METER_REASONING(atomic_load(&b->hold->meter)), meter_reasoning(&b->meter));
 	/* At most a slice ahead of the disk, or one character that is more than that. */
 	if (taken > 0 && meter_tokens(&b->meter) - b->marked > slice) {
 		assert_int_equal(before, b->marked);
@@ -240,11 +251,11 @@ again(struct bench *b)
 }
 
 static enum meter_result
-offer(struct bench *b, bool shown, const char *text, size_t len)
+offer(struct bench *b, enum meter_kind kind, const char *text, size_t len)
 {
 	b->rest = text;
 	b->rest_len = len;
-	b->rest_shown = shown;
+	b->rest_kind = kind;
 	return again(b);
 }
 
@@ -252,7 +263,7 @@ offer(struct bench *b, bool shown, const char *text, size_t len)
 static enum meter_result
 offer_word(struct bench *b)
 {
-	return b->rest_len > 0 ? again(b) : offer(b, true, " tree", 5);
+	return b->rest_len > 0 ? again(b) : offer(b, METER_SHOWN, " tree", 5);
 }
 
 static void
@@ -267,7 +278,7 @@ test_slices(void **state)
 		assert_int_equal(offer_word(b), METER_TAKEN);
 	}
 	assert_in_range(meter_tokens(&b->meter), 10, 12);
-	assert_int_equal(hold_covers(b->hold), 40);
+	assert_int_equal(hold_covers(b->hold, b->hold->amount, false), 40);
 	publish(b);
 	assert_int_equal(b->meter.paid, 40);
 	assert_int_equal(b->resumed, 1);
@@ -391,7 +402,8 @@ test_extend_is_granted_in_part(void **state)
 		if (r == METER_WAIT)
 			publish(b);
 	} while (r != METER_CUT);
-	assert_int_equal(durable_tokens(b), 27);
+	assert_true(durably_paid(b, METER_SHOWN, 27 - meter_tokens(&b->meter)) &&
+	            !durably_paid(b, METER_SHOWN, 28 - meter_tokens(&b->meter)));
 	assert_int_equal(meter_tokens(&b->meter), 27);
 	assert_int_equal(account_available(b->account), TOKEN_COST - 1);
 	bench_end(b);
@@ -445,10 +457,11 @@ test_long_piece_in_parts(void **state)
 	while (b->meter.extending == 0)
 		assert_int_equal(offer_word(b), METER_TAKEN);
 	publish(b); /* 40 are paid, some 10 of them on disk */
-	assert_int_equal(durable_tokens(b), 40);
+	assert_true(durably_paid(b, METER_SHOWN, 40 - meter_tokens(&b->meter)) &&
+	            !durably_paid(b, METER_SHOWN, 41 - meter_tokens(&b->meter)));
 	for (int i = 0; i < 8; i++)
 		assert_int_equal(offer_word(b), METER_TAKEN);
-	r = offer(b, true, piece, sizeof piece);
+	r = offer(b, METER_SHOWN, piece, sizeof piece);
 	assert_int_equal(r, METER_WAIT);
 	assert_in_range(meter_tokens(&b->meter), b->marked + 19, b->marked + 20);
 	publish(b);
@@ -466,7 +479,7 @@ test_character_longer_than_a_slice(void **state)
 
 	(void)state;
 	for (int i = 0; i < 10; i++) {
-		r = offer(b, true, "\xf0\x9f\x8c\xb2\xf0\x9f\x8c\xb2", 8);
+		r = offer(b, METER_SHOWN, "\xf0\x9f\x8c\xb2\xf0\x9f\x8c\xb2", 8);
 		for (int n = 0; r != METER_TAKEN; n++) {
 			assert_true(r == METER_WAIT && n < 20);
 			publish(b);
@@ -490,7 +503,7 @@ test_cheap_text_is_journaled(void **state)
 	for (int i = 0; i < 40; i++) {
 		enum meter_result r;
 
-		for (r = offer(b, true, blanks, sizeof blanks); r != METER_TAKEN; r = again(b)) {
+		for (r = offer(b, METER_SHOWN, blanks, sizeof blanks); r != METER_TAKEN; r = again(b)) {
 			assert_int_not_equal(r, METER_CUT);
 			publish(b);
 		}
@@ -534,16 +547,19 @@ random_piece(char *out, uint32_t words)
 static void
 check_cut(struct bench *b)
 {
-	struct token_stream more = b->rest_shown ? b->meter.shown : b->meter.hidden;
-	uint32_t other = b->rest_shown ? b->meter.hidden.count : b->meter.shown.count;
+	const struct token_stream *const all[] = {
+	    &b->meter.shown, &b->meter.hidden, &b->meter.thought};
+	struct token_stream more = *all[b->rest_kind];
+	uint32_t other = all[0]->count + all[1]->count + all[2]->count - more.count;
 	size_t bad;
 
-	assert_true(b->account->word.available < TOKEN_COST);
+	assert_true(b->account->word.available <
+	            (b->rest_kind == METER_THOUGHT ? price.reasoning : price.completion) / 1000000);
 	assert_true(b->rest_len > 0);
 	if (more.grown != NULL) /* a copy would share it */
 		return;
 	token_stream_append(&more, b->rest, utf8_char(b->rest, b->rest_len, &bad));
-	assert_true(more.count + other > durable_tokens(b));
+	assert_true(!durably_paid(b, b->rest_kind, more.count + other - meter_tokens(&b->meter)));
 	token_stream_fini(&more);
 }
 
@@ -552,14 +568,16 @@ one_random_stream(void)
 {
 	uint32_t slice = 1 + any(60), words = 1 + any(any(3) == 0 ? 200 : 6);
 	uint32_t payable = 1 + any(400);
-	struct bench *b = bench_new(&usual, PROMPT_COST + payable * TOKEN_COST + any(TOKEN_COST),
+	int64_t dear = price.reasoning > price.completion ? price.reasoning : price.completion;
+	struct bench *b = bench_new(&usual, PROMPT_COST + price.request + dear / 1000000 +
+	    payable * TOKEN_COST + any(TOKEN_COST),
 	    slice, any(4) == 0 ? 400 : slice, 1000);
 	uint32_t late = 1 + any(20);
 	static char piece[8192];
 	enum meter_result r = METER_TAKEN;
 
-	while (r != METER_CUT) {
-		r = offer(b, any(8) != 0, piece, random_piece(piece, words));
+	while (r != METER_CUT && meter_tokens(&b->meter) < 1000) {
+		r = offer(b, any(8) != 0 ? METER_SHOWN : 1 + any(2), piece, random_piece(piece, words));
 		while (r == METER_WAIT) {
 			unsigned resumed = b->resumed;
 
@@ -571,8 +589,10 @@ one_random_stream(void)
 		if (any(late) == 0)
 			publish(b);
 	}
-	check_cut(b);
-	assert_true(meter_tokens(&b->meter) <= payable);
+	if (r == METER_CUT)
+		check_cut(b);
+	assert_true(price.reasoning != price.completion ||
+	            meter_tokens(&b->meter) <= payable + 1);
 	assert_true(utf8_valid(b->text.data == NULL ? "" : b->text.data, b->text.len));
 	bench_end(b);
 }
@@ -585,6 +605,22 @@ test_random(void **state)
 		seed = i * UINT64_C(0x9e3779b97f4a7c15);
 		one_random_stream();
 	}
+}
+
+/* Reasoning at a price of its own, and a price of the request: the last payable token all the same. */
+static void
+test_random_of_two_prices(void **state)
+{
+	const struct price usual_price = price;
+
+	(void)state;
+	for (uint64_t i = 1; i <= 2000; i++) {
+		seed = i * UINT64_C(0xd1342543de82ef95);
+		price.reasoning = i % 3 == 0 ? 0 : any(1 + 8 * TOKEN_COST) * INT64_C(1000000);
+		price.request = i % 4 == 0 ? any(5000) : 0;
+		one_random_stream();
+	}
+	price = usual_price;
 }
 
 int
@@ -602,6 +638,7 @@ main(void)
 	    cmocka_unit_test(test_character_longer_than_a_slice),
 	    cmocka_unit_test(test_cheap_text_is_journaled),
 	    cmocka_unit_test(test_random),
+	    cmocka_unit_test(test_random_of_two_prices),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -17,7 +17,8 @@
 #include "shm/ring.h"
 #include "tests/unit/books.h"
 
-static const struct price price = {.prompt = 150000, .cached = 75000, .completion = 600000};
+static const struct price price = {.prompt = 150000, .cached = 75000, .completion = 600000,
+    .reasoning = 600000, .cache_write = 150000};
 
 static struct config config;
 

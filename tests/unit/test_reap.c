@@ -34,7 +34,8 @@
 /* A ring with room for fewer records than there are holds: reaping has to go on in rounds. */
 static const struct region_dims dims = {.workers = 1, .max_accounts = 4, .max_keys = 4,
     .max_holds = 3 * 12, .ring_records = 8, .ring_arena = 256};
-static const struct price price = {.prompt = 1500000, .cached = 0, .completion = 2700001};
+static const struct price price = {.prompt = 1500000, .cached = 0, .completion = 2700001,
+    .reasoning = 2700001, .cache_write = 1500000};
 
 static struct region region;
 static struct books books;
@@ -80,14 +81,14 @@ stream_step(struct ledger *l, struct stream *st, unsigned int *seed)
 		*st = (struct stream){0};
 		return;
 	}
-	n = hold_covers(st->h);
+	n = hold_covers(st->h, st->h->amount, false);
 	/* Now and then ahead of what is paid. */
-	ledger_meter(st->h, (uint32_t)rand_r(seed) % (n + 3));
+	ledger_meter(st->h, (uint32_t)rand_r(seed) % (n + 3), 0);
 	switch (rand_r(seed) % 4) {
 	case 0:
-		if (ledger_extend(l, st->h, n + 4, "text", 4, &position) == LEDGER_OK) {
+		if (ledger_extend(l, st->h, n + 4, false, "text", 4, &position) == LEDGER_OK) {
 			/* As a worker that does not wait: the reaper must cope. */
-			ledger_meter(st->h, hold_covers(st->h));
+			ledger_meter(st->h, hold_covers(st->h, st->h->amount, false), 0);
 			st->position = position;
 		}
 		break;
@@ -294,9 +295,9 @@ zero_tokens_are_void_and_others_are_charged(void **state)
 	(void)state;
 	begin(1000);
 	held();
-	ledger_meter(held(), 1);
-	ledger_meter(held(), 6);
-	ledger_meter(held(), 4000);
+	ledger_meter(held(), 1, 0);
+	ledger_meter(held(), 6, 0);
+	ledger_meter(held(), 4000, 0);
 	r = finish();
 	assert_int_equal(r.voided, 1);
 	assert_int_equal(r.settled, 3);
@@ -312,7 +313,7 @@ more_holds_than_the_ring_has_room(void **state)
 	(void)state;
 	begin(100000);
 	for (int i = 0; i < 12; i++) {
-		ledger_meter(held(), 2);
+		ledger_meter(held(), 2, 0);
 		books_drain(&books, &region, PROC_WORKER);
 		ring_ack(ledger_ring(ledger), ring_durable(ledger_ring(ledger)));
 	}
@@ -357,9 +358,9 @@ lost_holds_are_found(void **state)
 	metered = held();
 	extended = held();
 	silent = held();
-	ledger_meter(metered, 3);
-	assert_int_equal(ledger_extend(ledger, extended, 20, NULL, 0, &position), LEDGER_OK);
-	ledger_meter(extended, 15);
+	ledger_meter(metered, 3, 0);
+	assert_int_equal(ledger_extend(ledger, extended, 20, false, NULL, 0, &position), LEDGER_OK);
+	ledger_meter(extended, 15, 0);
 	assert_int_equal(books_drain(&books, &region, PROC_WORKER), 4);
 	for (struct hold *h = metered;; h = h == metered ? extended : silent) {
 		hold_move(h, HOLD_SEQ(atomic_load(&h->state)), HOLD_FREE);
@@ -444,7 +445,7 @@ a_refused_settlement_gives_nothing(void **state)
 	books_drain(&books, &region, PROC_WORKER);
 	/* Forged: more than was ever debited. */
 	h->amount = 1 << 30;
-	ledger_meter(h, 1000000);
+	ledger_meter(h, 1000000, 0);
 	books_reap(&books, &region, PROC_WORKER, &r);
 	assert_int_equal(books.refusals, 1);
 	assert_true(account_available(account) < 1000);

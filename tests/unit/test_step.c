@@ -109,7 +109,7 @@ rival_begins(struct ledger *l, struct region *region, struct books *books)
 		return NULL;
 	books_drain(books, region, RIVAL);
 	ring_ack(ledger_ring(l), position);
-	ledger_meter(h, 1);
+	ledger_meter(h, 1, 0);
 	return h;
 }
 

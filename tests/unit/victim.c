@@ -4,7 +4,8 @@
 
 #include "shm/ring.h"
 
-const struct price victim_price = {.prompt = 1500000, .cached = 0, .completion = 2700001};
+const struct price victim_price = {.prompt = 1500000, .cached = 0, .completion = 2700001,
+    .reasoning = 2700001, .cache_write = 1500000};
 
 static struct region *region;
 static uint32_t proc;
@@ -82,15 +83,15 @@ stream(void)
 	begin();
 	must(ledger_reserve(ledger, &t, "hello", 5, &h, &position) == LEDGER_OK);
 	wait_durable(position);
-	ledger_meter(h, 3);
+	ledger_meter(h, 3, 0);
 	/* Ahead of the hold: between debit and record the reaper has to bring the record, for
 	 * it charges for these tokens. */
-	ledger_meter(h, 9);
-	must(ledger_extend(ledger, h, 11, "abc", 3, &position) == LEDGER_OK);
+	ledger_meter(h, 9, 0);
+	must(ledger_extend(ledger, h, 11, false, "abc", 3, &position) == LEDGER_OK);
 	wait_durable(position);
-	ledger_meter(h, 10);
+	ledger_meter(h, 10, 0);
 	/* Against an account that has nothing left it is LEDGER_SHORT. */
-	if (ledger_extend(ledger, h, 1000, NULL, 0, &position) == LEDGER_OK)
+	if (ledger_extend(ledger, h, 1000, false, NULL, 0, &position) == LEDGER_OK)
 		wait_durable(position);
 	s.completion = 10;
 	s.charge = price_cost(&victim_price, 7, 0, 10);
@@ -110,7 +111,7 @@ overdraw_void_credit(void)
 	begin();
 	must(ledger_reserve(ledger, &t, NULL, 0, &h, &position) == LEDGER_OK);
 	wait_durable(position);
-	ledger_meter(h, 6);
+	ledger_meter(h, 6, 0);
 	s.charge = price_cost(&victim_price, 7, 0, 9);
 	must(ledger_overdraw(ledger, h, s.charge, &position) == LEDGER_OK);
 	s.uncollected = s.charge - h->amount;
@@ -148,9 +149,9 @@ poor(void)
 	if (got != LEDGER_OK)
 		return;
 	wait_durable(position);
-	ledger_meter(h, hold_covers(h));
+	ledger_meter(h, hold_covers(h, h->amount, false), 0);
 	for (int i = 0; i < 2; i++) {
-		got = ledger_extend(ledger, h, 1000, "abc", 3, &position);
+		got = ledger_extend(ledger, h, 1000, false, "abc", 3, &position);
 		must(got == LEDGER_OK || got == LEDGER_SHORT);
 	}
 	must(ledger_mark(ledger, h, "def", 3, &position) == LEDGER_OK);
