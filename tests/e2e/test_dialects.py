@@ -204,6 +204,14 @@ model "{name}" {{
         end = end_of(events)[1]
         self.assertEqual(micro(end["cost"]), cost(112, 3, 400))
         self.assertEqual(end["usage"]["prompt_tokens"], 512)
+        self.t.ctl("price", "set", "anthropic", "cache_write", "0.1875")
+        end = end_of(self.t.run(self.key, big, "anthropic"))[1]
+        self.t.ctl("price", "reset", "anthropic", "all")
+        self.assertEqual(micro(end["cost"]),
+                         -(-(12 * 150000 + 100 * 187500 + 400 * 75000 + 3 * 600000) // 1000000))
+        settled = [r for r in self.t.ctl("journal") if r["type"] == "settle"][-1]
+        self.assertEqual((settled["prompt"], settled["cache_write"], settled["cached"],
+                          settled["price_cache_write"]), (112, 100, 400, 0.1875))
 
     def test_thinking_and_calls_are_counted_and_not_shown(self):
         thought = (named("message_start", message={"usage": {"input_tokens": 9}}) +

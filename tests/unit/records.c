@@ -230,6 +230,32 @@ rec_settle(uint32_t slot, uint64_t op, uint32_t account, uint32_t prompt, uint32
 }
 
 struct rec
+rec_kinds(struct rec rec, uint32_t reasoning, uint32_t cache_write)
+{
+	struct journal_split split = {reasoning, cache_write};
+	struct rec with = rec;
+
+	with.r.version = JOURNAL_VERSION_KINDS;
+	with.r.payload_len = 0;
+	add(&with, &split, sizeof split);
+	add(&with, rec.payload, rec.r.payload_len);
+	return with;
+}
+
+struct rec
+rec_price_set(const char *model, unsigned kind, int64_t value)
+{
+	struct rec rec = rec_new(JOURNAL_PRICE_SET, JOURNAL_NONE, 0, JOURNAL_NONE);
+	struct journal_price_set set = {(uint16_t)kind, (uint16_t)strlen(model)};
+
+	rec.r.amount = value;
+	rec.r.price = JOURNAL_NONE;
+	add(&rec, &set, sizeof set);
+	add(&rec, model, strlen(model));
+	return rec;
+}
+
+struct rec
 rec_void(uint32_t slot, uint64_t op, uint32_t account)
 {
 	struct rec rec = rec_new(JOURNAL_VOID, slot, op, account);
@@ -280,17 +306,25 @@ static struct rec
 random_on_open(const struct books_hold *h, uint32_t slot, unsigned int *seed)
 {
 	uint64_t op = h->op + 1;
+	struct rec rec;
 
 	switch (draw(seed, 5)) {
 	case 0:
 		return rec_extend(slot, op, h->account, 30, h->amount + 30, h->mark, "more ");
 	case 1:
-		return rec_mark(slot, h->op, h->account, draw_tokens(h, seed), "mark ");
+		rec = rec_mark(slot, h->op, h->account, draw_tokens(h, seed), "mark ");
+		break;
 	case 2:
 		return rec_void(slot, op, h->account);
 	default:
-		return rec_settle(slot, op, h->account, h->prompt, draw_tokens(h, seed), "end");
+		rec = rec_settle(slot, op, h->account, h->prompt, draw_tokens(h, seed), "end");
+		break;
 	}
+	/* At one price for both: the charge is the same. */
+	if (draw(seed, 2) == 0)
+		rec = rec_kinds(rec, draw(seed, rec.r.completion + 1),
+		    rec.r.type == JOURNAL_SETTLE ? draw(seed, rec.r.prompt + 1) : 0);
+	return rec;
 }
 
 int
@@ -326,6 +360,9 @@ rec_random(const struct books *b, unsigned int *seed, uint32_t accounts, uint32_
 		    change, books_account(b, account)->overdraft + change);
 	} else if (draw(seed, 20) == 0)
 		*rec = rec_key(account, draw(seed, 1000), "label");
+	else if (draw(seed, 20) == 0)
+		*rec = rec_price_set(draw(seed, 2) == 0 ? "model" : text, draw(seed, PRICE_KINDS),
+		    (int64_t)draw(seed, 1000) - 1);
 	else if (draw(seed, 20) == 0)
 		*rec = rec_revoke(draw(seed, 1000));
 	else

@@ -41,6 +41,9 @@ struct rec rec_mark(uint32_t slot, uint64_t op, uint32_t account, uint32_t compl
     const char *text);
 struct rec rec_settle(uint32_t slot, uint64_t op, uint32_t account, uint32_t prompt,
     uint32_t completion, const char *text);
+/* The same EXTEND, MARK or SETTLE with so many tokens of these kinds. */
+struct rec rec_kinds(struct rec, uint32_t reasoning, uint32_t cache_write);
+struct rec rec_price_set(const char *model, unsigned kind, int64_t value);
 struct rec rec_void(uint32_t slot, uint64_t op, uint32_t account);
 void rec_stream_id(uint8_t stream, uint64_t op, uint8_t id[static 16]);
 

@@ -640,6 +640,135 @@ a_hold_is_ended_at_its_last_mark(void **state)
 	money(1000 - 15 - 36, 0);
 }
 
+/* Each kind at its own price; nothing that says more of a kind than there was. */
+static void
+kinds_are_charged(void **state)
+{
+	struct price p = {1000000, 500000, 2000000, 5000000, 3000000, 7};
+	struct journal_split split;
+	struct rec rec, mark;
+
+	(void)state;
+	stored(rec_price_of(1, "model", &p));
+	rec = rec_reserve(SLOT, 1, 0, 200, 10, 1);
+	rec.r.price = 1;
+	stored(rec);
+	/* 7 + 10 + 20 of text, or 7 + 10 + 10 x 5 of reasoning: 67, of 200. */
+	mark = rec_mark(SLOT, 1, 0, 91, "");
+	mark.r.price = 1;
+	stored(mark);
+	turned_away(rec_kinds(mark, 1, 0), RING_REFUSED);
+	turned_away(rec_kinds(mark, 92, 0), RING_REFUSED);
+	turned_away(rec_kinds(mark, 0, 1), RING_REFUSED);
+	mark.r.completion = 92;
+	turned_away(mark, RING_REFUSED);
+	mark.r.completion = 5;
+	mark.r.version = JOURNAL_VERSION_KINDS; /* without them */
+	turned_away(mark, RING_REFUSED);
+	/* At its last mark: so many of its tokens are reasoning. */
+	mark = rec_void(SLOT, 2, 0);
+	mark.r.price = 1;
+	stored(mark);
+	rec.r.op = 3;
+	stored(rec);
+	mark = rec_mark(SLOT, 3, 0, 10, "");
+	mark.r.price = 1;
+	stored(rec_kinds(mark, 6, 0));
+	books_end_record(b, SLOT, 4, 1, &mark.r, &split);
+	assert_int_equal(mark.r.amount, 7 + 10 + 6 * 5 + 4 * 2);
+	assert_int_equal(mark.r.payload_len, sizeof split);
+	memcpy(mark.payload, &split, sizeof split);
+	stored(mark);
+	rec.r.op = 5;
+	stored(rec);
+	rec = rec_settle(SLOT, 6, 0, 10, 10, "end");
+	rec.r.price = 1;
+	rec.r.cached = 4;
+	rec.r.amount = 7 + 4 * 1 + 6 * 3 + 4 / 2 + 3 * 2 + 7 * 5;
+	turned_away(rec_kinds(rec, 8, 6), RING_REFUSED);
+	turned_away(rec_kinds(rec, 11, 6), RING_REFUSED);
+	turned_away(rec_kinds(rec, 7, 11), RING_REFUSED);
+	turned_away(rec, RING_REFUSED);
+	stored(rec_kinds(rec, 7, 6));
+	money(1000 - 55 - 72, 0);
+}
+
+static void
+price_sets_are_judged(void **state)
+{
+	struct rec rec = rec_price_set("model", PRICE_REASONING, 5);
+	struct price over;
+
+	(void)state;
+	turned_away(rec_price_set("model", PRICE_KINDS + 1, 5), RING_REFUSED);
+	turned_away(rec_price_set("model", PRICE_KINDS, 5), RING_REFUSED);
+	turned_away(rec_price_set("model", PRICE_PROMPT, -2), RING_REFUSED);
+	rec.r.payload_len--;
+	turned_away(rec, RING_REFUSED);
+	rec.r.payload_len = 3;
+	turned_away(rec, RING_REFUSED);
+	stored(rec_price_set("model", PRICE_REASONING, 5));
+	stored(rec_price_set("modem", PRICE_REASONING, 6));
+	stored(rec_price_set("model", PRICE_REQUEST, 0));
+	over = books_price_over(b, "model", 5);
+	assert_memory_equal(&over, (&(struct price){-1, -1, -1, 5, -1, 0}), sizeof over);
+	stored(rec_price_set("model", PRICE_REASONING, PRICE_UNSET));
+	over = books_price_over(b, "model", 5);
+	assert_memory_equal(&over, (&(struct price){-1, -1, -1, -1, -1, 0}), sizeof over);
+	stored(rec_price_set("model", PRICE_KINDS, PRICE_UNSET));
+	over = books_price_over(b, "model", 5);
+	assert_memory_equal(&over, (&(struct price)PRICE_ALL_UNSET), sizeof over);
+	over = books_price_over(b, "mode", 4);
+	assert_memory_equal(&over, (&(struct price)PRICE_ALL_UNSET), sizeof over);
+	assert_int_equal(books_price_sets(b), 2);
+}
+
+/* Rows as checkpoints had them before. */
+static void
+former_rows_are_read(void **state)
+{
+	struct hold_row hold = {.op = 9, .type = JOURNAL_VOID};
+	const int64_t prices[3] = {3, 2, 5};
+	char row[sizeof prices + 3];
+	uint32_t one = 1;
+
+	(void)state;
+	memcpy(row, prices, sizeof prices);
+	memcpy(row + sizeof prices, "old", 3);
+	assert_int_equal(
+	    books_row_load_former(b, ROWS_PRICES, &one, sizeof one, row, sizeof row), 0);
+	assert_memory_equal(
+	    &books_price(b, 1)->price, (&(struct price){3, 2, 5, 5, 3, 0}), sizeof(struct price));
+	assert_memory_equal(books_price_model(b, books_price(b, 1)), "old", 3);
+	assert_int_equal(books_row_load_former(b, ROWS_PRICES, &one, sizeof one, row, 23), -1);
+	assert_int_equal(
+	    books_row_load_former(b, ROWS_HOLDS, &one, sizeof one, &hold, HOLD_ROW_1), 0);
+	assert_int_equal(books_hold(b, 1)->op, 9);
+	assert_int_equal(
+	    books_row_load_former(b, ROWS_HOLDS, &one, sizeof one, &hold, HOLD_ROW_1 - 8), -1);
+}
+
+/* A price as journals had it before there were six kinds. */
+static void
+a_former_price_is_read(void **state)
+{
+	struct journal_price_former head = {.prompt = 3, .cached = 2, .completion = 5, .model_len = 3};
+	struct rec rec = rec_price_of(1, "old", &rec_price);
+
+	(void)state;
+	rec.r.version = JOURNAL_VERSION;
+	memcpy(rec.payload, &head, sizeof head);
+	memcpy(rec.payload + sizeof head, "old", 3);
+	rec.r.payload_len = sizeof head + 3;
+	stored(rec);
+	assert_memory_equal(
+	    &books_price(b, 1)->price, (&(struct price){3, 2, 5, 5, 3, 0}), sizeof(struct price));
+	assert_memory_equal(books_price_model(b, books_price(b, 1)), "old", 3);
+	rec.r.price = 2;
+	rec.r.payload_len--;
+	turned_away(rec, RING_REFUSED);
+}
+
 /* Any bits at all, many times: nothing crashes, and no account ends below its floor. */
 static void
 noise_is_no_danger(void **state)
@@ -694,6 +823,10 @@ main(void)
 	    TEST(settings_are_set),
 	    TEST(a_lowered_overdraft_makes_no_forger_of_anybody),
 	    TEST(workers_make_no_money),
+	    TEST(kinds_are_charged),
+	    TEST(price_sets_are_judged),
+	    TEST(a_former_price_is_read),
+	    TEST(former_rows_are_read),
 	    TEST(a_hold_is_ended_at_its_last_mark),
 	    TEST(noise_is_no_danger),
 	};

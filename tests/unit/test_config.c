@@ -126,6 +126,9 @@ static const struct bad {
 	{ PROVIDER "model m { provider = p\n price_prompt = 0,5 }", "3: syntax" },
 	{ PROVIDER "model m { provider = p\n price_prompt = \"0,5\" price_completion = free }",
 	    "3: price_prompt|3: price_completion" },
+	{ PROVIDER "model m { provider = p " PRICES "\n price_request = 0.0000001\n"
+	    "price_reasoning = -1\n price_cache_write = much }",
+	    "3: price_request|4: price_reasoning|5: price_cache_write" },
 	/* Addresses. */
 	{ "listen = {\"127.0.0.1\"}", "1: listen" },
 	{ "listen = {\"127.0.0.1:0\"}", "1: listen" },

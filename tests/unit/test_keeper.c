@@ -382,6 +382,87 @@ a_sync_brings_the_projection_up_to_date(void **state)
 	assert_int_equal(stop(), 0);
 }
 
+static uint32_t
+price_now(void)
+{
+	return atomic_load(region_model_price(region, 0));
+}
+
+/* When a change is acknowledged it is in force; it stands over the config, whoever dies. */
+static void
+set_prices_are_in_force(void **state)
+{
+	int64_t value;
+
+	(void)state;
+	start();
+	assert_int_equal(admin_push(rec_price_set("model", PRICE_COMPLETION, 77), &value),
+	    RING_APPLIED);
+	assert_int_equal(price_now(), 1);
+	assert_int_equal(region_price(region, 1)->completion, 77);
+	assert_int_equal(region_price(region, 1)->prompt, rec_price.prompt);
+	assert_int_equal(atomic_load(&region->h->model_price_set[0]), 1u << PRICE_COMPLETION);
+	assert_int_equal(atomic_load(&region->h->prices), 2);
+	/* Of a model that the config does not have: kept, and nothing comes of it. */
+	assert_int_equal(admin_push(rec_price_set("gone", PRICE_PROMPT, 1), &value), RING_APPLIED);
+	assert_int_equal(atomic_load(&region->h->prices), 2);
+	kill_keeper();
+	start();
+	assert_int_equal(admin_push(rec_price_set("gone", PRICE_PROMPT, 2), &value), RING_APPLIED);
+	assert_int_equal(price_now(), 1);
+	assert_int_equal(stop(), 0);
+	region_unmap(region);
+	ledger_free(worker);
+	ledger_free(admin);
+	worker = admin = NULL;
+	new_region(); /* a reboot */
+	start();
+	assert_int_equal(price_now(), 1);
+	assert_int_equal(region_price(region, 1)->completion, 77);
+	assert_int_equal(
+	    admin_push(rec_price_set("model", PRICE_KINDS, PRICE_UNSET), &value), RING_APPLIED);
+	assert_int_equal(price_now(), 0);
+	assert_int_equal(atomic_load(&region->h->model_price_set[0]), 0);
+	assert_int_equal(stop(), 0);
+}
+
+/* No more than the table holds, and what it holds can still be gone back to. */
+static void
+prices_run_out(void **state)
+{
+	struct ring *ring;
+	uint64_t position = 0;
+	int64_t value;
+
+	(void)state;
+	start();
+	ring = ledger_ring(admin);
+	for (uint32_t n = 1; n < PRICE_MAX; n++) {
+		struct rec rec = rec_price_set("model", PRICE_COMPLETION, n);
+
+		position = ring_push(ring, &rec.r, rec.payload, rec.r.payload_len);
+		assert_true(position != 0);
+		if (n % 16 == 0 || n == PRICE_MAX - 1) {
+			durable(admin, position);
+			ring_ack(ring, position);
+		}
+	}
+	assert_int_equal(price_now(), PRICE_MAX - 1);
+	assert_int_equal(
+	    admin_push(rec_price_set("model", PRICE_COMPLETION, PRICE_MAX), &value),
+	    RING_NOSPACE);
+	assert_int_equal(price_now(), PRICE_MAX - 1);
+	assert_int_equal(
+	    admin_push(rec_price_set("model", PRICE_COMPLETION, 5), &value), RING_APPLIED);
+	assert_int_equal(price_now(), 5);
+	kill_keeper();
+	start();
+	assert_int_equal(
+	    admin_push(rec_price_set("model", PRICE_PROMPT, 9), &value), RING_NOSPACE);
+	assert_int_equal(price_now(), 5);
+	assert_int_equal(stop(), 0);
+}
+
 /* A price that changes gets a new id; one that comes back gets its old one. */
 static void
 prices_have_ids_for_ever(void **state)
@@ -1169,6 +1250,8 @@ main(void)
 	    TEST(a_sync_brings_the_projection_up_to_date),
 	    TEST(prices_have_ids_for_ever),
 	    TEST(one_price_too_many_is_refused),
+	    TEST(set_prices_are_in_force),
+	    TEST(prices_run_out),
 	    TEST(a_killed_keeper_loses_and_doubles_nothing),
 	    TEST(the_reaper_settles_through_the_keeper),
 #define KILLED(i)                                                                                 \

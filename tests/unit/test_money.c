@@ -114,13 +114,16 @@ text_and_back_is_the_same(void **state)
 
 /* Slowly and plainly: saturates only at the end. */
 static int64_t
-reference(const struct price *p, uint64_t prompt, uint64_t cached, uint64_t completion)
+reference_of(const struct price *p, const struct tokens *t)
 {
-	u128 part[3] = {(u128)prompt * (uint64_t)p->prompt, (u128)cached * (uint64_t)p->cached,
-	    (u128)completion * (uint64_t)p->completion};
-	u128 whole = 0, rest = 0;
+	u128 part[5] = {(u128)(t->prompt - t->cache_write) * (uint64_t)p->prompt,
+	    (u128)t->cached * (uint64_t)p->cached,
+	    (u128)(t->completion - t->reasoning) * (uint64_t)p->completion,
+	    (u128)t->reasoning * (uint64_t)p->reasoning,
+	    (u128)t->cache_write * (uint64_t)p->cache_write};
+	u128 whole = (uint64_t)p->request, rest = 0;
 
-	for (int i = 0; i < 3; i++) {
+	for (int i = 0; i < 5; i++) {
 		whole += part[i] / 1000000;
 		rest += part[i] % 1000000;
 	}
@@ -128,11 +131,33 @@ reference(const struct price *p, uint64_t prompt, uint64_t cached, uint64_t comp
 	return whole > INT64_MAX ? INT64_MAX : (int64_t)whole;
 }
 
+static int64_t
+reference(const struct price *p, uint64_t prompt, uint64_t cached, uint64_t completion)
+{
+	return reference_of(
+	    p, &(struct tokens){.prompt = prompt, .cached = cached, .completion = completion});
+}
+
 static struct price
 rnd_price(int bits)
 {
-	return (struct price){.prompt = (int64_t)rnd_wide(bits),
-	    .cached = (int64_t)rnd_wide(bits), .completion = (int64_t)rnd_wide(bits)};
+	struct price p;
+
+	for (int kind = 0; kind < PRICE_KINDS; kind++)
+		*price_field(&p, (enum price_kind)kind) =
+		    rnd() % 8 == 0 ? 0 : (int64_t)rnd_wide(bits);
+	return p;
+}
+
+static struct tokens
+rnd_tokens(int bits)
+{
+	struct tokens t = {.prompt = rnd_wide(bits), .cached = rnd_wide(bits),
+	    .completion = rnd_wide(bits)};
+
+	t.reasoning = rnd() % 4 == 0 ? t.completion : rnd() % (t.completion / 2 + 1);
+	t.cache_write = rnd() % 4 == 0 ? t.prompt : rnd() % (t.prompt / 2 + 1);
+	return t;
 }
 
 static void
@@ -159,6 +184,98 @@ cost_is_exact_and_rounded_up_once(void **state)
 
 		assert_true(price_cost(&p, a, b, c) == reference(&p, a, b, c));
 	}
+}
+
+static void
+kinds_have_prices_of_their_own(void **state)
+{
+	const struct price p = {.prompt = 1000000, .cached = 2000000, .completion = 4000000,
+	    .reasoning = 8000000, .cache_write = 16000000, .request = 32};
+	const struct price huge = {INT64_MAX, INT64_MAX, INT64_MAX, INT64_MAX, INT64_MAX, INT64_MAX};
+	const uint64_t most = UINT64_MAX;
+
+	(void)state;
+	assert_int_equal(price_cost_of(&p, &(struct tokens){0}), 32);
+	assert_int_equal(price_cost_of(&p, &(struct tokens){3, 1, 5, 2, 1}),
+	    32 + 2 * 1 + 1 * 2 + 3 * 4 + 2 * 8 + 1 * 16);
+	/* More than there are is all of them. */
+	assert_int_equal(price_cost_of(&p, &(struct tokens){3, 0, 5, 9, 9}), 32 + 5 * 8 + 3 * 16);
+	assert_true(price_cost_of(&huge, &(struct tokens){0}) == INT64_MAX);
+	assert_true(price_cost_of(&huge, &(struct tokens){most, most, most, most / 2, most / 2}) ==
+	            INT64_MAX);
+	assert_true(price_covers_of(&huge, &(struct tokens){most, most, most, most / 2, most / 2},
+	                true, INT64_MAX) == -1);
+	for (int i = 0; i < 1000000; i++) {
+		struct price any = rnd_price(i & 1 ? 40 : 63);
+		struct tokens t = rnd_tokens(i & 1 ? 32 : 64);
+
+		assert_true(price_cost_of(&any, &t) == reference_of(&any, &t));
+	}
+}
+
+/* With so many tokens of one kind there already, how many of the other does it pay? */
+static void
+covers_and_fits_with_two_kinds(void **state)
+{
+	(void)state;
+	for (int i = 0; i < 1000000; i++) {
+		struct price p = rnd_price(i & 1 ? 40 : 60);
+		struct tokens t = rnd_tokens(i & 1 ? 20 : 32), fit = t, more;
+		int64_t amount = (int64_t)rnd_wide(62), n;
+		bool thought = rnd() & 1;
+
+		n = price_covers_of(&p, &t, thought, amount);
+		more = t;
+		more.completion = thought ? t.completion - t.reasoning : t.reasoning;
+		more.reasoning = thought ? 0 : t.reasoning;
+		if (n == -1) {
+			assert_true(reference_of(&p, &more) > amount);
+		} else if (n < INT64_MAX) {
+			assert_true(n >= (int64_t)more.completion);
+			for (int k = 0; k < 2; k++) {
+				more.reasoning += thought ? (uint64_t)n + (uint64_t)k - more.completion : 0;
+				more.completion = (uint64_t)n + (uint64_t)k;
+				assert_true((reference_of(&p, &more) <= amount) == (k == 0));
+			}
+		}
+		price_fit(&p, &fit, amount);
+		assert_true(fit.completion <= t.completion && fit.reasoning <= t.reasoning &&
+		            fit.reasoning <= fit.completion && fit.prompt == t.prompt);
+		assert_true(reference_of(&p, &fit) <= amount || fit.completion == 0);
+		if (reference_of(&p, &t) <= amount)
+			assert_memory_equal(&fit, &t, sizeof t);
+		assert_true(price_cost_most(&p, t.prompt, t.completion) >=
+		            price_cost(&p, t.prompt, 0, t.completion));
+		assert_true(price_covers_least(&p, t.prompt, amount) <=
+		            price_covers_most(&p, t.prompt, amount));
+	}
+}
+
+static void
+what_is_not_said_follows(void **state)
+{
+	const struct price unset = PRICE_ALL_UNSET;
+	struct price config = {.prompt = 10, .cached = PRICE_UNSET, .completion = 20,
+	    .reasoning = PRICE_UNSET, .cache_write = PRICE_UNSET, .request = PRICE_UNSET};
+	struct price over = unset, p = price_resolve(&config, &unset);
+
+	(void)state;
+	assert_memory_equal(&p, (&(struct price){10, 10, 20, 20, 10, 0}), sizeof p);
+	over.completion = 0;
+	over.prompt = 7;
+	p = price_resolve(&config, &over);
+	assert_memory_equal(&p, (&(struct price){7, 7, 0, 0, 7, 0}), sizeof p);
+	config.cached = config.reasoning = 5;
+	over.request = 3;
+	p = price_resolve(&config, &over);
+	assert_memory_equal(&p, (&(struct price){7, 5, 0, 5, 7, 3}), sizeof p);
+	for (int kind = 0; kind < PRICE_KINDS; kind++) {
+		const char *name = price_kind_name[kind];
+
+		assert_int_equal(price_kind(name, strlen(name)), kind);
+		assert_int_equal(price_kind(name, strlen(name) - 1), PRICE_KINDS);
+	}
+	assert_int_equal(price_kind("", 0), PRICE_KINDS);
 }
 
 static void
@@ -199,6 +316,9 @@ main(void)
 	    cmocka_unit_test(text_and_back_is_the_same),
 	    cmocka_unit_test(cost_is_exact_and_rounded_up_once),
 	    cmocka_unit_test(covers_is_the_inverse_of_cost),
+	    cmocka_unit_test(kinds_have_prices_of_their_own),
+	    cmocka_unit_test(covers_and_fits_with_two_kinds),
+	    cmocka_unit_test(what_is_not_said_follows),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

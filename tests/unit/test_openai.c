@@ -247,6 +247,12 @@ static const struct {
     {"{\"prompt_tokens\":0,\"completion_tokens\":0}", {.present = true}, false},
     {"{\"prompt_tokens\":3,\"completion_tokens\":2}", {true, 3, 0, 2, 0, 0}, false},
     {"{\"prompt_tokens\":3}", {true, 3, 0, 0, 0, 0}, false},
+    {"{\"prompt_tokens\":9,\"completion_tokens\":2,\"prompt_tokens_details\":"
+     "{\"cached_tokens\":2,\"cache_write_tokens\":7,\"audio_tokens\":1}}",
+        {true, 9, 2, 2, 0, 7}, false},
+    {"{\"prompt_tokens\":9,\"completion_tokens\":2,\"prompt_tokens_details\":"
+     "{\"cached_tokens\":2,\"cache_write_tokens\":8}}",
+        {0}, true},
     {"{\"prompt_tokens\":4294967295,\"completion_tokens\":1}", {true, 4294967295, 0, 1, 0, 0}, false},
     {"{\"prompt_tokens\":3,\"completion_tokens\":2,\"prompt_tokens_details\":null}",
         {true, 3, 0, 2, 0, 0}, false},

@@ -35,7 +35,7 @@
 static const struct region_dims dims = {.workers = 1, .max_accounts = 4, .max_keys = 4,
     .max_holds = 3 * 12, .ring_records = 8, .ring_arena = 256};
 static const struct price price = {.prompt = 1500000, .cached = 0, .completion = 2700001,
-    .reasoning = 2700001, .cache_write = 1500000};
+    .reasoning = 2700001, .request = 3, .cache_write = 1500000};
 
 static struct region region;
 static struct books books;
@@ -64,7 +64,7 @@ stream_step(struct ledger *l, struct stream *st, unsigned int *seed)
 	struct hold_terms t = terms();
 	struct settlement s = {.prompt = 7, .outcome = OUTCOME_STOP};
 	uint64_t position = 0;
-	uint32_t n;
+	uint32_t tokens, n;
 
 	if (ring_durable(ledger_ring(l)) < st->position)
 		return;
@@ -81,14 +81,16 @@ stream_step(struct ledger *l, struct stream *st, unsigned int *seed)
 		*st = (struct stream){0};
 		return;
 	}
-	n = hold_covers(st->h, st->h->amount, false);
+	n = (uint32_t)price_covers(&price, 7, 0, st->h->amount);
 	/* Now and then ahead of what is paid. */
-	ledger_meter(st->h, (uint32_t)rand_r(seed) % (n + 3), 0);
+	tokens = (uint32_t)rand_r(seed) % (n + 3);
+	ledger_meter(st->h, tokens, (uint32_t)rand_r(seed) % (tokens + 1));
 	switch (rand_r(seed) % 4) {
 	case 0:
 		if (ledger_extend(l, st->h, n + 4, false, "text", 4, &position) == LEDGER_OK) {
 			/* As a worker that does not wait: the reaper must cope. */
-			ledger_meter(st->h, hold_covers(st->h, st->h->amount, false), 0);
+			n = (uint32_t)price_covers(&price, 7, 0, st->h->amount);
+			ledger_meter(st->h, n, n / 2);
 			st->position = position;
 		}
 		break;
