@@ -30,7 +30,8 @@ openai_chat_handler(struct conn *c, const struct http_request *h, struct span bo
 	turn_request(c, h, body, api_openai.path, chat_turn);
 }
 
-/* One of OpenAI's model objects, with what it costs here: credits for a million tokens. */
+/* One of OpenAI's model objects, with what it costs here: credits for a million tokens, or a
+ * request. */
 static void
 put_model(struct worker *w, struct buf *b, int model)
 {
@@ -47,12 +48,11 @@ put_model(struct worker *w, struct buf *b, int model)
 	buf_u64(b, m->context);
 	buf_str(b, ",\"max_completion_tokens\":");
 	buf_u64(b, m->max_completion);
-	buf_str(b, ",\"price\":{\"prompt\":");
-	buf_money(b, price.prompt);
-	buf_str(b, ",\"cached\":");
-	buf_money(b, price.cached);
-	buf_str(b, ",\"completion\":");
-	buf_money(b, price.completion);
+	buf_str(b, ",\"price\":");
+	for (int kind = 0; kind < PRICE_KINDS; kind++) {
+		buf_printf(b, "%s\"%s\":", kind == 0 ? "{" : ",", price_kind_name[kind]);
+		buf_money(b, *price_field(&price, (enum price_kind)kind));
+	}
 	buf_str(b, "}}");
 }
 

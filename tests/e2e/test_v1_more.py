@@ -141,7 +141,8 @@ class Models(Case):
         for m in body["data"]:
             self.assertEqual((m["object"], m["owned_by"]), ("model", "sim"))
             self.assertIsInstance(m["created"], int)
-            self.assertEqual(m["price"], {"prompt": 0.15, "cached": 0.075, "completion": 0.6})
+            self.assertEqual(m["price"], {"prompt": 0.15, "cached": 0.075, "completion": 0.6,
+                                           "reasoning": 0.6, "cache_write": 0.15, "request": 0})
             self.assertEqual((m["context_length"], m["max_completion_tokens"]), (1000000, 100000))
             path = "/v1/models/" + m["id"].replace(" ", "%20")
             self.assertEqual(self.t.request("GET", path, key=key)[2], m)
