@@ -508,8 +508,8 @@ one_price_too_many_is_refused(void **state)
 		start();
 		WAIT_FOR(atomic_load(&region->h->prices) ==
 		    (unsigned)(n + 1) * CONFIG_MODELS_MAX);
-		last = atomic_load(&region->h->journal_seq);
 		assert_int_equal(stop(), 0);
+		last = atomic_load(&region->h->journal_seq);
 	}
 	c->model[0].price.completion++;
 	spawn(0);
