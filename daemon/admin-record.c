@@ -45,9 +45,21 @@ put_str(struct fields *fs, const char *key, const char *text)
 static const char *
 type_text(uint8_t type)
 {
-	static const char *const text[JOURNAL_TYPES] = {NULL, "reserve", "extend", "mark", "settle",
-	    "void", "topup", "adjust", "account", "key", "key_revoke", "price", "sync",
-	    "account_set", "freeze", "checkpoint", "compact", "ask", "price_set"};
+	static const char *const text[JOURNAL_TYPES] = {[JOURNAL_RESERVE] = "reserve",
+	    [JOURNAL_EXTEND] = "extend",
+	    [JOURNAL_MARK] = "mark",
+	    [JOURNAL_SETTLE] = "settle",
+	    [JOURNAL_VOID] = "void",
+	    [JOURNAL_TOPUP] = "topup",
+	    [JOURNAL_ADJUST] = "adjust",
+	    [JOURNAL_ACCOUNT] = "account",
+	    [JOURNAL_KEY] = "key",
+	    [JOURNAL_KEY_REVOKE] = "key_revoke",
+	    [JOURNAL_PRICE] = "price",
+	    [JOURNAL_ACCOUNT_SET] = "account_set",
+	    [JOURNAL_FREEZE] = "freeze",
+	    [JOURNAL_CHECKPOINT] = "checkpoint",
+	    [JOURNAL_PRICE_SET] = "price_set"};
 
 	return type < JOURNAL_TYPES && text[type] != NULL ? text[type] : "unknown";
 }

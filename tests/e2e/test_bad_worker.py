@@ -510,7 +510,7 @@ class Bad(Case):
         name = next(self.names)
         key = self.t.account(name, 10)
         price = self.r.u32(self.r.hold(self.r.held(GOOD)[0]) + 60)
-        at = self.r.prices_at + 24 * price
+        at = self.r.prices_at + 48 * price
         was = [self.r.i64(at + 8 * i) for i in range(3)]
         before = sum(self.refused().values())
         for i in range(3):
