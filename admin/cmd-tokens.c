@@ -139,7 +139,14 @@ count_input(struct counted *c, const char *name)
 	char data[READ_SIZE];
 	size_t left = 0;
 	ssize_t n = fd < 0 ? -1 : 1;
+	struct stat st;
 
+	/* Not after half a minute of counting. */
+	if (fd > STDIN_FILENO && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) &&
+	    (uint64_t)st.st_size > INPUT_MAX) {
+		errno = EFBIG;
+		n = -1;
+	}
 	while (n > 0) {
 		n = read(fd, data + left, sizeof data - left);
 		if (n < 0 && errno == EINTR)
