@@ -59,7 +59,9 @@ class Process(unittest.TestCase):
         self.t.hang = 2
         self.t.write_config()
         self.t.start()
-        kids, streams = self.t.children(), []
+        streams = []
+        wait_for(lambda: "tolld: worker 2" in self.t.children(), 10, "all titles")
+        kids = self.t.children()
         for _ in range(12):  # they fall to both workers
             s = self.t.open(self.t.send(self.key, "hi", "endless")["stream_id"])
             self.addCleanup(s.close)
