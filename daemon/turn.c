@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/http_copy.h"
 #include "daemon/metrics.h"
 #include "daemon/repeat.h"
 #include "shm/account.h"
@@ -140,43 +141,6 @@ look_again(evutil_socket_t fd, short what, void *arg)
 		evtimer_add(w->turn_timer, &again);
 }
 
-static void
-move_span(struct span *s, struct buf *copy)
-{
-	/* Reserved: nothing moves any more. */
-	const char *p = copy->data + copy->len;
-
-	if (s->p == NULL)
-		return;
-	buf_add(copy, s->p, s->len);
-	s->p = p;
-}
-
-/* The request's bytes are gone when its handler returns. */
-static bool
-copy_request(struct turn *t)
-{
-	struct http_request *h = &t->request;
-	size_t n =
-	    h->method_text.len + h->target.len + h->path.len + h->query.len + t->body.len + 1;
-
-	for (int i = 0; i < h->headers; i++)
-		n += h->header[i].name.len + h->header[i].value.len;
-	if (!buf_reserve(&t->copy, n))
-		return false;
-	move_span(&h->method_text, &t->copy);
-	move_span(&h->target, &t->copy);
-	move_span(&h->path, &t->copy);
-	move_span(&h->query, &t->copy);
-	for (int i = 0; i < h->headers; i++) {
-		move_span(&h->header[i].name, &t->copy);
-		move_span(&h->header[i].value, &t->copy);
-	}
-	move_span(&t->body, &t->copy);
-	buf_add(&t->copy, "", 1);
-	return true;
-}
-
 static struct turn *
 turn_new(struct worker *w, struct conn *c, const struct http_request *h, struct span body)
 {
@@ -189,7 +153,7 @@ turn_new(struct worker *w, struct conn *c, const struct http_request *h, struct 
 		return NULL;
 	}
 	*t = (struct turn){.w = w, .conn = c, .request = *h, .body = body};
-	if (!copy_request(t)) {
+	if (!http_copy(&t->request, &t->body, &t->copy)) {
 		buf_free(&t->copy);
 		free(t);
 		return NULL;
