@@ -46,6 +46,8 @@ const struct command cmd_key_create = {
 	{"--per", "WHAT", "per", CMD_TEXT, false, "day, month (in UTC) or total"},
 	{"--mint-others", NULL, "mint_others", CMD_FLAG, false,
 	    "with the scope mint: keys for any account, not only its own"},
+	{"--trust-user-header", NULL, "trust_user_header", CMD_FLAG, false,
+	    "charge the user whom X-OpenWebUI-User-Id names, and make its account when it is new"},
 	{0},
     },
     create,

@@ -47,7 +47,7 @@ made_cb(void *arg, uint64_t position)
 
 /* The arguments of key.create, as in the table of methods. */
 enum { ARG_ID, ARG_TTL, ARG_LABEL, ARG_SCOPE, ARG_MODEL, ARG_CAP, ARG_PER,
-	ARG_OTHERS };
+	ARG_OTHERS, ARG_TRUST };
 
 /* What it is to be good for; false with the error answered. */
 static bool
@@ -78,6 +78,7 @@ read_rights(struct admin_call *call, const struct proto_value *v, struct key_rig
 		return false;
 	}
 	k->scopes |= v[ARG_OTHERS].number != 0 ? KEY_MINT_OTHERS : 0;
+	k->scopes |= v[ARG_TRUST].number != 0 ? KEY_TRUST_USER : 0;
 	return true;
 }
 
@@ -257,6 +258,7 @@ put_scopes(struct proto_out *out, uint32_t scopes)
 			*c = ',';
 	proto_put_kstr(out, "scope", text);
 	proto_put_kbool(out, "mint_others", (scopes & KEY_MINT_OTHERS) != 0);
+	proto_put_kbool(out, "trust_user_header", (scopes & KEY_TRUST_USER) != 0);
 }
 
 /*
@@ -287,7 +289,7 @@ put_page(struct admin_call *call)
 		char key_id[AUTH_KEY_ID_LEN + 1];
 
 		auth_format_key_id(k->key_id, key_id);
-		proto_put_map(out, 11);
+		proto_put_map(out, 12);
 		proto_put_kstr(out, "key_id", key_id);
 		proto_put_ktext(out, "account", call->account->id, call->account->id_len);
 		proto_put_kstr(out, "status", status_text(k, now_us));

@@ -55,6 +55,7 @@ const struct admin_method admin_methods[] = {
             {"cap", PROTO_NUMBER, false, 1, PURSE_MAX},
             {"per", PROTO_TEXT, false, 1, 16},
             {"mint_others", PROTO_BOOL, false, 0, 1},
+            {"trust_user_header", PROTO_BOOL, false, 0, 1},
             END}},
     {"key.list", admin_key_list, true, false, {ID, PAGE, END}},
     {"key.revoke", admin_key_revoke, true, true,

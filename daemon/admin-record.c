@@ -59,7 +59,8 @@ type_text(uint8_t type)
 	    [JOURNAL_ACCOUNT_SET] = "account_set",
 	    [JOURNAL_FREEZE] = "freeze",
 	    [JOURNAL_CHECKPOINT] = "checkpoint",
-	    [JOURNAL_PRICE_SET] = "price_set"};
+	    [JOURNAL_PRICE_SET] = "price_set",
+	    [JOURNAL_SIGHT] = "first_sight"};
 
 	return type < JOURNAL_TYPES && text[type] != NULL ? text[type] : "unknown";
 }
@@ -180,6 +181,20 @@ key_fields(struct fields *fs, const struct journal_entry *e, struct texts *t)
 		put_number(fs, "expires_at", (int64_t)(head.expires_us / 1000000));
 	if (sizeof head + head.label_len <= e->payload_len)
 		put_text(fs, "label", (const char *)e->payload + sizeof head, head.label_len);
+}
+
+static void
+sight_fields(struct fields *fs, const struct journal_entry *e, struct texts *t)
+{
+	struct journal_sight head;
+
+	put_number(fs, "amount", e->record.amount);
+	put_number(fs, "overdraft", e->record.extra);
+	if (e->payload_len < sizeof head)
+		return;
+	memcpy(&head, e->payload, sizeof head);
+	auth_format_key_id(head.key_id, t->key_id);
+	put_str(fs, "key_id", t->key_id);
 }
 
 static void
@@ -331,6 +346,9 @@ record_fields(
 	case JOURNAL_KEY_REVOKE:
 		auth_format_key_id((uint64_t)r->extra, t->key_id);
 		put_str(fs, "key_id", t->key_id);
+		break;
+	case JOURNAL_SIGHT:
+		sight_fields(fs, e, t);
 		break;
 	case JOURNAL_PRICE:
 		price_fields(fs, e);

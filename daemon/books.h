@@ -67,6 +67,7 @@ struct books_key {
 	uint64_t key_id, expires_us, created_us;
 	uint32_t account, scopes;
 	uint32_t flags; /* KEY_REVOKED */
+	uint32_t sighted; /* accounts that were made for its users */
 	int64_t cap;
 	uint32_t per; /* enum key_per */
 	/* Charged and held under its cap in the present window and the one before, by their
@@ -104,12 +105,13 @@ struct books_price_set {
 struct books *books_new(void) __attribute__((warn_unused_result));
 void books_free(struct books *);
 
-/* Which types a producer may send: only the admin process makes money, accounts and keys. */
+/* Which types a producer may send: only the admin process makes money, accounts and keys.  (What
+ * a SIGHT makes is the keeper's to say.) */
 #define BOOKS_TYPE(type) (1u << (type))
 #define BOOKS_FROM_WORKER                                                                         \
 	(BOOKS_TYPE(JOURNAL_RESERVE) | BOOKS_TYPE(JOURNAL_EXTEND) | BOOKS_TYPE(JOURNAL_MARK) |    \
 	    BOOKS_TYPE(JOURNAL_SETTLE) | BOOKS_TYPE(JOURNAL_VOID) | BOOKS_TYPE(JOURNAL_SYNC) |     \
-	    BOOKS_TYPE(JOURNAL_ASK))
+	    BOOKS_TYPE(JOURNAL_ASK) | BOOKS_TYPE(JOURNAL_SIGHT))
 #define BOOKS_FROM_ADMIN                                                                          \
 	(BOOKS_TYPE(JOURNAL_TOPUP) | BOOKS_TYPE(JOURNAL_ADJUST) | BOOKS_TYPE(JOURNAL_ACCOUNT) |   \
 	    BOOKS_TYPE(JOURNAL_KEY) | BOOKS_TYPE(JOURNAL_KEY_REVOKE) | BOOKS_TYPE(JOURNAL_SYNC) | \
@@ -129,7 +131,7 @@ struct books_input {
 struct books_verdict {
 	enum ring_status status;
 	bool store;              /* it goes to the journal and through books_apply */
-	int64_t value;           /* ring_entry.value; ACCOUNT: the number to store it with */
+	int64_t value;           /* ring_entry.value; ACCOUNT, SIGHT: the number to store it with */
 	uint64_t first;          /* ring_entry.first */
 	const char *contradicts; /* RING_REFUSED: what; a constant text */
 	uint32_t freeze;         /* RING_REFUSED: the account whose books it contradicts, or NONE */
@@ -175,6 +177,9 @@ struct books_models {
 	const char *at, *end;
 };
 bool books_models_next(struct books_models *, const char **name, size_t *len);
+/* Of a SIGHT: the key, or JOURNAL_NONE; *id and *len of its account are set if it is one. */
+uint32_t books_sight_of(const struct books *, const struct journal_record *, const void *payload,
+    const char **id, size_t *len);
 /* Index of the key of that id, or JOURNAL_NONE. */
 uint32_t books_key_find(const struct books *, uint64_t key_id);
 /* Does the record make a ref, once it is entered? */

@@ -216,6 +216,24 @@ apply_to_open(struct books *b, const struct journal_record *r, const void *paylo
 	return 0;
 }
 
+uint32_t
+books_sight_of(const struct books *b, const struct journal_record *r, const void *payload,
+    const char **id, size_t *len)
+{
+	struct journal_sight head;
+
+	*id = NULL;
+	*len = 0;
+	if (r->payload_len < sizeof head)
+		return JOURNAL_NONE;
+	memcpy(&head, payload, sizeof head);
+	if (sizeof head + head.id_len != r->payload_len)
+		return JOURNAL_NONE;
+	*id = (const char *)payload + sizeof head;
+	*len = head.id_len;
+	return books_key_find(b, head.key_id);
+}
+
 /*
  * The slot of a change of what is available.  What lowers it reaches shared memory only after
  * the record is durable: until the slot's next operation it is the account's slack.
@@ -281,6 +299,25 @@ apply_account(struct books *b, const struct journal_record *r, const void *paylo
 		head.id_len) < 0)
 		return -1;
 	(void)account_to_change(b, r->account);
+	return 0;
+}
+
+/* Account and first credit in one: there is no moment at which a user has the one only. */
+static int
+apply_sight(struct books *b, const struct journal_record *r, const void *payload)
+{
+	struct books_account a = {
+	    .balance = r->amount, .topups = r->amount, .overdraft = r->extra};
+	const char *id;
+	size_t len;
+	uint32_t key = books_sight_of(b, r, payload, &id, &len);
+
+	if (key == JOURNAL_NONE || id == NULL ||
+	    books_load_account(b, r->account, &a, id, len) < 0)
+		return -1;
+	(void)account_to_change(b, r->account);
+	((struct books_key *)b->keys.data)[key].sighted++;
+	key_changed(b, key);
 	return 0;
 }
 
@@ -395,6 +432,8 @@ books_apply(struct books *b, const struct journal_record *r, const void *payload
 		return apply_credit(b, r, payload, sequence);
 	case JOURNAL_ACCOUNT:
 		return apply_account(b, r, payload);
+	case JOURNAL_SIGHT:
+		return apply_sight(b, r, payload);
 	case JOURNAL_KEY:
 		return apply_key(b, r, payload);
 	case JOURNAL_KEY_REVOKE:

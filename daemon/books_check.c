@@ -434,6 +434,39 @@ check_account(const struct books *b, const struct books_input *in, struct books_
 		v->value = books_accounts(b);
 }
 
+/*
+ * A worker asks for an account for a user whom a key named; how much it is worth is not for it to
+ * say.  That it is there already, or the key no more, can be a race.
+ */
+static void
+check_sight(const struct books *b, const struct books_input *in, struct books_verdict *v)
+{
+	const struct journal_record *r = in->record;
+	const char *id;
+	size_t len;
+	uint32_t index = books_sight_of(b, r, in->payload, &id, &len);
+	const struct books_key *k = index == JOURNAL_NONE ? NULL : books_key(b, index);
+
+	if (id == NULL || !account_id_ok(id, len) || len <= sizeof SIGHT_PREFIX - 1 ||
+	    memcmp(id, SIGHT_PREFIX, sizeof SIGHT_PREFIX - 1) != 0)
+		contradicts(v, "the account's id is not a user's");
+	else if (in->types != BOOKS_FROM_JOURNAL &&
+	    (r->amount != 0 || r->extra != 0 || r->account != JOURNAL_NONE))
+		contradicts(v, "a user's account is not the sender's to number or to pay");
+	else if (r->amount < 0 || r->amount > AMOUNT_MAX || r->extra < 0 || r->extra > AMOUNT_MAX)
+		contradicts(v, "a user's account cannot begin like this");
+	else if (k == NULL || (k->scopes & KEY_TRUST_USER) == 0)
+		contradicts(v, "the key may not name users");
+	else if ((v->value = books_account_find(b, id, len)) != JOURNAL_NONE)
+		answer(v, RING_EXISTS);
+	else if ((k->flags & KEY_REVOKED) != 0 ||
+	    (k->expires_us != 0 && k->expires_us <= r->time_us) ||
+	    (books_account(b, k->account)->flags & (ACCOUNT_CLOSED | ACCOUNT_FROZEN)) != 0)
+		answer(v, RING_CLOSED);
+	else
+		v->value = books_accounts(b);
+}
+
 static void
 check_key(const struct books *b, const struct books_input *in, struct books_verdict *v)
 {
@@ -535,6 +568,9 @@ check_type(const struct books *b, const struct books_input *in, struct books_ver
 		break;
 	case JOURNAL_ACCOUNT:
 		check_account(b, in, v);
+		break;
+	case JOURNAL_SIGHT:
+		check_sight(b, in, v);
 		break;
 	case JOURNAL_KEY:
 		check_key(b, in, v);

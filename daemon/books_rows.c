@@ -104,6 +104,7 @@ make_key(const struct books *b, uint32_t index, struct books_row *row)
 	    .models_len = k->models_len,
 	    .used = {k->used[0], k->used[1]},
 	    .window = {k->window[0], k->window[1]},
+	    .sighted = k->sighted,
 	};
 	memcpy(row->fixed.key.hash, k->hash, sizeof k->hash);
 }
@@ -236,6 +237,7 @@ load_key(struct books *b, const char *value, size_t len)
 	k.models_len = row.models_len;
 	k.cap = row.cap;
 	k.per = row.per;
+	k.sighted = row.sighted;
 	memcpy(k.used, row.used, sizeof k.used);
 	memcpy(k.window, row.window, sizeof k.window);
 	return books_load_key(b, &k, value + fixed);

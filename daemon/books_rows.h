@@ -61,7 +61,8 @@ struct key_row {
 	int64_t cap;
 	uint32_t per, models_len;
 	int64_t used[2];
-	uint16_t window[2], pad2[2];
+	uint16_t window[2];
+	uint32_t sighted; /* 0 where it was padding */
 };
 #define KEY_ROW_1 72
 

@@ -88,6 +88,10 @@ struct config {
 		uint32_t requests_per_minute, tokens_per_minute, concurrent_streams; /* 0: none */
 		uint32_t unauthenticated_per_minute; /* of an address; 0: none */
 	} limits;
+	struct { /* accounts of users whom a key names: daemon/sight.h */
+		int64_t grant, overdraft; /* micro-credits */
+		uint32_t max_accounts;    /* that a key may make */
+	} first_sight;
 	struct {
 		uint32_t keep_days;    /* 0: for ever */
 		uint32_t keep_min;     /* seconds; no key: what nobody may go below */

@@ -13,6 +13,7 @@
 #include "daemon/config_file.h"
 #include "daemon/config_value.h"
 #include "daemon/secret.h"
+#include "shm/account.h"
 #include "shm/region.h"
 
 #define DAY 86400
@@ -68,6 +69,13 @@ static const struct config_key limits_keys[] = {
 	{ 0 },
 };
 
+static const struct config_key first_sight_keys[] = {
+	{ "grant", value_money, C(first_sight.grant), 0, PURSE_MAX, false },
+	{ "overdraft", value_money, C(first_sight.overdraft), 0, PURSE_MAX, false },
+	{ "max_accounts", value_uint, C(first_sight.max_accounts), 0, 1 << 27, false },
+	{ 0 },
+};
+
 static const struct config_key timeouts_keys[] = {
 	{ "connect", value_uint, C(timeouts.connect), 1, DAY, false },
 	{ "first_token", value_uint, C(timeouts.first_token), 1, DAY, false },
@@ -112,6 +120,7 @@ const struct config_shape config_shapes[] = {
 	{ "ledger", false, ledger_keys },
 	{ "journal", false, journal_keys },
 	{ "limits", false, limits_keys },
+	{ "first_sight", false, first_sight_keys },
 	{ "timeouts", false, timeouts_keys },
 	{ "provider", true, provider_keys },
 	{ "model", true, model_keys },
@@ -138,6 +147,7 @@ config_defaults(struct config *c)
 	c->ledger.max_accounts = 1 << 20;
 	c->ledger.max_refs = 1 << 22;
 	c->ledger.max_holds = 1 << 16;
+	c->first_sight.max_accounts = 1000;
 	c->journal.keep_min = DAY;
 	c->timeouts.connect = 10;
 	c->timeouts.first_token = 60;
@@ -383,7 +393,7 @@ void
 config_check(struct config_file *f, struct config *c)
 {
 	static const struct config_key *const plain[] = { ledger_keys, journal_keys,
-		limits_keys, timeouts_keys };
+		limits_keys, first_sight_keys, timeouts_keys };
 
 	apply_section(f, 0, top_keys, c);
 	/* value_listen and value_origin take the whole config: their tables' offset is 0. */

@@ -83,6 +83,9 @@ SETTER(value_money)
 		    : "\"%s\" is not an amount of credits with at most six decimals", value);
 	else if (amount < 0)
 		config_fault(f, e->line, k->name, "%s is negative", value);
+	else if (k->max > 0 && amount > k->max)
+		config_fault(f, e->line, k->name, "%s is more than %lld credits", value,
+		    (long long)(k->max / 1000000));
 	else
 		*(int64_t *)field = amount;
 }

@@ -279,6 +279,7 @@ static bool
 has_room(struct keeper *k, const struct journal_record *r, const void *payload)
 {
 	bool keys = r->type == JOURNAL_KEY;
+	bool accounts = r->type == JOURNAL_ACCOUNT || r->type == JOURNAL_SIGHT;
 	uint32_t max_refs = k->heritage->config->ledger.max_refs; /* 0 in tests: no bound */
 
 	if (max_refs != 0 && books_refs_kept(k->books) >= max_refs &&
@@ -290,13 +291,29 @@ has_room(struct keeper *k, const struct journal_record *r, const void *payload)
 		metrics_table_full(TABLE_PRICES);
 		return false;
 	}
-	if (r->type != JOURNAL_ACCOUNT && !keys)
+	if (!accounts && !keys)
 		return true;
 	if ((keys ? region_grow_keys(k->region, books_keys(k->books) + 1)
 		  : region_grow_accounts(k->region, books_accounts(k->books) + 1)) == 0)
 		return true;
 	metrics_table_full(keys ? TABLE_KEYS : TABLE_ACCOUNTS);
 	return false;
+}
+
+/* May its key make one more?  Then how the account begins: no worker has a say in that. */
+static bool
+begin_sight(struct keeper *k, struct journal_record *r, const void *payload)
+{
+	const struct config *c = k->heritage->config;
+	const char *id;
+	size_t len;
+	uint32_t key = books_sight_of(k->books, r, payload, &id, &len);
+
+	if (books_key(k->books, key)->sighted >= c->first_sight.max_accounts)
+		return false;
+	r->amount = c->first_sight.grant;
+	r->extra = c->first_sight.overdraft;
+	return true;
 }
 
 /*
@@ -350,12 +367,17 @@ take(struct keeper *k, uint32_t proc, struct journal_record *r, const void *payl
 	*p = (struct keeper_pending){.op = r->op, .number = -1, .account = JOURNAL_NONE,
 	    .type = r->type, .slot = next ? r->slot : JOURNAL_NONE};
 	books_check(k->books, &in, &v);
+	if (v.store && r->type == JOURNAL_SIGHT && !begin_sight(k, r, payload)) {
+		v.store = false;
+		v.status = RING_BOUND;
+	}
 	if (v.store && !has_room(k, r, payload)) {
 		v.store = false;
 		v.status = RING_NOSPACE;
 	}
 	if (v.store) {
-		if (r->type == JOURNAL_ACCOUNT || r->type == JOURNAL_KEY_REVOKE)
+		if (r->type == JOURNAL_ACCOUNT || r->type == JOURNAL_KEY_REVOKE ||
+		    r->type == JOURNAL_SIGHT)
 			r->account = (uint32_t)v.value;
 		keeper_append(k, r, payload);
 		/* In the same commit as the price that it brings about. */

@@ -120,6 +120,7 @@ NAMES(refused_text, JOURNAL_TYPES + 1, [REFUSED_UNKNOWN] = "unknown",
     [JOURNAL_KEY_REVOKE] = "key_revoke", [JOURNAL_PRICE] = "price", [JOURNAL_PRICE_SET] = "price_set", [JOURNAL_SYNC] = "sync",
     [JOURNAL_ACCOUNT_SET] = "account_set", [JOURNAL_FREEZE] = "freeze", [JOURNAL_CHECKPOINT] = "checkpoint",
     [JOURNAL_COMPACT] = "compact", [JOURNAL_ASK] = "ask", [JOURNAL_GONE] = "gone",
+    [JOURNAL_SIGHT] = "first_sight",
     [REFUSED_RING] = "ring")
 NAMES(defect_text, DEFECT_KINDS, [DEFECT_UTF8] = "utf8", [DEFECT_JSON] = "json",
     [DEFECT_TRUNCATED] = "truncated", [DEFECT_OVERSIZE] = "oversize", [DEFECT_USAGE] = "usage")

@@ -212,7 +212,8 @@ check_record(struct proof *p, const struct journal_entry *e)
 		    : v.status == RING_REPEATED ? "its ref is there already"
 		    : v.status == RING_RANGE    ? "its sum is out of range"
 		                                : "it should not have been stored");
-	if (e->record.type == JOURNAL_ACCOUNT && e->record.account != v.value)
+	if ((e->record.type == JOURNAL_ACCOUNT || e->record.type == JOURNAL_SIGHT) &&
+	    e->record.account != v.value)
 		return differs(
 		    p, "record %llu: the account's number should be %lld", n, (long long)v.value);
 	if (e->record.type == JOURNAL_CHECKPOINT && check_checkpoint(p, e) == PROOF_DIFFERS)

@@ -87,6 +87,7 @@ int64_t account_available(const struct account *);
 #define KEY_SCOPES 7u
 /* Beside them in `scopes`. */
 #define KEY_MINT_OTHERS 0x10000u /* with KEY_SCOPE_MINT: for any account */
+#define KEY_TRUST_USER 0x20000u  /* whom it names in a header is charged (daemon/sight.h) */
 
 #define KEY_MODELS_MAX 16
 

@@ -76,6 +76,10 @@ enum journal_type {
 	/* An operator set what a kind of a model's tokens costs, over the config.  amount: the
 	 * price, or PRICE_UNSET: as the config says; payload: struct journal_price_set. */
 	JOURNAL_PRICE_SET = 19,
+	/* A user whom a key may name was seen for the first time: an account was made, with a first
+	 * credit.  amount: that credit, extra: the overdraft.  Both are 0 on the way in, and account
+	 * JOURNAL_NONE: the keeper gives them.  payload: struct journal_sight. */
+	JOURNAL_SIGHT = 20,
 	JOURNAL_TYPES
 };
 
@@ -179,6 +183,16 @@ struct journal_key {
 };
 #define KEY_MODELS_TEXT_MAX 2064 /* KEY_MODELS_MAX names of 128 bytes, with their line feeds */
 _Static_assert(sizeof(struct journal_key) == 56, "journal_key");
+
+/* What stands before the user's id in the id of its account. */
+#define SIGHT_PREFIX "owui:"
+
+struct journal_sight {
+	uint64_t key_id; /* whose user it is */
+	uint16_t id_len; /* the account's id follows */
+	uint16_t pad[3];
+};
+_Static_assert(sizeof(struct journal_sight) == 16, "journal_sight");
 
 /* What JOURNAL_VERSION 1 had; then the model's name. */
 struct journal_price_former {

@@ -31,12 +31,13 @@ enum ring_status {
 	RING_RANGE = 8,    /* the sum would leave int64 */
 	RING_STALE = 9,    /* ACCOUNT_SET: its overdraft is not the one that the change began with */
 	RING_CONFLICT = 10, /* RESERVE, ASK: this key was used with another body */
+	RING_BOUND = 11,    /* SIGHT: the key has made as many accounts as it may */
 };
 
 struct ring_entry { /* 96 bytes */
 	struct journal_record record;
 	uint64_t payload_at; /* arena position of the payload's first byte; never wraps */
-	/* keeper: TOPUP/ADJUST: new balance; ACCOUNT: its number; RESERVE: what is available after
+	/* keeper: TOPUP/ADJUST: new balance; ACCOUNT, SIGHT: its number; RESERVE: what is available after
 	 * it, and when it is REPEATED, as for ASK, what was after the first one */
 	int64_t value;
 	uint64_t first;      /* keeper: RESERVE, ASK REPEATED: the first one's sequence */

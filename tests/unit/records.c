@@ -8,6 +8,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "shm/account.h"
+
 const struct price rec_price = {1500000, 500000, 3000000, 3000000, 1500000, 0};
 
 static uint64_t
@@ -82,6 +84,29 @@ rec_key(uint32_t account, uint64_t key_id, const char *label)
 	memcpy(head.hash, &key_id, sizeof key_id);
 	add(&rec, &head, sizeof head);
 	add(&rec, label, strlen(label));
+	return rec;
+}
+
+struct rec
+rec_trusted_key(uint32_t account, uint64_t key_id)
+{
+	struct rec rec = rec_key(account, key_id, "");
+	struct journal_key head;
+
+	memcpy(&head, rec.payload, sizeof head);
+	head.scopes = KEY_SCOPE_CHAT | KEY_TRUST_USER;
+	memcpy(rec.payload, &head, sizeof head);
+	return rec;
+}
+
+struct rec
+rec_sight(uint64_t key_id, const char *id)
+{
+	struct rec rec = rec_new(JOURNAL_SIGHT, JOURNAL_NONE, 0, JOURNAL_NONE);
+	struct journal_sight head = {.key_id = key_id, .id_len = (uint16_t)strlen(id)};
+
+	add(&rec, &head, sizeof head);
+	add(&rec, id, strlen(id));
 	return rec;
 }
 

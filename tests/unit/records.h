@@ -24,6 +24,9 @@ struct rec rec_set(uint32_t slot, uint64_t op, uint32_t account, uint32_t what, 
     int64_t overdraft);
 struct rec rec_freeze(uint32_t account);
 struct rec rec_key(uint32_t account, uint64_t key_id, const char *label);
+/* As a worker sends it; the key is trusted if it was made by rec_trusted_key. */
+struct rec rec_sight(uint64_t key_id, const char *id);
+struct rec rec_trusted_key(uint32_t account, uint64_t key_id);
 struct rec rec_revoke(uint64_t key_id);
 struct rec rec_price_of(uint32_t price_id, const char *model, const struct price *);
 struct rec rec_credit(enum journal_type, uint32_t slot, uint64_t op, uint32_t account,

@@ -524,6 +524,152 @@ a_key_of_former_checkpoints(void **state)
 	    books_row_load(b, ROWS_KEYS, again.key, 8, bytes, again.fixed_len + again.text_len), 0);
 }
 
+static enum ring_status
+from_worker(const struct rec *rec)
+{
+	struct books_input in = {.record = &rec->r, .payload = rec->payload,
+	    .types = BOOKS_FROM_WORKER, .slot_first = 0, .slot_count = 8};
+	struct books_verdict v;
+
+	books_check(b, &in, &v);
+	assert_int_equal(v.store, v.status == RING_APPLIED);
+	return v.status;
+}
+
+/* As the keeper completes and stores it. */
+static struct rec
+sight(uint64_t key_id, const char *id, int64_t grant, int64_t overdraft)
+{
+	struct rec rec = rec_sight(key_id, id);
+
+	rec.r.account = books_accounts(b);
+	rec.r.amount = grant;
+	rec.r.extra = overdraft;
+	return rec;
+}
+
+static void
+a_user_is_made_once(void **state)
+{
+	const struct books_account *a;
+	struct books_row row;
+	struct rec rec;
+	uint32_t key;
+
+	(void)state;
+	stored(rec_trusted_key(0, 42));
+	rec = rec_sight(42, "owui:u1");
+	assert_int_equal(from_worker(&rec), RING_APPLIED);
+	assert_int_equal(enter(sight(42, "owui:u1", 700, 30)).value, 2);
+	a = books_account(b, 2);
+	assert_int_equal(books_account_find(b, "owui:u1", 7), 2);
+	assert_int_equal(a->balance, 700);
+	assert_int_equal(a->topups, 700);
+	assert_int_equal(a->overdraft, 30);
+	/* The second worker attaches, whatever the config says by now. */
+	assert_int_equal(from_worker(&rec), RING_EXISTS);
+	assert_int_equal(turned_away(sight(42, "owui:u1", 9, 9), RING_EXISTS).value, 2);
+	assert_int_equal(a->balance, 700);
+	/* Also of one that an operator made, and by another key. */
+	stored(rec_account(3, "owui:u2", 0));
+	stored(rec_trusted_key(1, 43));
+	assert_int_equal(turned_away(sight(43, "owui:u2", 9, 9), RING_EXISTS).value, 3);
+	/* Counted by key, and the count is in its row. */
+	stored(sight(43, "owui:u3", 0, 0));
+	stored(sight(42, "owui:u4", 0, 0));
+	key = books_key_find(b, 42);
+	assert_int_equal(books_key(b, key)->sighted, 2);
+	assert_int_equal(books_key(b, books_key_find(b, 43))->sighted, 1);
+	books_row_make(b, ROWS_KEYS, key, &row);
+	row.fixed.key.key_id = 99;
+	memset(row.fixed.key.hash, 9, sizeof row.fixed.key.hash);
+	assert_int_equal(books_row_load(b, ROWS_KEYS, &row.fixed.key.key_id, 8, &row.fixed,
+	    row.fixed_len), 0);
+	assert_int_equal(books_key(b, books_key_find(b, 99))->sighted, 2);
+}
+
+static void
+no_more_than_a_users_account_is_made(void **state)
+{
+	static const char *const ids[] = {"", "owui:", "u1", "xowui:u", "owui:no blanks",
+	    "owui:\xc3\xa9", "OWUI:u"};
+	struct rec rec, good = rec_sight(42, "owui:u1");
+	struct journal_sight head;
+
+	(void)state;
+	stored(rec_trusted_key(0, 42));
+	stored(rec_key(0, 43, "not trusted"));
+	assert_int_equal(from_worker(&good), RING_APPLIED);
+	for (size_t i = 0; i < sizeof ids / sizeof ids[0]; i++) {
+		rec = rec_sight(42, ids[i]);
+		assert_int_equal(from_worker(&rec), RING_REFUSED);
+		turned_away(rec, RING_REFUSED); /* nor can a journal have it */
+	}
+	rec = rec_sight(43, "owui:u1");
+	assert_int_equal(from_worker(&rec), RING_REFUSED);
+	turned_away(rec, RING_REFUSED);
+	rec = rec_sight(44, "owui:u1"); /* no such key */
+	assert_int_equal(from_worker(&rec), RING_REFUSED);
+	/* What it is worth, and its number, are not the sender's to say. */
+	rec = good;
+	rec.r.amount = 1;
+	assert_int_equal(from_worker(&rec), RING_REFUSED);
+	rec = good;
+	rec.r.extra = 1;
+	assert_int_equal(from_worker(&rec), RING_REFUSED);
+	rec = good;
+	rec.r.account = 2;
+	assert_int_equal(from_worker(&rec), RING_REFUSED);
+	turned_away(sight(42, "owui:u1", -1, 0), RING_REFUSED);
+	turned_away(sight(42, "owui:u1", 0, -1), RING_REFUSED);
+	turned_away(sight(42, "owui:u1", INT64_MAX, 0), RING_REFUSED);
+	/* Longer and shorter than it says. */
+	memcpy(&head, good.payload, sizeof head);
+	for (int d = -1; d <= 1; d += 2) {
+		rec = good;
+		head.id_len = (uint16_t)(7 + d);
+		memcpy(rec.payload, &head, sizeof head);
+		assert_int_equal(from_worker(&rec), RING_REFUSED);
+	}
+	for (uint32_t n = 0; n < sizeof head; n++) {
+		rec = good;
+		rec.r.payload_len = n;
+		assert_int_equal(from_worker(&rec), RING_REFUSED);
+	}
+	assert_int_equal(books_accounts(b), 2);
+}
+
+/* What a worker cannot have known yet is no contradiction. */
+static void
+a_key_that_is_no_longer_good_makes_no_user(void **state)
+{
+	struct rec key = rec_trusted_key(1, 43), rec = rec_sight(43, "owui:u1");
+	struct journal_key head;
+
+	(void)state;
+	memcpy(&head, key.payload, sizeof head);
+	head.expires_us = 1000;
+	memcpy(key.payload, &head, sizeof head);
+	stored(key);
+	rec.r.time_us = 999;
+	assert_int_equal(from_worker(&rec), RING_APPLIED);
+	rec.r.time_us = 1000;
+	assert_int_equal(from_worker(&rec), RING_CLOSED);
+	stored(rec_trusted_key(1, 42));
+	rec = rec_sight(42, "owui:u1");
+	assert_int_equal(from_worker(&rec), RING_APPLIED);
+	stored(rec_freeze(1));
+	assert_int_equal(from_worker(&rec), RING_CLOSED);
+	stored(rec_set(0, 2, 1, JOURNAL_SET_UNFROZEN, 0, 0));
+	assert_int_equal(from_worker(&rec), RING_APPLIED);
+	stored(rec_revoke(42));
+	assert_int_equal(from_worker(&rec), RING_CLOSED);
+	/* Who was made before stays who he is. */
+	stored(rec_trusted_key(0, 45));
+	stored(sight(45, "owui:u1", 5, 0));
+	assert_int_equal(from_worker(&rec), RING_EXISTS);
+}
+
 static void
 closed_and_frozen_accounts(void **state)
 {
@@ -817,6 +963,9 @@ main(void)
 	    TEST(refs_are_known_for_a_day),
 	    TEST(an_adjustment_makes_no_forger_of_anybody),
 	    TEST(accounts_and_keys),
+	    TEST(a_user_is_made_once),
+	    TEST(no_more_than_a_users_account_is_made),
+	    TEST(a_key_that_is_no_longer_good_makes_no_user),
 	    TEST(a_key_of_former_checkpoints),
 	    TEST(a_cap_is_never_passed),
 	    TEST(closed_and_frozen_accounts),

@@ -156,6 +156,10 @@ static const struct bad {
 	{ "trusted_proxies = {\"proxy.example\"}", "1: trusted_proxies" },
 	{ "trusted_proxies = {\"10.0.0.0/\"}", "1: trusted_proxies" },
 	{ "limits { unauthenticated_per_minute = -1 }", "1: unauthenticated_per_minute" },
+	{ "first_sight { grant = -1 }", "1: grant" },
+	{ "first_sight { grant = 100000000.000001 }", "1: grant" },
+	{ "first_sight { overdraft = 1.0000001 }", "1: overdraft" },
+	{ "first_sight {\nmax_accounts = -1\nmax_account = 5 }", "2: max_accounts|3: max_account" },
 	/* Providers. */
 	{ "\nprovider p { }", "2: base_url" },
 	{ "provider p {\n base_url = \"http://h\"\n dialect = soap }", "3: dialect" },
@@ -328,6 +332,9 @@ defaults_are_the_contracts(void **state)
 	assert_int_equal(c->ledger.max_accounts, 1048576);
 	assert_int_equal(c->ledger.max_holds, 65536);
 	assert_int_equal(c->limits.requests_per_minute, 0);
+	assert_int_equal(c->first_sight.grant, 0);
+	assert_int_equal(c->first_sight.overdraft, 0);
+	assert_int_equal(c->first_sight.max_accounts, 1000);
 	assert_int_equal(c->timeouts.connect, 10);
 	assert_int_equal(c->timeouts.first_token, 60);
 	assert_int_equal(c->timeouts.idle, 60);
@@ -350,6 +357,7 @@ static const char everything[] =
     "ledger { overdraft = 0.000001 slice_tokens = 10 hold_ttl = 1 reconnect_grace = 0\n"
     "  max_accounts = 10 max_holds = 100 }\n"
     "limits { requests_per_minute = 1 tokens_per_minute = 2 concurrent_streams = 3 }\n"
+    "first_sight { grant = 100000000 overdraft = 0.5 max_accounts = 0 } "
     "timeouts { connect = 1 first_token = 2 idle = 3 stream = 4 request = 5 header = 6 }\n"
     "model \"b\" { provider = {q, \"p\"} upstream = \"up/b:7\" tokenizer = \"cl100k_base\"\n"
     "  price_prompt = 0.15 price_cached = \"0.075\" price_completion = 0.60\n"
@@ -389,6 +397,9 @@ every_key_arrives(void **state)
 	assert_int_equal(c->ledger.overdraft, 1);
 	assert_int_equal(c->ledger.max_holds, 100);
 	assert_int_equal(c->limits.concurrent_streams, 3);
+	assert_int_equal(c->first_sight.grant, 100000000 * INT64_C(1000000));
+	assert_int_equal(c->first_sight.overdraft, 500000);
+	assert_int_equal(c->first_sight.max_accounts, 0);
 	assert_int_equal(c->timeouts.header, 6);
 	assert_int_equal(c->provider_count, 4);
 	assert_int_equal(c->provider[0].dialect, DIALECT_ANTHROPIC);

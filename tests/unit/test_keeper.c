@@ -972,6 +972,82 @@ after_a_power_cut_holds_end_at_their_marks(void **state)
 	books_free(b);
 }
 
+static enum ring_status
+sight(uint64_t key_id, const char *id, int64_t *number)
+{
+	struct rec rec = rec_sight(key_id, id);
+	struct ring *ring = ledger_ring(worker);
+	uint64_t position = ring_push(ring, &rec.r, rec.payload, rec.r.payload_len);
+	enum ring_status status;
+
+	durable(worker, position);
+	status = ring_result(ring, position, number);
+	ring_ack(ring, position);
+	return status;
+}
+
+static void
+users_get_what_the_config_says_once(void **state)
+{
+	struct books *b;
+	struct rec rec;
+	uint64_t position;
+	int64_t number, value;
+	char id[32];
+
+	(void)state;
+	heritage->config->first_sight.grant = 7 * CREDIT;
+	heritage->config->first_sight.overdraft = 2 * CREDIT;
+	heritage->config->first_sight.max_accounts = 3;
+	start();
+	(void)new_account("alice", 0);
+	assert_int_equal(admin_push(rec_trusted_key(0, 42), &value), RING_APPLIED);
+	assert_int_equal(admin_push(rec_trusted_key(0, 43), &value), RING_APPLIED);
+	assert_int_equal(sight(42, "owui:u1", &number), RING_APPLIED);
+	assert_int_equal(number, 1);
+	assert_int_equal(account_available(account_at(region, 1)), 9 * CREDIT);
+	assert_int_equal(sight(42, "owui:u1", &value), RING_EXISTS);
+	assert_int_equal(value, 1);
+	/* The keeper after this one knows it too, and how many there were. */
+	kill_keeper();
+	heritage->config->first_sight.grant = CREDIT;
+	start();
+	assert_int_equal(sight(43, "owui:u1", &value), RING_EXISTS);
+	assert_int_equal(value, 1);
+	assert_int_equal(sight(42, "owui:u2", &value), RING_APPLIED);
+	assert_int_equal(sight(42, "owui:u3", &value), RING_APPLIED);
+	assert_int_equal(sight(42, "owui:u4", &value), RING_BOUND);
+	assert_null(account_find(region, "owui:u4", 7));
+	assert_int_equal(sight(42, "owui:u3", &value), RING_EXISTS);
+	assert_int_equal(sight(43, "owui:u4", &value), RING_APPLIED);
+	assert_int_equal(atomic_load(&region_proc(region, WORKER)->bad), 0);
+	/* The table is full: said as that, and by nobody's fault. */
+	heritage->config->first_sight.max_accounts = 1000;
+	kill_keeper();
+	start();
+	for (uint32_t n = 5; n < dims.max_accounts; n++) {
+		(void)snprintf(id, sizeof id, "owui:n%u", n);
+		assert_int_equal(sight(42, id, &value), RING_APPLIED);
+		assert_int_equal(value, n);
+	}
+	assert_int_equal(sight(42, "owui:late", &value), RING_NOSPACE);
+	assert_int_equal(atomic_load(&region_proc(region, WORKER)->bad), 0);
+	/* Whoever asks for more than that is found out. */
+	rec = rec_sight(42, "owui:rich");
+	rec.r.amount = 1000 * CREDIT;
+	position = ring_push(ledger_ring(worker), &rec.r, rec.payload, rec.r.payload_len);
+	durable(worker, position);
+	assert_int_equal(ring_result(ledger_ring(worker), position, NULL), RING_REFUSED);
+	assert_int_equal(atomic_load(&region_proc(region, WORKER)->bad), 1);
+	assert_int_equal(stop(), 0);
+	b = durable_books();
+	memory_agrees(b);
+	assert_int_equal(books_account(b, 1)->balance, 7 * CREDIT);
+	assert_int_equal(books_account(b, 1)->topups, 7 * CREDIT);
+	assert_int_equal(books_account(b, 2)->balance, CREDIT);
+	books_free(b);
+}
+
 static void
 forged_records_are_refused_and_their_sender_marked(void **state)
 {
@@ -1263,6 +1339,7 @@ main(void)
 	    TEST(a_worker_cannot_say_that_it_is_gone),
 	    TEST(a_used_up_slot_is_left_alone),
 	    TEST(after_a_power_cut_holds_end_at_their_marks),
+	    TEST(users_get_what_the_config_says_once),
 	    TEST(forged_records_are_refused_and_their_sender_marked),
 	    TEST(what_is_set_stays_set),
 	    TEST(what_was_committed_and_not_told_is_told_by_the_next),
