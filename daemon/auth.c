@@ -15,6 +15,7 @@
 #include "daemon/jwt.h"
 #include "daemon/log.h"
 #include "daemon/minted.h"
+#include "shm/journal_record.h"
 
 #define PREFIX "tolld_"
 #define PREFIX_LEN (sizeof(PREFIX) - 1)
@@ -140,6 +141,54 @@ auth_grant(struct key_entry *key, struct caller *caller)
 	memcpy(caller->model, key->model, caller->models * sizeof caller->model[0]);
 }
 
+enum auth_result
+auth_user(const struct http_request *rq, char id[static ACCOUNT_ID_MAX], size_t *len)
+{
+	struct span user = {NULL, 0};
+	int given = 0;
+
+	for (int i = 0; i < rq->headers; i++)
+		if (span_case_eq(rq->header[i].name, AUTH_USER_HEADER)) {
+			user = rq->header[i].value;
+			given++;
+		}
+	if (given == 0)
+		return AUTH_MISSING;
+	*len = sizeof SIGHT_PREFIX - 1 + user.len;
+	if (given > 1 || user.len == 0 || *len > ACCOUNT_ID_MAX)
+		return AUTH_USER;
+	memcpy(id, SIGHT_PREFIX, sizeof SIGHT_PREFIX - 1);
+	memcpy(id + sizeof SIGHT_PREFIX - 1, user.p, user.len);
+	return account_id_ok(id, *len) ? AUTH_OK : AUTH_USER;
+}
+
+/*
+ * Who is charged.  Only for keys of ours themselves: what they minted is for one account, and who
+ * signs tokens says whom they are for.  A key whose own account is closed or frozen is good for
+ * nobody, and is refused as that account.
+ */
+static enum auth_result
+check_user(const struct heritage *h, const struct http_request *rq, struct caller *caller)
+{
+	char id[ACCOUNT_ID_MAX];
+	size_t len;
+	enum auth_result r;
+
+	if ((caller->scopes & KEY_TRUST_USER) == 0)
+		return AUTH_OK;
+	/* Relaxed: one word; the keeper looks again before it makes an account. */
+	if (atomic_load_explicit(&caller->account->flags, memory_order_relaxed) != 0)
+		return AUTH_OK;
+	r = auth_user(rq, id, &len);
+	if (r == AUTH_OK)
+		caller->account = account_find(&h->region, id, len);
+	else if (r != AUTH_MISSING) {
+		memset(caller, 0, sizeof *caller);
+		return r;
+	}
+	return AUTH_OK;
+}
+
 static enum auth_result
 check_key(const struct heritage *h, struct span token, uint64_t now_us, struct caller *caller)
 {
@@ -183,7 +232,8 @@ auth_request(
 		return minted_check(h, token.p, token.len, now_us, caller);
 	if (h->config->jwt_count > 0 && jwt_is_one(token))
 		return jwt_check(h, token, now_us, caller);
-	return check_key(h, token, now_us, caller);
+	result = check_key(h, token, now_us, caller);
+	return result == AUTH_OK ? check_user(h, rq, caller) : result;
 }
 
 bool

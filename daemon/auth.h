@@ -28,11 +28,12 @@ enum auth_result {
 	AUTH_EXPIRED,
 	AUTH_TOKEN,      /* a JSON Web Token that is not to be believed */
 	AUTH_NO_ACCOUNT, /* a good token, for an account that there is not */
+	AUTH_USER,       /* a good key that may name its user, and names it badly */
 };
 
 /* Who calls.  Account and key lie in shared memory and stay where they are. */
 struct caller {
-	struct account *account;
+	struct account *account; /* NULL: a user whom nobody has seen yet (daemon/sight.h) */
 	struct key_entry *key;   /* of ours, also of a minted one's maker; NULL: by a token */
 	struct key_entry *purse; /* whose cap it spends under (struct hold_terms), or NULL */
 	uint32_t scopes;         /* KEY_SCOPE_..., KEY_MINT_OTHERS */
@@ -49,6 +50,14 @@ struct caller {
  */
 enum auth_result auth_request(const struct heritage *, const struct http_request *, uint64_t now_us,
     struct caller *) __attribute__((warn_unused_result));
+/*
+ * The header in which a key that may (KEY_TRUST_USER) names its user, as OpenWebUI does; the user's
+ * account is SIGHT_PREFIX and the value.  AUTH_MISSING: there is none; AUTH_USER: it is there twice,
+ * or no account's id; else its id is written.
+ */
+#define AUTH_USER_HEADER "X-OpenWebUI-User-Id"
+enum auth_result auth_user(
+    const struct http_request *, char id[static ACCOUNT_ID_MAX], size_t *len);
 /* All that this key is good for, but for the account (for daemon/minted.c). */
 void auth_grant(struct key_entry *, struct caller *);
 /* May it use this model?  (If not, it is told what it would be told of one that there isn't.) */

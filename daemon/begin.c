@@ -15,6 +15,7 @@
 #include "daemon/quote.h"
 #include "daemon/relay.h"
 #include "daemon/repeat.h"
+#include "daemon/sight.h"
 #include "daemon/stream.h"
 #include "daemon/turn.h"
 #include "daemon/worker.h"
@@ -186,6 +187,7 @@ void
 begin_give_up_asked(struct worker *w)
 {
 	repeat_give_up(w, refuse_journal);
+	sight_give_up(w);
 }
 
 /* Unless it has an Idempotency-Key, nobody will ever know the stream's id. */

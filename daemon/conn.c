@@ -300,6 +300,19 @@ conn_arg(const struct conn *c)
 	return c->server->arg;
 }
 
+void
+server_on_unseen(struct server *s, conn_handler *unseen)
+{
+	s->unseen = unseen;
+}
+
+void
+conn_seen(struct conn *c, struct account *account, const struct http_request *rq, struct span body)
+{
+	c->caller.account = account;
+	c->route->handler(c, rq, body);
+}
+
 const struct caller *
 conn_caller(const struct conn *c)
 {

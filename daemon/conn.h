@@ -55,6 +55,13 @@ struct route {
 struct server *server_new(struct event_base *, struct heritage *, uint32_t proc,
     const struct route *, void *arg) __attribute__((warn_unused_result));
 void *server_arg(const struct server *);
+/*
+ * Who is called in place of a route's handler when the caller has no account yet; it answers, or
+ * calls conn_seen when there is one.
+ */
+void server_on_unseen(struct server *, conn_handler *);
+/* The caller's account is this: call the handler, now or from a later event. */
+void conn_seen(struct conn *, struct account *, const struct http_request *, struct span body);
 /* Stop accepting; close idle connections; the rest as they finish ("Connection: close"). */
 void server_drain(struct server *);
 /* Open connections. */
@@ -67,7 +74,7 @@ void server_free(struct server *);
 struct server *conn_server(const struct conn *);
 void *conn_arg(const struct conn *); /* server_arg of its server */
 
-/* Who calls: set when the route has a scope. */
+/* Who calls: set when the route has a scope; in a handler it has an account. */
 const struct caller *conn_caller(const struct conn *);
 
 /* The x-request-id of the present request: the client's, or made.  Never NULL. */
@@ -84,6 +91,8 @@ void conn_error(struct conn *, int status, const char *type, const char *code, c
     const char *fmt, ...) __attribute__((format(printf, 6, 7)));
 /* The 404 for a model that there isn't, or that the caller may not use (auth_model). */
 void route_refuse_model(struct conn *);
+/* The 401 for a key that is not good (any more). */
+void route_refuse_key(struct conn *, const char *message);
 
 /* The same with more members of the error object, each with its comma before it. */
 void conn_error_with(struct conn *, int status, const char *type, const char *code,

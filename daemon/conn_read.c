@@ -105,7 +105,10 @@ dispatch(struct conn *c, const struct http_request *rq, struct span body, struct
 		return;
 	}
 	c->ahead = &ahead;
-	c->route->handler(c, rq, body);
+	if (c->route->scope != ROUTE_OPEN && c->caller.account == NULL)
+		c->server->unseen(c, rq, body);
+	else
+		c->route->handler(c, rq, body);
 	c->ahead = NULL;
 	if (c->state == CONN_HANDLER)
 		conn_error(c, 500, "server_error", "internal_error", NULL, "no answer was given");

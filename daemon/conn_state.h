@@ -49,6 +49,7 @@ enum verdict {
 	VERDICT_TOKEN,
 	VERDICT_TOKEN_ACCOUNT,
 	VERDICT_SCOPE,
+	VERDICT_USER,
 	VERDICT_EXPECT,
 	VERDICT_TOO_LARGE,
 };
@@ -114,6 +115,7 @@ struct server {
 	struct heritage *heritage;
 	const struct config *config;
 	const struct route *routes;
+	conn_handler *unseen;
 	void *arg;
 	struct listener listener[CONFIG_LISTEN_MAX];
 	int listeners;

@@ -9,6 +9,7 @@
 #include "daemon/metrics.h"
 #include "daemon/peer.h"
 #include "shm/clock.h"
+#include "shm/journal_record.h"
 
 #define EXPOSED                                                                                 \
 	"x-request-id, retry-after, x-should-retry, idempotent-replayed, x-tolld-provider, "     \
@@ -98,6 +99,8 @@ check_key(struct conn *c, const struct http_request *rq)
 		return VERDICT_TOKEN;
 	case AUTH_NO_ACCOUNT:
 		return VERDICT_TOKEN_ACCOUNT;
+	case AUTH_USER:
+		return VERDICT_USER;
 	case AUTH_UNKNOWN:
 		return VERDICT_KEY_UNKNOWN;
 	}
@@ -127,7 +130,7 @@ check_caller(struct conn *c, const struct http_request *rq)
 		return VERDICT_LIMITED;
 	v = check_key(c, rq);
 	/* Whose key is good is no stranger, whatever it may not do. */
-	return v == VERDICT_OK || v == VERDICT_SCOPE ? v : stranger(c, rq, v);
+	return v == VERDICT_OK || v == VERDICT_SCOPE || v == VERDICT_USER ? v : stranger(c, rq, v);
 }
 
 /* A path that is not there counts like a key that is not good. */
@@ -202,8 +205,8 @@ methods_text(unsigned methods, char text[static 64])
 	strcat(text, "OPTIONS");
 }
 
-static void
-refuse_key(struct conn *c, const char *message)
+void
+route_refuse_key(struct conn *c, const char *message)
 {
 	const char *type =
 	    c->route->id == ROUTE_ANTHROPIC ? "authentication_error" : "invalid_request_error";
@@ -278,29 +281,34 @@ route_refuse(struct conn *c, const struct http_request *rq)
 		answer_options(c, rq, methods);
 		break;
 	case VERDICT_KEY_MISSING:
-		refuse_key(c,
+		route_refuse_key(c,
 		    "no API key: send \"Authorization: Bearer KEY\" or \"x-api-key: KEY\"");
 		break;
 	case VERDICT_KEY_AMBIGUOUS:
-		refuse_key(c, "more than one API key: send one header with one key");
+		route_refuse_key(c, "more than one API key: send one header with one key");
 		break;
 	case VERDICT_TOKEN:
-		refuse_key(c, "this token is not valid here");
+		route_refuse_key(c, "this token is not valid here");
 		break;
 	case VERDICT_TOKEN_ACCOUNT:
-		refuse_key(c, "there is no account of this token's subject");
+		route_refuse_key(c, "there is no account of this token's subject");
 		break;
 	case VERDICT_SCOPE:
 		refuse_scope(c);
 		break;
+	case VERDICT_USER:
+		conn_error(c, 400, refused, "invalid_request", AUTH_USER_HEADER,
+		    AUTH_USER_HEADER " has to be there once and to have 1 to %d of A-Z a-z 0-9 . _ "
+		    ": @ -", ACCOUNT_ID_MAX - (int)sizeof SIGHT_PREFIX + 1);
+		break;
 	case VERDICT_KEY_UNKNOWN:
-		refuse_key(c, "unknown API key");
+		route_refuse_key(c, "unknown API key");
 		break;
 	case VERDICT_KEY_REVOKED:
-		refuse_key(c, "this API key was revoked");
+		route_refuse_key(c, "this API key was revoked");
 		break;
 	case VERDICT_KEY_EXPIRED:
-		refuse_key(c, "this API key or token has expired");
+		route_refuse_key(c, "this API key or token has expired");
 		break;
 	case VERDICT_LIMITED:
 		refuse_stranger(c, rq);

@@ -21,6 +21,7 @@
 #include "daemon/repeat.h"
 #include "daemon/turn.h"
 #include "daemon/settle.h"
+#include "daemon/sight.h"
 #include "daemon/stream.h"
 #include "shm/clock.h"
 
@@ -141,6 +142,7 @@ init(struct loop *l)
 	w->server = server_new(w->base, w->heritage, w->proc, routes, w);
 	if (w->durable == NULL || w->upstream == NULL || w->streams == NULL || w->server == NULL)
 		return -1;
+	server_on_unseen(w->server, sight_handler);
 	durable_on_room(w->durable, room_cb, w);
 	mailbox_poll(w); /* what was meant for our predecessor */
 	l->tick = event_new(w->base, -1, EV_PERSIST, tick_cb, l);
@@ -163,6 +165,7 @@ fini(struct loop *l)
 	kept_fini(w);
 	repeat_fini(w);
 	turn_fini(w);
+	sight_fini(w);
 	handover_close(w);
 	server_free(w->server);
 	streams_free(w->streams);

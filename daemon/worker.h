@@ -34,6 +34,8 @@ struct worker {
 	struct event *turn_timer;
 	size_t turns_size;          /* their memory */
 	struct repeat *repeats;     /* daemon/repeat.c: who waits for the keeper's word on a key */
+	struct sight *sights;       /* daemon/sight.c: who waits for an account */
+	size_t sights_size;         /* their memory */
 	struct journal_reader *journal; /* opened when first needed */
 	struct kept *kept;          /* daemon/kept.c: who waits for an answer that is kept */
 	struct past *pasts;         /* daemon/past.c: who waits for a dead worker's stream */

@@ -61,6 +61,11 @@ class Bad(Case):
     def setUp(self):
         self.r = region.Region(os.path.join(self.t.folder, "run", "ledger.shm"))
         self.addCleanup(self.r.close)
+        if not hasattr(type(self), "trusted"):
+            self.t.ctl("account", "create", "keys")
+            type(self).trusted, type(self).plain = (
+                int(self.t.ctl("key", "create", "keys", *options)["key_id"][4:], 16)
+                .to_bytes(8, "little") for options in (["--trust-user-header"], []))
         self.names = iter(f"{self.id().rsplit('.', 1)[1]}-{i}"[-60:] for i in range(1000))
 
     def begin(self, proc, key):
@@ -245,6 +250,19 @@ class Bad(Case):
             ("a top-up", "topup", True, dict(new, type=R.TOPUP, amount=10**9)),
             ("an adjustment", "adjust", True, dict(new, type=R.ADJUST, amount=10**9)),
             ("an account", "account", False, dict(type=R.ACCOUNT, amount=10**9)),
+            ("a user's account without a key", "first_sight", True,
+             dict(type=R.SIGHT, account=number, payload=bytes(8) + b"\6" + bytes(7) + b"owui:x")),
+            ("a user's account for a key that is not there", "first_sight", False,
+             dict(type=R.SIGHT, payload=bytes(8) + b"\6" + bytes(7) + b"owui:x")),
+            ("a user's account of a million", "first_sight", False,
+             dict(type=R.SIGHT, amount=10**12,
+                  payload=self.trusted + b"\6" + bytes(7) + b"owui:x")),
+            ("a user's account with an overdraft", "first_sight", False,
+             dict(type=R.SIGHT, extra=1, payload=self.trusted + b"\6" + bytes(7) + b"owui:x")),
+            ("an account that is no user's", "first_sight", False,
+             dict(type=R.SIGHT, payload=self.trusted + b"\6" + bytes(7) + b"mallet")),
+            ("a user of a key that has none", "first_sight", False,
+             dict(type=R.SIGHT, payload=self.plain + b"\6" + bytes(7) + b"owui:x")),
             ("a key", "key", True, dict(type=R.KEY, account=number, payload=bytes(56))),
             ("a revocation", "key_revoke", False, dict(type=R.KEY_REVOKE, extra=1)),
             ("a price", "price", False, dict(type=R.PRICE, price=1, payload=bytes(32))),

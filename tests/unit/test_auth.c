@@ -22,7 +22,7 @@ static const uint64_t now = 1000000;
 static struct config config;
 static struct heritage heritage = {.config = &config, .key_secret = {1, 2, 3}};
 static char good[AUTH_KEY_LEN + 1], revoked[AUTH_KEY_LEN + 1], expired[AUTH_KEY_LEN + 1];
-static char later[AUTH_KEY_LEN + 1], narrow[AUTH_KEY_LEN + 1];
+static char later[AUTH_KEY_LEN + 1], narrow[AUTH_KEY_LEN + 1], trusted[AUTH_KEY_LEN + 1];
 
 static void
 insert(char *text, uint32_t account, uint32_t flags, uint64_t expires_us, const char *model)
@@ -35,7 +35,7 @@ insert(char *text, uint32_t account, uint32_t flags, uint64_t expires_us, const 
 	k.account = account;
 	k.flags = flags;
 	k.expires_us = expires_us;
-	k.scopes = KEY_SCOPE_CHAT | KEY_MINT_OTHERS;
+	k.scopes = KEY_SCOPE_CHAT | (text == trusted ? KEY_TRUST_USER : KEY_MINT_OTHERS);
 	if (model != NULL)
 		k.model[k.models++] = key_model(model, strlen(model));
 	assert_non_null(key_insert(&heritage.region, &k));
@@ -54,15 +54,17 @@ setup(void **state)
 
 	(void)state;
 	assert_int_equal(region_anonymous(&heritage.region, &dims), 0);
-	assert_int_equal(region_grow_accounts(&heritage.region, 2), 0);
+	assert_int_equal(region_grow_accounts(&heritage.region, 3), 0);
 	assert_int_equal(region_grow_keys(&heritage.region, 4), 0);
 	assert_non_null(account_insert(&heritage.region, "alice", 5, &books, 0));
 	assert_non_null(account_insert(&heritage.region, "bob", 3, &books, 0));
+	assert_non_null(account_insert(&heritage.region, "owui:carol", 10, &books, 0));
 	insert(good, 1, 0, 0, NULL);
 	insert(revoked, 0, KEY_REVOKED, 1, NULL);
 	insert(expired, 0, 0, now, NULL);
 	insert(later, 0, 0, now + 1, NULL);
 	insert(narrow, 0, 0, 0, "small");
+	insert(trusted, 0, 0, 0, NULL);
 	return 0;
 }
 
@@ -178,6 +180,72 @@ a_key_in_one_place(void **state)
 	}
 }
 
+/* The account of such a request: its number, -1 for one that there is not yet; or what was wrong. */
+static enum auth_result
+named(const char *key, const char *headers, int *account)
+{
+	struct http_request rq;
+	struct http_fault fault;
+	struct caller caller;
+	enum auth_result r;
+	size_t scanned = 0, len;
+	char head[1000];
+
+	snprintf(head, sizeof head, "GET / HTTP/1.1\r\nHost: x\r\nx-api-key: %s\r\n%s\r\n", key,
+	    headers);
+	assert_int_equal(http_parse_head(head, strlen(head), &scanned, &rq, &len, &fault),
+	    HTTP_PARSE_OK);
+	r = auth_request(&heritage, &rq, now, &caller);
+	*account = caller.account != NULL ? (int)caller.account->number : -1;
+	return r;
+}
+
+#define NAME "X-OpenWebUI-User-Id: "
+#define N59 "12345678901234567890123456789012345678901234567890123456789"
+
+static void
+users_of_a_trusted_key(void **state)
+{
+	static const struct {
+		const char *headers;
+		enum auth_result want;
+		int account;
+	} cases[] = {
+	    {"", AUTH_OK, 0},
+	    {"X-OpenWebUI-User-Email: carol\r\nX-OpenWebUI-User-Name: carol\r\n", AUTH_OK, 0},
+	    {NAME "carol\r\n", AUTH_OK, 2},
+	    {"x-openwebui-user-id:  carol \r\nX-OpenWebUI-User-Role: admin\r\n", AUTH_OK, 2},
+	    {NAME "Carol\r\n", AUTH_OK, -1},
+	    {NAME "6f1ed002-ab5d-4a5c-9dd2-7f2f4dd7e2f1\r\n", AUTH_OK, -1},
+	    {NAME N59 "\r\n", AUTH_OK, -1},
+	    {NAME N59 "0\r\n", AUTH_USER, -1},
+	    {NAME "\r\n", AUTH_USER, -1},
+	    {NAME "car ol\r\n", AUTH_USER, -1},
+	    {NAME "carol,dave\r\n", AUTH_USER, -1},
+	    {NAME "car/ol\r\n", AUTH_USER, -1},
+	    {NAME "car\xc3\xb6l\r\n", AUTH_USER, -1},
+	    {NAME "carol\r\n" NAME "carol\r\n", AUTH_USER, -1},
+	    {NAME "carol\r\nx-openwebui-user-id:\r\n", AUTH_USER, -1},
+	};
+	int account;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+		assert_int_equal(named(trusted, cases[i].headers, &account), cases[i].want);
+		assert_int_equal(account, cases[i].account);
+		/* Whose key it is not: as if it were not there, good or bad. */
+		assert_int_equal(named(good, cases[i].headers, &account), AUTH_OK);
+		assert_int_equal(account, 1);
+	}
+	/* Whose own account is closed or frozen has no users. */
+	for (uint32_t flag = ACCOUNT_CLOSED; flag <= ACCOUNT_FROZEN; flag <<= 1) {
+		atomic_store(&account_at(&heritage.region, 0)->flags, flag);
+		assert_int_equal(named(trusted, NAME "carol\r\n", &account), AUTH_OK);
+		assert_int_equal(account, 0);
+	}
+	atomic_store(&account_at(&heritage.region, 0)->flags, 0);
+}
+
 static void
 models(void **state)
 {
@@ -223,6 +291,7 @@ minted_keys(void **state)
 	char text[MINTED_TEXT_MAX], header[MINTED_TEXT_MAX + 16], changed[MINTED_TEXT_MAX + 16];
 	struct caller caller;
 	size_t len;
+	int account;
 
 	(void)state;
 	mint(&m, good, text, NULL);
@@ -269,7 +338,7 @@ minted_keys(void **state)
 	assert_int_equal(check_text(header, &caller), AUTH_EXPIRED);
 	/* Signed by us and yet of another world: a journal was put back, say. */
 	m.expires_us = now + 1;
-	m.account = 2;
+	m.account = 3;
 	mint(&m, good, text, NULL);
 	snprintf(header, sizeof header, "Bearer %s", text);
 	assert_int_equal(check_text(header, &caller), AUTH_UNKNOWN);
@@ -279,6 +348,13 @@ minted_keys(void **state)
 	snprintf(header, sizeof header, "Bearer %s", text);
 	assert_int_equal(check_text(header, &caller), AUTH_UNKNOWN);
 	heritage.key_secret[31] ^= 1;
+	/* For one account: it names no users, whatever its maker may. */
+	m.account = 1;
+	mint(&m, trusted, text, NULL);
+	assert_int_equal(named(text, NAME "carol\r\n", &account), AUTH_OK);
+	assert_int_equal(account, 1);
+	assert_int_equal(named(text, NAME "?\r\n", &account), AUTH_OK);
+	m.account = 0;
 	/* The longest. */
 	m.models = KEY_MODELS_MAX;
 	minted_make(heritage.key_secret, &m, (uint64_t[KEY_MODELS_MAX]){0}, text);
@@ -403,6 +479,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(answers),
+	    cmocka_unit_test(users_of_a_trusted_key),
 	    cmocka_unit_test(a_key_in_one_place),
 	    cmocka_unit_test(models),
 	    cmocka_unit_test(minted_keys),
