@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run the tests and say what passed: unit tests, then the ones against real servers.
 
-    tests/run.py [--jobs N] [--only WORD] [--slow] NAME...
+    tests/run.py [--jobs N] [--only WORD] NAME...
 
 A NAME is a unit test's program, or a Python file with unittest cases.  Output of what passes is
 kept back; what fails is shown whole.  The last line counts.
@@ -14,7 +14,8 @@ import sys
 import time
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--jobs", type=int, default=2)
+# Most of a test's time is spent waiting, for a time-out or a disk.
+parser.add_argument("--jobs", type=int, default=2 * len(os.sched_getaffinity(0)))
 parser.add_argument("--timeout", type=int, default=int(os.environ.get("TEST_TIMEOUT", "170")))
 parser.add_argument("--only", default="")
 parser.add_argument("names", nargs="+")
@@ -42,7 +43,9 @@ def run(name):
 passed = failed = 0
 names = [n for n in args.names if args.only in n]
 # The long ones first, so that none of them ends alone.
-names.sort(key=lambda n: not n.endswith(".py"))
+LONG = ("unit/test_step", "e2e/test_operator.py", "e2e/test_bad_worker.py", "e2e/test_disk.py",
+        "e2e/test_compact.py", "e2e/test_keys.py")
+names.sort(key=lambda n: (not n.endswith(LONG), not n.endswith(".py")))
 with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
     for future in concurrent.futures.as_completed([pool.submit(run, n) for n in names]):
         name, code, out, seconds = future.result()
