@@ -90,7 +90,7 @@ struct proto_value {
 	int64_t number;
 };
 
-#define PROTO_ARGS_MAX 12
+#define PROTO_ARGS_MAX 16
 
 struct proto_fault {
 	const char *field; /* a name from the list, or NULL when the argument is unknown */

@@ -27,7 +27,7 @@ enum cmd_type {
 	CMD_FILES,    /* all that is left, in ctl->files; stays here */
 };
 
-#define CMD_ARGS_MAX 12
+#define CMD_ARGS_MAX 16
 
 struct cmd_arg {
 	const char *name;  /* "ID": by position; "--ref": an option.  NULL ends a list */

@@ -47,7 +47,7 @@ made_cb(void *arg, uint64_t position)
 
 /* The arguments of key.create, as in the table of methods. */
 enum { ARG_ID, ARG_TTL, ARG_LABEL, ARG_SCOPE, ARG_MODEL, ARG_CAP, ARG_PER,
-	ARG_OTHERS, ARG_TRUST };
+	ARG_OTHERS, ARG_TRUST, ARG_RPM, ARG_TPM, ARG_STREAMS };
 
 /* What it is to be good for; false with the error answered. */
 static bool
@@ -106,6 +106,9 @@ admin_key_create(struct admin_call *call, const struct proto_value *v)
 	record.amount = v[ARG_CAP].number;
 	record.prompt = v[ARG_PER].given ? key_rights_per(v[ARG_PER].text, v[ARG_PER].len)
 					 : KEY_PER_NONE;
+	record.cached = (uint32_t)v[ARG_RPM].number;
+	record.completion = (uint32_t)v[ARG_TPM].number;
+	record.extra = v[ARG_STREAMS].number;
 	if (v[ARG_TTL].given)
 		call->expires_us = record.time_us + (uint64_t)v[ARG_TTL].number * 1000000;
 	auth_make_key(call->key, &call->key_id);
@@ -289,7 +292,7 @@ put_page(struct admin_call *call)
 		char key_id[AUTH_KEY_ID_LEN + 1];
 
 		auth_format_key_id(k->key_id, key_id);
-		proto_put_map(out, 12);
+		proto_put_map(out, 15);
 		proto_put_kstr(out, "key_id", key_id);
 		proto_put_ktext(out, "account", call->account->id, call->account->id_len);
 		proto_put_kstr(out, "status", status_text(k, now_us));
@@ -297,6 +300,9 @@ put_page(struct admin_call *call)
 		put_scopes(out, k->scopes);
 		put_row(out, call->admin, k->key_id);
 		put_cap(out, k);
+		proto_put_kint(out, "rpm", k->requests_per_minute);
+		proto_put_kint(out, "tpm", k->tokens_per_minute);
+		proto_put_kint(out, "streams", k->concurrent_streams);
 	}
 	proto_put_str(out, "next");
 	if (at < count)

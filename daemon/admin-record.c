@@ -179,6 +179,12 @@ key_fields(struct fields *fs, const struct journal_entry *e, struct texts *t)
 	put_str(fs, "key_id", t->key_id);
 	if (head.expires_us != 0)
 		put_number(fs, "expires_at", (int64_t)(head.expires_us / 1000000));
+	if (e->record.cached != 0)
+		put_number(fs, "rpm", e->record.cached);
+	if (e->record.completion != 0)
+		put_number(fs, "tpm", e->record.completion);
+	if (e->record.extra != 0)
+		put_number(fs, "streams", e->record.extra);
 	if (sizeof head + head.label_len <= e->payload_len)
 		put_text(fs, "label", (const char *)e->payload + sizeof head, head.label_len);
 }

@@ -81,8 +81,12 @@ refuse(struct conn *c, enum ledger_result r, const struct quote *q)
 		return;
 	case LEDGER_SEATS:
 		metrics_reserve(RESERVE_LIMITED);
-		limit_refuse_streams(c, limit_account_streams(
+		limit_refuse_streams(c, "account", limit_account_streams(
 		    ((struct worker *)conn_arg(c))->config, conn_caller(c)->account));
+		return;
+	case LEDGER_KEY_SEATS:
+		metrics_reserve(RESERVE_LIMITED);
+		limit_refuse_streams(c, "key", conn_caller(c)->key->concurrent_streams);
 		return;
 	default:
 		refuse_overloaded(c, r == LEDGER_FULL ? RESERVE_FULL : RESERVE_BUSY,
@@ -246,7 +250,8 @@ make_stream(struct conn *c, struct chat_request *r, const struct http_request *h
 }
 
 static enum ledger_result
-reserve(struct stream *st, const struct chat_request *r, const struct quote *q,
+reserve(struct stream *st, struct key_entry *key, const struct chat_request *r,
+    const struct quote *q,
     const struct price *price, uint32_t price_id, const uint8_t message_id[static 16],
     uint64_t *position)
 {
@@ -261,6 +266,8 @@ reserve(struct stream *st, const struct chat_request *r, const struct quote *q,
 	    .min_tokens = q->min_tokens,
 	    .want_tokens = q->want_tokens,
 	    .seats = limit_account_streams(st->w->config, st->account),
+	    .key = key,
+	    .key_seats = key == NULL ? 0 : key->concurrent_streams,
 	    .model = (uint16_t)r->model,
 	    .reserved_us = now_us,
 	    .deadline_us = now_us + (st->deadline_us - st->created_us),
@@ -324,15 +331,14 @@ open_for_requests(struct worker *w, struct conn *c)
 	return true;
 }
 
-/* May it, by what its account did in the last minute?  False: answered. */
+/* May it, by what its account and key did in the last minute?  False: answered. */
 static bool
 within_limits(struct worker *w, struct conn *c, uint32_t prompt, uint32_t completion,
     struct limit_taken *taken)
 {
 	struct limit_verdict v;
 
-	limit_account_take(
-	    w->config, conn_caller(c)->account, prompt, completion, taken, &v);
+	limit_request_take(w->config, conn_caller(c), prompt, completion, taken, &v);
 	limit_headers(c, &v);
 	if (!v.allowed)
 		limit_refuse(c, &v);
@@ -387,7 +393,7 @@ begin(struct conn *c, const struct http_request *h, struct begin *x)
 	}
 	st = make_stream(c, r, h, message_id);
 	if (st == NULL) {
-		limit_account_settle(&limited, 0);
+		limit_request_settle(&limited, 0);
 		for (int k = 0; k < DIALECTS; k++)
 			buf_free(&request[k]);
 		refuse_overloaded(c, RESERVE_MEMORY, "out of memory");
@@ -402,7 +408,7 @@ begin(struct conn *c, const struct http_request *h, struct begin *x)
 	if ((x->api != NULL &&
 	        (st->relay = relay_new(r->whole, x->keyed != NULL)) == NULL) ||
 	    (x->beta.len > 0 && (st->beta = strndup(x->beta.p, x->beta.len)) == NULL)) {
-		limit_account_settle(&st->limited, 0);
+		limit_request_settle(&st->limited, 0);
 		stream_drop_requests(st);
 		stream_drop(st);
 		refuse_overloaded(c, RESERVE_MEMORY, "out of memory");
@@ -415,9 +421,9 @@ begin(struct conn *c, const struct http_request *h, struct begin *x)
 		st->keyed.expires_s = stream_expires_s(st);
 		st->has_key = true;
 	}
-	result = reserve(st, r, &q, &price, price_id, message_id, &position);
+	result = reserve(st, conn_caller(c)->key, r, &q, &price, price_id, message_id, &position);
 	if (result != LEDGER_OK) {
-		limit_account_settle(&st->limited, 0);
+		limit_request_settle(&st->limited, 0);
 		stream_drop(st);
 		ask_or_refuse(w, c, x->keyed, result, &q);
 		return false;

@@ -70,6 +70,7 @@ struct books_key {
 	uint32_t sighted; /* accounts that were made for its users */
 	int64_t cap;
 	uint32_t per; /* enum key_per */
+	uint32_t requests_per_minute, tokens_per_minute, concurrent_streams; /* 0: no limit */
 	/* Charged and held under its cap in the present window and the one before, by their
 	 * numbers' last bit: as in shm/purse.h. */
 	uint16_t window[2];

@@ -380,6 +380,9 @@ apply_key(struct books *b, const struct journal_record *r, const void *payload)
 	k.models_len = head.models_len;
 	k.cap = r->amount;
 	k.per = r->prompt;
+	k.requests_per_minute = r->cached;
+	k.tokens_per_minute = r->completion;
+	k.concurrent_streams = (uint32_t)r->extra;
 	if (books_load_key(b, &k, (const char *)payload + sizeof head) < 0)
 		return -1;
 	key_changed(b, books_keys(b) - 1);

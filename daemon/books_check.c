@@ -483,7 +483,8 @@ check_key(const struct books *b, const struct books_input *in, struct books_verd
 		contradicts(v, "the key's label is cut off");
 	else if (head.models_len > KEY_MODELS_TEXT_MAX || r->amount < 0 ||
 	    r->amount > PURSE_MAX || r->prompt >= KEY_PERS ||
-	    (r->amount > 0) != (r->prompt != KEY_PER_NONE))
+	    (r->amount > 0) != (r->prompt != KEY_PER_NONE) || r->extra < 0 ||
+	    r->extra > UINT32_MAX)
 		contradicts(v, "the key's rights are not such");
 	else if (a == NULL)
 		answer(v, RING_UNKNOWN);

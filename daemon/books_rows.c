@@ -105,6 +105,9 @@ make_key(const struct books *b, uint32_t index, struct books_row *row)
 	    .used = {k->used[0], k->used[1]},
 	    .window = {k->window[0], k->window[1]},
 	    .sighted = k->sighted,
+	    .requests_per_minute = k->requests_per_minute,
+	    .tokens_per_minute = k->tokens_per_minute,
+	    .concurrent_streams = k->concurrent_streams,
 	};
 	memcpy(row->fixed.key.hash, k->hash, sizeof k->hash);
 }
@@ -215,17 +218,19 @@ load_key(struct books *b, const char *value, size_t len)
 {
 	struct books_key k = {0};
 	struct key_row row = {0};
-	size_t fixed = KEY_ROW_1;
+	static const size_t formats[] = {KEY_ROW_1, KEY_ROW_2, sizeof row};
+	size_t fixed = 0;
 
-	memcpy(&row, value, KEY_ROW_1);
-	if (len != KEY_ROW_1 + (size_t)row.label_len) {
-		fixed = sizeof row;
-		if (len < fixed)
+	/* Its length tells which one it is of; the first one knew no models. */
+	for (int i = 0; i < 3 && fixed == 0; i++) {
+		if (len < formats[i])
 			return -1;
-		memcpy(&row, value, fixed);
-		if (len != fixed + row.label_len + row.models_len)
-			return -1;
+		memcpy(&row, value, formats[i]);
+		if (len == formats[i] + row.label_len + row.models_len)
+			fixed = formats[i];
 	}
+	if (fixed == 0)
+		return -1;
 	memcpy(k.hash, row.hash, sizeof k.hash);
 	k.key_id = row.key_id;
 	k.expires_us = row.expires_us;
@@ -238,6 +243,9 @@ load_key(struct books *b, const char *value, size_t len)
 	k.cap = row.cap;
 	k.per = row.per;
 	k.sighted = row.sighted;
+	k.requests_per_minute = row.requests_per_minute;
+	k.tokens_per_minute = row.tokens_per_minute;
+	k.concurrent_streams = row.concurrent_streams;
 	memcpy(k.used, row.used, sizeof k.used);
 	memcpy(k.window, row.window, sizeof k.window);
 	return books_load_key(b, &k, value + fixed);

@@ -63,8 +63,11 @@ struct key_row {
 	int64_t used[2];
 	uint16_t window[2];
 	uint32_t sighted; /* 0 where it was padding */
+	/* To here: CHECKPOINT_FORMAT 2 and 3. */
+	uint32_t requests_per_minute, tokens_per_minute, concurrent_streams, pad3;
 };
 #define KEY_ROW_1 72
+#define KEY_ROW_2 112
 
 struct ref_row {
 	uint8_t body[16];
@@ -94,7 +97,7 @@ void books_row_make(const struct books *, enum books_table, uint32_t index, stru
 /* Enter a row; -1 if it is malformed or does not fit in. */
 int books_row_load(struct books *, enum books_table, const void *key, size_t key_len,
     const void *value, size_t len) __attribute__((warn_unused_result));
-/* The same for a row as checkpoints before CHECKPOINT_FORMAT 3 have it. */
+/* The same for a row as checkpoints before CHECKPOINT_SIX_PRICES have it. */
 int books_row_load_former(struct books *, enum books_table, const void *key, size_t key_len,
     const void *value, size_t len) __attribute__((warn_unused_result));
 

@@ -142,7 +142,7 @@ take_head(struct checkpoint_load *l, const char *bytes)
 	memcpy(&head, bytes, sizeof head);
 	if (head.format < 1 || head.format > CHECKPOINT_FORMAT)
 		return "it is of another version";
-	l->former = head.format < CHECKPOINT_FORMAT;
+	l->former = head.format < CHECKPOINT_SIX_PRICES;
 	if (base->pad != 0 || head.sequence != base->sequence || head.time_us != base->time_us ||
 	    memcmp(head.link, base->link, sizeof head.link) != 0)
 		return "its head is another one's";

@@ -20,8 +20,10 @@
 #include "daemon/buf.h"
 #include "daemon/journal.h"
 
-/* 1: with shorter rows of holds and keys; up to 2: prices of three kinds */
-#define CHECKPOINT_FORMAT 3
+/* 1: with shorter rows of holds and keys; up to 2: prices of three kinds; up to 3: shorter rows of
+ * keys */
+#define CHECKPOINT_FORMAT 4
+#define CHECKPOINT_SIX_PRICES 3
 
 struct checkpoint_head {
 	uint32_t format, pad;

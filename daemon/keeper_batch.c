@@ -93,6 +93,9 @@ keeper_show_key(struct keeper *k, uint32_t index)
 	show_models(k, key, &entry);
 	entry.purse.cap = key->cap;
 	entry.purse.per = key->per;
+	entry.requests_per_minute = key->requests_per_minute;
+	entry.tokens_per_minute = key->tokens_per_minute;
+	entry.concurrent_streams = key->concurrent_streams;
 	for (int i = 0; i < 2; i++)
 		purse_set(&entry.purse, key->window[i], key->used[i]);
 	atomic_init(&entry.flags, key->flags);

@@ -1,5 +1,5 @@
 /*
- * An account's limits, and how a client hears of them.
+ * An account's limits and a key's, and how a client hears of them.
  */
 #include "daemon/limit.h"
 
@@ -35,56 +35,127 @@ limit_account_streams(const struct config *cfg, const struct account *a)
 	return own_or(&a->concurrent_streams, cfg->limits.concurrent_streams);
 }
 
-void
-limit_account_take(const struct config *cfg, struct account *a, uint32_t prompt,
-    uint32_t completion, struct limit_taken *taken, struct limit_verdict *v)
+/* One of at most four things that a request takes. */
+struct take {
+	struct limit *word;
+	uint32_t per_minute;
+	uint64_t n;
+	struct limit_state *unit; /* in the verdict */
+	struct limit_state state;
+};
+
+struct takes {
+	struct take take[4];
+	unsigned count;
+};
+
+static void
+add(struct takes *ts, struct limit *word, uint32_t per_minute, uint64_t n, struct limit_state *unit)
+{
+	if (per_minute != 0)
+		ts->take[ts->count++] =
+		    (struct take){.word = word, .per_minute = per_minute, .n = n, .unit = unit};
+}
+
+/* Take its tokens from one limit: who may use more than that needs all of it. */
+static void
+add_tokens(struct takes *ts, struct limit *word, uint32_t per_minute, uint32_t prompt,
+    uint32_t completion, struct limit_share *share, struct limit_state *unit)
 {
 	uint64_t tokens = (uint64_t)prompt + completion;
-	uint32_t requests = own_or(&a->requests_per_minute, cfg->limits.requests_per_minute);
-	uint32_t per_minute = own_or(&a->tokens_per_minute, cfg->limits.tokens_per_minute);
-	uint64_t now = now_ns();
 
-	if (per_minute != 0 && tokens > per_minute)
+	if (per_minute == 0)
+		return;
+	if (tokens > per_minute)
 		tokens = prompt > per_minute ? prompt : per_minute;
-	*v = (struct limit_verdict){.allowed = true};
-	*taken = (struct limit_taken){
-	    .account = a, .taken_ns = now, .per_minute = per_minute, .tokens = tokens};
+	*share = (struct limit_share){word, per_minute, tokens};
+	add(ts, word, per_minute, tokens, unit);
+}
+
+/* Is it this one of two limits that the client is to know of? */
+static bool
+tighter(const struct limit_state *s, const struct limit_state *than)
+{
+	if (than->limit == 0 || s->retry_ns != than->retry_ns)
+		return than->limit == 0 || s->retry_ns > than->retry_ns;
+	return s->remaining < than->remaining;
+}
+
+/* All of them or none; and how they stand then. */
+static bool
+take_all(struct takes *ts, uint64_t now)
+{
+	unsigned done = 0, i;
+
+	while (done < ts->count && limit_take(ts->take[done].word, ts->take[done].per_minute,
+	                               ts->take[done].n, now, &ts->take[done].state))
+		done++;
+	if (done == ts->count)
+		return true;
+	for (i = done; i-- > 0;)
+		limit_give(ts->take[i].word, ts->take[i].per_minute, ts->take[i].n, now, now);
+	/* It may have to wait for another one for longer. */
+	for (i = 0; i < ts->count; i++)
+		if (i != done)
+			limit_look(ts->take[i].word, ts->take[i].per_minute, ts->take[i].n, now,
+			    &ts->take[i].state);
+	return false;
+}
+
+void
+limit_request_take(const struct config *cfg, const struct caller *who, uint32_t prompt,
+    uint32_t completion, struct limit_taken *taken, struct limit_verdict *v)
+{
+	struct account *a = who->account;
+	struct key_entry *key = who->key;
+	struct takes ts = {.count = 0};
+
+	*taken = (struct limit_taken){.taken_ns = now_ns()};
+	*v = (struct limit_verdict){.allowed = false};
 	/* Tokens first: they can be given back at once and whole, if the request is refused. */
-	if (per_minute != 0 && !limit_take(&a->tokens, per_minute, tokens, now, &v->tokens)) {
-		v->allowed = false;
-		v->by_tokens = true;
-		taken->account = NULL;
-		if (requests != 0)
-			limit_look(&a->requests, requests, now, &v->requests);
-	} else if (requests != 0 && !limit_take(&a->requests, requests, 1, now, &v->requests)) {
-		v->allowed = false;
-		if (per_minute != 0) {
-			limit_give(&a->tokens, per_minute, tokens, now, now);
-			limit_look(&a->tokens, per_minute, now, &v->tokens);
-		}
-		taken->account = NULL;
+	add_tokens(&ts, &a->tokens, own_or(&a->tokens_per_minute, cfg->limits.tokens_per_minute),
+	    prompt, completion, &taken->share[0], &v->tokens);
+	if (key != NULL)
+		add_tokens(&ts, &key->tokens, key->tokens_per_minute, prompt, completion,
+		    &taken->share[1], &v->tokens);
+	add(&ts, &a->requests, own_or(&a->requests_per_minute, cfg->limits.requests_per_minute), 1,
+	    &v->requests);
+	if (key != NULL)
+		add(&ts, &key->requests, key->requests_per_minute, 1, &v->requests);
+	v->allowed = take_all(&ts, taken->taken_ns);
+	for (unsigned i = 0; i < ts.count; i++)
+		if (tighter(&ts.take[i].state, ts.take[i].unit))
+			*ts.take[i].unit = ts.take[i].state;
+	v->by_tokens = v->tokens.retry_ns > v->requests.retry_ns;
+	if (!v->allowed)
+		*taken = (struct limit_taken){.taken_ns = 0};
+}
+
+void
+limit_request_used(struct limit_taken *t, uint64_t tokens)
+{
+	for (int i = 0; i < 2; i++) {
+		struct limit_share *s = &t->share[i];
+
+		if (s->word == NULL || tokens <= s->tokens)
+			continue;
+		limit_use(s->word, s->per_minute, tokens - s->tokens, now_ns());
+		s->tokens = tokens;
 	}
 }
 
 void
-limit_account_used(struct limit_taken *t, uint64_t tokens)
+limit_request_settle(struct limit_taken *t, uint64_t tokens)
 {
-	if (t->account == NULL || t->per_minute == 0 || tokens <= t->tokens)
-		return;
-	limit_use(&t->account->tokens, t->per_minute, tokens - t->tokens, now_ns());
-	t->tokens = tokens;
-}
+	limit_request_used(t, tokens);
+	for (int i = 0; i < 2; i++) {
+		struct limit_share *s = &t->share[i];
 
-void
-limit_account_settle(struct limit_taken *t, uint64_t tokens)
-{
-	if (t->account == NULL)
-		return;
-	limit_account_used(t, tokens);
-	if (t->per_minute != 0 && tokens < t->tokens)
-		limit_give(
-		    &t->account->tokens, t->per_minute, t->tokens - tokens, t->taken_ns, now_ns());
-	t->account = NULL;
+		if (s->word != NULL && tokens < s->tokens)
+			limit_give(
+			    s->word, s->per_minute, s->tokens - tokens, t->taken_ns, now_ns());
+		s->word = NULL;
+	}
 }
 
 void
@@ -144,22 +215,21 @@ limit_refuse(struct conn *c, const struct limit_verdict *v)
 		conn_header(c, "x-should-retry", "false");
 		conn_header(c, "Retry-After", "60");
 		conn_error(c, 429, unit, "rate_limit_exceeded", NULL,
-		    "the prompt has more tokens than the %" PRIu32 " a minute that the account may"
-		    " use",
+		    "the prompt has more tokens than the %" PRIu32 " a minute that may be used",
 		    s->limit);
 		return;
 	}
 	conn_header(c, "Retry-After", "%" PRIu64, (s->retry_ns + SECOND_NS - 1) / SECOND_NS);
 	conn_error(c, 429, unit, "rate_limit_exceeded", NULL,
-	    "the account's limit of %" PRIu32 " %s a minute is reached", s->limit, unit);
+	    "the limit of %" PRIu32 " %s a minute is reached", s->limit, unit);
 }
 
 void
-limit_refuse_streams(struct conn *c, uint32_t most)
+limit_refuse_streams(struct conn *c, const char *whose, uint32_t most)
 {
 	metrics_limited(LIMITED_STREAMS);
 	/* When one of them ends, nobody knows. */
 	conn_header(c, "Retry-After", "1");
 	conn_error(c, 429, "requests", "rate_limit_exceeded", NULL,
-	    "the account has %" PRIu32 " streams open, as many as it may", most);
+	    "the %s has %" PRIu32 " streams open, as many as it may", whose, most);
 }

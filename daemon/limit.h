@@ -2,8 +2,9 @@
 #define DAEMON_LIMIT_H
 
 /*
- * What an account may do in a minute: requests and tokens (docs/limits.md).  Its own limits, or
- * the configuration's where it has none.  Worker.
+ * What an account and a key may do in a minute: requests and tokens (docs/limits.md).  The
+ * account's own limits, or the configuration's where it has none, and beside them the key's: both
+ * must allow a request.  Worker.
  *
  * A request takes itself and its estimated tokens (the prompt and what it reserves for) before it
  * reserves.  Tokens that it produces beyond those are taken as it goes on, and at its end what was
@@ -13,35 +14,38 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "daemon/auth.h"
 #include "daemon/config.h"
 #include "daemon/conn.h"
 #include "shm/account.h"
 #include "shm/limit.h"
 
-/* What a request has taken; kept with its stream until it is settled. */
+/* The tokens that a request has taken; kept with its stream until it is settled. */
 struct limit_taken {
-	struct account *account; /* NULL: nothing */
 	uint64_t taken_ns;
-	uint32_t per_minute; /* the limit in tokens that it was taken from; 0: none */
-	uint64_t tokens;
+	struct limit_share {
+		struct limit *word;  /* NULL: nothing */
+		uint32_t per_minute; /* the limit that they were taken from */
+		uint64_t tokens;
+	} share[2]; /* of the account, of the key */
 };
 
 struct limit_verdict {
 	bool allowed;
 	bool by_tokens;                      /* what refused it; else the requests */
-	struct limit_state requests, tokens; /* limit 0: there is none */
+	struct limit_state requests, tokens; /* the tighter of two; limit 0: there is none */
 };
 
 /*
  * Take a request and its tokens, or nothing: the prompt, and of the completion what it reserves,
  * but no more in all than the limit.  (Who may use more than that needs all of it.)
  */
-void limit_account_take(const struct config *, struct account *, uint32_t prompt,
+void limit_request_take(const struct config *, const struct caller *, uint32_t prompt,
     uint32_t completion, struct limit_taken *, struct limit_verdict *);
 /* It has used so many tokens by now: more than were taken are taken too. */
-void limit_account_used(struct limit_taken *, uint64_t tokens);
+void limit_request_used(struct limit_taken *, uint64_t tokens);
 /* It is over, and so many tokens are what it used: the rest is given back.  Again: nothing. */
-void limit_account_settle(struct limit_taken *, uint64_t tokens);
+void limit_request_settle(struct limit_taken *, uint64_t tokens);
 /* Open holds that the account may have at once; 0: any number. */
 uint32_t limit_account_streams(const struct config *, const struct account *);
 
@@ -49,7 +53,7 @@ uint32_t limit_account_streams(const struct config *, const struct account *);
 void limit_headers(struct conn *, const struct limit_verdict *);
 /* Answer 429, with Retry-After.  The headers are the caller's. */
 void limit_refuse(struct conn *, const struct limit_verdict *);
-void limit_refuse_streams(struct conn *, uint32_t most);
+void limit_refuse_streams(struct conn *, const char *whose, uint32_t most);
 
 /* A time as OpenAI writes it: "6m0s", "1.5s", "12ms"; rounded up to milliseconds. */
 #define LIMIT_TIME_MAX 32

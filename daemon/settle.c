@@ -286,7 +286,7 @@ settled_cb(void *arg, uint64_t position)
 	account_books(st->account, &books);
 	st->balance = books.balance;
 	stream_move(st, STREAM_ENDED);
-	limit_account_settle(&st->limited, (uint64_t)st->settlement.prompt +
+	limit_request_settle(&st->limited, (uint64_t)st->settlement.prompt +
 		st->settlement.cached + st->settlement.completion);
 	count(st);
 	log_line(st);

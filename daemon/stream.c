@@ -570,7 +570,7 @@ streams_tick(struct streams *s)
 		if (st->state != STREAM_ENDED) {
 			/* Before it has ended: who asks meanwhile must not find them free. */
 			if (st->hold != NULL)
-				limit_account_used(&st->limited, (uint64_t)st->prompt_tokens +
+				limit_request_used(&st->limited, (uint64_t)st->prompt_tokens +
 					METER_TOKENS(atomic_load_explicit(
 					    &st->hold->meter, memory_order_relaxed)));
 			tick(st, now);

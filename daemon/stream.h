@@ -106,7 +106,7 @@ struct stream {
 
 	struct watcher *watchers;
 	struct end_waiter *end_waiters;
-	struct limit_taken limited;      /* from the account's tokens a minute */
+	struct limit_taken limited;      /* from the tokens a minute */
 	int64_t retry_after;
 
 	/* The end. */

@@ -241,6 +241,12 @@ key_at(const struct region *region, uint32_t index)
 	return (struct key_entry *)(void *)(region->base + region->h->keys_at) + index;
 }
 
+uint32_t
+key_number(const struct region *region, const struct key_entry *key)
+{
+	return (uint32_t)(key - key_at(region, 0));
+}
+
 /* Equal?  In a time that does not depend on where they differ. */
 static bool
 same_hash(const uint8_t a[static 32], const uint8_t b[static 32])

@@ -31,6 +31,12 @@ struct account_word {
 	uint64_t tag; /* the last operation: hold slot + 1 and its sequence */
 };
 
+/* Of an account or a key (shm/seat.h). */
+struct seats {
+	_Alignas(16) uint64_t taken; /* open holds */
+	uint64_t tag;                /* the last operation: hold slot + 1, its sequence */
+};
+
 /*
  *   0    word        {available, tag}: any process, 16-byte CAS
  *   16   flags       keeper (atomic)
@@ -50,10 +56,7 @@ struct account { /* 256 bytes, four lines */
 	_Alignas(64) _Atomic uint64_t books_gen;
 	struct account_books books[2];
 	_Alignas(64) char id[ACCOUNT_ID_MAX];
-	_Alignas(64) struct seats {
-		_Alignas(16) uint64_t taken; /* open holds */
-		uint64_t tag;                /* the last operation: hold slot + 1, its sequence */
-	} seats;
+	_Alignas(64) struct seats seats;
 	struct limit requests, tokens;
 };
 _Static_assert(sizeof(struct account) == 256, "account");
@@ -110,8 +113,10 @@ _Static_assert(sizeof(struct purse) == 64, "purse");
  *   56   scopes, models
  *   64   model[]     key_model of each name
  *   192  purse       workers
+ *   256  seats, requests, tokens   workers (shm/seat.h, shm/limit.h)
+ *   288  its own limits, beside its account's; 0: none
  */
-struct key_entry { /* 256 bytes */
+struct key_entry { /* 320 bytes */
 	_Alignas(64) uint8_t hash[32];
 	uint64_t key_id;
 	uint64_t expires_us; /* CLOCK_REALTIME; 0: never */
@@ -121,8 +126,11 @@ struct key_entry { /* 256 bytes */
 	uint32_t models;        /* 0: it may use every model */
 	_Alignas(64) uint64_t model[KEY_MODELS_MAX];
 	struct purse purse;
+	_Alignas(64) struct seats seats; /* counted only if it has a limit, which never changes */
+	struct limit requests, tokens;
+	uint32_t requests_per_minute, tokens_per_minute, concurrent_streams;
 };
-_Static_assert(sizeof(struct key_entry) == 256, "key");
+_Static_assert(sizeof(struct key_entry) == 320, "key");
 
 /* What stands for a model's name in key_entry.  (Names are the operator's, not the client's.) */
 uint64_t key_model(const char *name, size_t len);
@@ -130,6 +138,7 @@ uint64_t key_model(const char *name, size_t len);
 /* The key of that id, by the first bytes of its hash; NULL if it is not there. */
 struct key_entry *key_find_id(const struct region *, uint64_t hash, uint64_t key_id);
 struct key_entry *key_at(const struct region *, uint32_t index);
+uint32_t key_number(const struct region *, const struct key_entry *);
 struct key_entry *key_find(const struct region *, const uint8_t hash[static 32]);
 /* Keeper; NULL with errno ENOSPC or EEXIST. */
 struct key_entry *key_insert(struct region *, const struct key_entry *);

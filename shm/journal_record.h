@@ -46,7 +46,9 @@ enum journal_type {
 	/* An account was made.  amount: its overdraft; payload: struct journal_account.  account is
 	 * JOURNAL_NONE on the way in; the keeper gives the number. */
 	JOURNAL_ACCOUNT = 8,
-	/* A key was made.  amount: its cap, prompt: enum key_per; payload: struct journal_key. */
+	/* A key was made.  amount: its cap, prompt: enum key_per; its limits (0: none), cached:
+	 * requests a minute, completion: tokens a minute, extra: streams at once; payload: struct
+	 * journal_key. */
 	JOURNAL_KEY = 9,
 	/* A key was revoked.  extra: the key's id.  account is JOURNAL_NONE on the way in; the
 	 * keeper gives the key's. */

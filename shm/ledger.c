@@ -360,6 +360,19 @@ claim_first(struct ledger *l, struct hold *h, const struct hold_terms *t)
 	return false;
 }
 
+/* Its account's seat, and its key's if that has a limit: both or none. */
+static enum ledger_result
+sit_down(struct ledger *l, struct hold *h, const struct hold_terms *t)
+{
+	if (!seat_take(l->region, h, SEAT_ACCOUNT, t->account->number, t->seats))
+		return LEDGER_SEATS;
+	if (t->key_seats == 0 ||
+	    seat_take(l->region, h, SEAT_KEY, key_number(l->region, t->key), t->key_seats))
+		return LEDGER_OK;
+	seat_give(l->region, h);
+	return LEDGER_KEY_SEATS;
+}
+
 /* Debit a claimed hold's first amount; false if the account cannot pay min_tokens. */
 static bool
 take_first(struct ledger *l, struct hold *h, uint64_t tag, const struct hold_terms *t)
@@ -385,6 +398,7 @@ enum ledger_result
 ledger_reserve(struct ledger *l, const struct hold_terms *t, const void *payload,
     size_t payload_len, struct hold **out, uint64_t *position)
 {
+	enum ledger_result result;
 	struct hold *h;
 	uint32_t slot;
 	uint64_t seq;
@@ -419,9 +433,10 @@ ledger_reserve(struct ledger *l, const struct hold_terms *t, const void *payload
 	h->reserved_us = t->reserved_us;
 	h->deadline_us = t->deadline_us;
 
-	if (!seat_take(l->region, h, t->account, t->seats)) {
+	result = sit_down(l, h, t);
+	if (result != LEDGER_OK) {
 		purse_close(l->region, h, 0);
-		return LEDGER_SEATS;
+		return result;
 	}
 	FAULT("reserve.seated");
 	/* Last: a free slot without an outcome is taken for one that was written over (reap.c), and

@@ -54,7 +54,7 @@ enum hold_state {
  *   100  model, outcome, opened, generation, voided, reserved_us
  *   128  stream_id, session_id, price (6 x 8), deadline_us
  *   216  settle_reasoning, settle_cache_write
- *   256  seat        shm/seat.h
+ *   256  seat[2]     shm/seat.h: its account's, and its key's
  *   320  purse       shm/purse.h
  */
 struct hold { /* 384 bytes */
@@ -86,8 +86,8 @@ struct hold { /* 384 bytes */
 	_Alignas(64) struct hold_seat {
 		_Atomic uint64_t state;   /* sequence << 8 | enum seat_state; owner and reaper */
 		_Atomic uint64_t applied; /* highest sequence known to have been applied (helpers) */
-		uint32_t account;
-	} seat;
+		uint32_t whose;           /* the account's number, or the key's index */
+	} seat[2]; /* by enum seat_kind */
 	_Alignas(64) struct hold_purse {
 		_Atomic uint64_t state;   /* sequence << 8, and whether an operation is under way */
 		_Atomic uint64_t applied; /* highest sequence known to have been applied (helpers) */
@@ -125,6 +125,7 @@ enum ledger_result {
 	LEDGER_BUSY,   /* the journal is behind: its ring is full; try again after a wake-up */
 	LEDGER_CLOSED, /* account closed or frozen */
 	LEDGER_SEATS,  /* the account has as many holds open as it may */
+	LEDGER_KEY_SEATS, /* the key has */
 	LEDGER_CAPPED, /* the key's cap does not cover what is needed at least */
 };
 
@@ -193,6 +194,8 @@ struct hold_terms {
 	uint32_t want_tokens; /* reserve for so many if they can be paid, else for what can be;
 				 each at the price of the dearer kind */
 	uint32_t seats;       /* open holds that the account may have with this one; 0: any number */
+	struct key_entry *key; /* whose limit is key_seats; not looked at if that is 0 */
+	uint32_t key_seats;
 	uint16_t model;
 	uint8_t stream_id[16], session_id[16];
 	uint64_t reserved_us, deadline_us; /* CLOCK_REALTIME */

@@ -35,6 +35,15 @@ state_of(uint64_t arrival_ns, uint32_t per_minute, uint64_t now_ns, struct limit
 	};
 }
 
+/* How long a take must wait that would bring the word to `next`. */
+static uint64_t
+retry_ns(uint64_t next, uint64_t cost, uint64_t now_ns)
+{
+	if (next - now_ns <= LIMIT_PERIOD_NS)
+		return 0;
+	return cost > LIMIT_PERIOD_NS ? LIMIT_NEVER : next - now_ns - LIMIT_PERIOD_NS;
+}
+
 bool
 limit_take(struct limit *l, uint32_t per_minute, uint64_t n, uint64_t now_ns, struct limit_state *s)
 {
@@ -48,8 +57,7 @@ limit_take(struct limit *l, uint32_t per_minute, uint64_t n, uint64_t now_ns, st
 			if (s == NULL)
 				return false;
 			state_of(old, per_minute, now_ns, s);
-			s->retry_ns =
-			    cost > LIMIT_PERIOD_NS ? LIMIT_NEVER : next - now_ns - LIMIT_PERIOD_NS;
+			s->retry_ns = retry_ns(next, cost, now_ns);
 			return false;
 		}
 	} while (!atomic_compare_exchange_weak_explicit(
@@ -93,7 +101,13 @@ limit_give(struct limit *l, uint32_t per_minute, uint64_t n, uint64_t taken_ns, 
 }
 
 void
-limit_look(const struct limit *l, uint32_t per_minute, uint64_t now_ns, struct limit_state *s)
+limit_look(
+    const struct limit *l, uint32_t per_minute, uint64_t n, uint64_t now_ns, struct limit_state *s)
 {
-	state_of(atomic_load_explicit(&l->arrival_ns, memory_order_relaxed), per_minute, now_ns, s);
+	uint64_t old = atomic_load_explicit(&l->arrival_ns, memory_order_relaxed);
+	uint64_t cost = drain_ns(n, per_minute, true);
+
+	state_of(old, per_minute, now_ns, s);
+	s->retry_ns = retry_ns(
+	    bounded((unsigned __int128)(old > now_ns ? old : now_ns) + cost), cost, now_ns);
 }

@@ -29,7 +29,7 @@ struct limit {
 struct limit_state {
 	uint32_t limit, remaining; /* units */
 	uint64_t reset_ns;         /* until all of it is there again */
-	uint64_t retry_ns;         /* of a refused take: until it may be allowed, or LIMIT_NEVER */
+	uint64_t retry_ns;         /* until a refused take may be allowed, or LIMIT_NEVER; else 0 */
 };
 
 /*
@@ -46,7 +46,8 @@ void limit_use(struct limit *, uint32_t per_minute, uint64_t n, uint64_t now_ns)
  */
 void limit_give(
     struct limit *, uint32_t per_minute, uint64_t n, uint64_t taken_ns, uint64_t now_ns);
-/* How it stands; changes nothing. */
-void limit_look(const struct limit *, uint32_t per_minute, uint64_t now_ns, struct limit_state *);
+/* How it stands, and how long n units would have to wait; changes nothing. */
+void limit_look(
+    const struct limit *, uint32_t per_minute, uint64_t n, uint64_t now_ns, struct limit_state *);
 
 #endif

@@ -159,7 +159,7 @@ purse_open(
 	h->purse.claimed = 0;
 	h->purse.window = purse_window(key->purse.per, reserved_us);
 	atomic_signal_fence(memory_order_seq_cst);
-	h->purse.key = (uint32_t)(key - key_at(region, 0)) + 1;
+	h->purse.key = key_number(region, key) + 1;
 }
 
 bool

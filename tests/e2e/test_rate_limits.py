@@ -155,8 +155,120 @@ class RateLimits(Case):
         self.refused(self.send(key, "slow"), "requests")
         return opened
 
+    def key(self, account, *options):
+        return self.t.ctl("key", "create", account, *options)["key"]
+
+    def remaining(self, answer, unit="requests"):
+        headers = answer[1]
+        return tuple(int(headers[f"x-ratelimit-{what}-{unit}"]) for what in ("limit", "remaining"))
+
+    def test_a_key_within_its_account(self):
+        """Both count, and the client is told of the tighter one."""
+        wide = self.limited("both", rpm=8)
+        narrow = self.key("both", "--rpm", 3)
+        loose = self.key("both", "--rpm", 500)
+        self.assertEqual(self.remaining(self.send(narrow)), (3, 2))
+        self.assertEqual(self.remaining(self.send(loose)), (8, 6))
+        self.assertEqual(self.remaining(self.send(narrow)), (3, 1))
+        self.assertEqual(self.remaining(self.send(narrow)), (3, 0))
+        headers = self.refused(self.send(narrow), "requests")
+        self.assertEqual(headers["x-ratelimit-limit-requests"], "3")
+        self.assertLessEqual(int(headers["Retry-After"]), 20)
+        # What the key refused was not taken from the account.
+        self.assertEqual(self.remaining(self.send(wide)), (8, 3))
+        for _ in range(3):
+            self.assertEqual(self.send(loose)[0], 200)
+        # Now both are short, and the one is waited for that takes longer: a third of a minute.
+        headers = self.refused(self.send(narrow), "requests")
+        self.assertEqual(headers["x-ratelimit-limit-requests"], "3")
+        self.assertGreater(int(headers["Retry-After"]), 8)
+        headers = self.refused(self.send(loose), "requests")
+        self.assertEqual(headers["x-ratelimit-limit-requests"], "8")
+        self.assertLessEqual(int(headers["Retry-After"]), 8)
+
+    def test_a_key_at_four_workers(self):
+        self.limited("burstkey", rpm=1000)
+        key, began = self.key("burstkey", "--rpm", 10), time.monotonic()
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            answers = list(pool.map(lambda i: self.send(key), range(60)))
+        allowed = [a for a in answers if a[0] == 200]
+        self.assertGreaterEqual(len(allowed), 10)
+        self.assertLessEqual(len(allowed), 10 + int((time.monotonic() - began) // 6))
+
+    def test_tokens_of_a_key(self):
+        wide = self.limited("tokenkey", tpm=10000)
+        key = self.key("tokenkey", "--tpm", 1000)
+        status, headers, sent = self.send(key)
+        limit, left = self.remaining((status, headers, sent), "tokens")
+        self.assertEqual(limit, 1000)
+        first = 1000 - left
+        self.assertTrue(300 < first < 330, first)
+        self.assertEqual([self.send(key)[0] for _ in range(3)], [200, 200, 429])
+        limit, left = self.remaining(self.send(wide), "tokens")
+        self.assertEqual(limit, 10000)
+        self.assertTrue(10000 - 4 * 330 < left < 10000 - 4 * 300 + 200, left)
+        # What its answer did not need comes back to both.
+        list(self.t.open(sent["stream_id"]).typed())
+        self.assertEqual(self.send(key)[0], 200)
+        # A prompt that is too large for the key takes nothing from the account.
+        before = self.remaining(self.send(wide, max_tokens=1), "tokens")[1]
+        headers = self.refused(self.send(self.key("tokenkey", "--tpm", 5)), "tokens")
+        self.assertEqual(headers["x-should-retry"], "false")
+        self.assertGreater(self.remaining(self.send(wide, max_tokens=1), "tokens")[1], before - 200)
+
+    def test_streams_of_a_key(self):
+        self.limited("seatkey", streams=5)
+        key, other = self.key("seatkey", "--streams", 2), self.key("seatkey", "--streams", 100)
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            answers = list(pool.map(lambda i: self.send(key, "slow"), range(30)))
+        self.assertEqual(sum(a[0] == 200 for a in answers), 2)
+        for a in answers:
+            if a[0] != 200:
+                self.refused(a, "requests")
+                self.assertIn("the key has 2 streams", a[2]["error"]["message"])
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            answers = list(pool.map(lambda i: self.send(other, "slow"), range(30)))
+        self.assertEqual(sum(a[0] == 200 for a in answers), 3)
+        self.assertIn("the account has 5 streams",
+                      next(a for a in answers if a[0] != 200)[2]["error"]["message"])
+
+    def test_minted_keys_share_their_makers_limits(self):
+        self.t.account("minted", 10)
+        maker = self.key("minted", "--scope", "mint,chat", "--rpm", 4, "--streams", 2)
+        minted = [self.t.request("POST", "/keys", {"ttl": 60}, maker)[2]["key"] for _ in range(3)]
+        self.assertEqual([self.remaining(self.send(k))[1] for k in minted[:2]], [3, 2])
+        self.refused(self.send(minted[2]), "requests")  # the streams of the first two
+        self.assertEqual(self.remaining(self.send(minted[2])), (4, 0))
+        self.assertEqual(self.send(maker)[1]["x-ratelimit-remaining-requests"], "0")
+
+    def test_a_keys_limits_last(self):
+        self.t.account("lastkey", 10)
+        made = self.t.ctl("key", "create", "lastkey", "--rpm", 50, "--tpm", 7000, "--streams", 3)
+        for end in (self.t.kill_all, self.t.stop):
+            end()
+            self.t.start()
+            row, = [r for r in self.t.ctl("key", "list", "lastkey")
+                    if r["key_id"] == made["key_id"]]
+            self.assertEqual((row["rpm"], row["tpm"], row["streams"]), (50, 7000, 3))
+            self.assertEqual(self.send(made["key"])[1]["x-ratelimit-limit-requests"], "50")
+        record, = [r for r in self.t.ctl("journal", "--account", "lastkey")
+                   if r["type"] == "key" and r.get("key_id") == made["key_id"]]
+        self.assertEqual((record["rpm"], record["tpm"], record["streams"]), (50, 7000, 3))
+        # Nothing negative, nothing that is no number.
+        for bad in ("-1", "x", "4294967296"):
+            p = self.t.ctl("key", "create", "lastkey", "--rpm", bad, check=False)
+            self.assertNotEqual(p.returncode, 0, bad)
+            self.assertIn("rpm", p.stderr + p.stdout)
+
     def test_the_dead_keep_no_places(self):
-        key = self.limited("dead", streams=4)
+        self.limited("dead", streams=4)
+        self.dead_keep_none(self.t.ctl("key", "create", "dead")["key"])
+
+    def test_the_dead_keep_no_places_of_a_key(self):
+        self.t.account("deadkey", 10)
+        self.dead_keep_none(self.key("deadkey", "--streams", 4))
+
+    def dead_keep_none(self, key):
         opened = self.fill(key, 4)
         for name, pid in self.t.children().items():
             if "worker" in name:

@@ -428,9 +428,9 @@ judge_memory(const struct region *region)
 			    "says %lld, %lld", i, (long long)books.balance,
 			    (long long)books.held, (long long)available,
 			    (long long)told->balance[i], (long long)told->held[i]);
-		if (seat_count(account_at(region, i)) != 0)
+		if (seat_count(&account_at(region, i)->seats) != 0)
 			WRONG("account %u: %llu seats are taken by nobody", i,
-			    (unsigned long long)seat_count(account_at(region, i)));
+			    (unsigned long long)seat_count(&account_at(region, i)->seats));
 	}
 	return true;
 }

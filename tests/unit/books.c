@@ -244,9 +244,11 @@ books_wrong(const struct books *b, const struct region *region)
 		if (account_available(account_at(region, i)) !=
 		    b->account[i].balance + b->account[i].overdraft)
 			return "memory and books disagree on what is available";
-		if (seat_count(account_at(region, i)) != 0)
+		if (seat_count(&account_at(region, i)->seats) != 0)
 			return "a seat was not given back";
 	}
+	if (atomic_load(&region->h->keys) > 0 && seat_count(&key_at(region, 0)->seats) != 0)
+		return "a seat of the key was not given back";
 	/* With a key all charges were under its cap. */
 	if (atomic_load(&region->h->keys) > 0 &&
 	    purse_used(&key_at(region, 0)->purse, 0) != b->account[0].charged)

@@ -490,6 +490,19 @@ accounts_and_keys(void **state)
 	rec.r.amount = 1;
 	rec.r.prompt = KEY_PERS;
 	turned_away(rec, RING_REFUSED);
+	rec = rec_key(0, 46, "half a stream");
+	rec.r.extra = -1;
+	turned_away(rec, RING_REFUSED);
+	rec.r.extra = INT64_C(1) << 32;
+	turned_away(rec, RING_REFUSED);
+	rec.r.extra = 3;
+	rec.r.cached = 60;
+	rec.r.completion = 1000;
+	stored(rec);
+	key = books_key(b, books_key_find(b, 46));
+	assert_int_equal(key->requests_per_minute, 60);
+	assert_int_equal(key->tokens_per_minute, 1000);
+	assert_int_equal(key->concurrent_streams, 3);
 }
 
 /* A key's row as checkpoints of format 1 have it, ended by its label. */
@@ -512,6 +525,22 @@ a_key_of_former_checkpoints(void **state)
 	assert_int_equal(key->models_len, 0);
 	assert_int_equal(key->per, KEY_PER_NONE);
 	assert_memory_equal(books_key_text(b, key), label, 6);
+	/* As those of format 2, whose last word is not of the limits. */
+	row.key_id = 78;
+	row.hash[0] = 78;
+	row.models_len = 3;
+	row.label_len = 3;
+	row.cap = 5;
+	row.per = KEY_PER_DAY;
+	memcpy(bytes, &row, KEY_ROW_2);
+	memcpy(bytes + KEY_ROW_2, label, 6);
+	for (size_t len = KEY_ROW_2; len < KEY_ROW_2 + 6; len++)
+		assert_int_equal(books_row_load(b, ROWS_KEYS, &row.key_id, 8, bytes, len), -1);
+	assert_int_equal(books_row_load(b, ROWS_KEYS, &row.key_id, 8, bytes, KEY_ROW_2 + 6), 0);
+	key = books_key(b, books_key_find(b, 78));
+	assert_int_equal(key->models_len, 3);
+	assert_int_equal(key->cap, 5);
+	assert_int_equal(key->requests_per_minute, 0);
 	/* And as it is written now. */
 	books_row_make(b, ROWS_KEYS, books_keys(b) - 1, &again);
 	assert_int_equal(again.fixed_len, sizeof row);

@@ -108,6 +108,45 @@ settle(struct bench *b, struct hold *h, int64_t charge, uint32_t completion, int
 	ring_ack(ledger_ring(b->ledger), position);
 }
 
+/* Both must have one free: the account's, and its key's.  Who finds none at the key keeps none. */
+static void
+seats_of_a_key(void **state)
+{
+	struct bench *b = bench_new(1000000, 0);
+	struct key_entry made = {.key_id = 1, .concurrent_streams = 1}, *key;
+	struct hold *h, *g;
+
+	(void)state;
+	assert_int_equal(region_grow_keys(&b->region, 1), 0);
+	key = key_insert(&b->region, &made);
+	assert_non_null(key);
+	b->terms.want_tokens = 10;
+	b->terms.seats = 3;
+	b->terms.key = key;
+	b->terms.key_seats = 1;
+	h = reserve(b, LEDGER_OK);
+	(void)reserve(b, LEDGER_KEY_SEATS);
+	assert_int_equal(seat_count(&b->account->seats), 1);
+	assert_int_equal(seat_count(&key->seats), 1);
+	/* Without that key, and with it again. */
+	b->terms.key_seats = 0;
+	g = reserve(b, LEDGER_OK);
+	assert_int_equal(seat_count(&key->seats), 1);
+	settle(b, h, 7000, 1, 0);
+	assert_int_equal(seat_count(&key->seats), 0);
+	b->terms.key_seats = 1;
+	b->terms.seats = 1;
+	(void)reserve(b, LEDGER_SEATS);
+	assert_int_equal(seat_count(&key->seats), 0);
+	b->terms.seats = 2;
+	b->terms.min_tokens = b->terms.want_tokens = 1000;
+	(void)reserve(b, LEDGER_SHORT);
+	assert_int_equal(seat_count(&key->seats), 0);
+	settle(b, g, 0, 0, 0);
+	assert_int_equal(seat_count(&b->account->seats), 0);
+	bench_free(b);
+}
+
 /* The third hold is one too many, of whichever process; a refusal for want of credit keeps none. */
 static void
 seats(void **state)
@@ -122,14 +161,14 @@ seats(void **state)
 	b->terms.want_tokens = 10;
 	h = reserve(b, LEDGER_OK);
 	assert_int_equal(ledger_reserve(other, &b->terms, NULL, 0, &g, &position), LEDGER_OK);
-	assert_int_equal(seat_count(b->account), 2);
+	assert_int_equal(seat_count(&b->account->seats), 2);
 	(void)reserve(b, LEDGER_SEATS);
-	assert_int_equal(seat_count(b->account), 2);
+	assert_int_equal(seat_count(&b->account->seats), 2);
 	settle(b, h, 7000, 1, 0);
-	assert_int_equal(seat_count(b->account), 1);
+	assert_int_equal(seat_count(&b->account->seats), 1);
 	b->terms.min_tokens = b->terms.want_tokens = 1000;
 	(void)reserve(b, LEDGER_SHORT);
-	assert_int_equal(seat_count(b->account), 1);
+	assert_int_equal(seat_count(&b->account->seats), 1);
 	b->terms.min_tokens = b->terms.want_tokens = 1;
 	h = reserve(b, LEDGER_OK);
 	/* A credit takes none, and what is not limited is counted all the same. */
@@ -137,13 +176,13 @@ seats(void **state)
 			     &position), LEDGER_OK);
 	commit(b);
 	assert_int_equal(ledger_close(b->ledger, more, position, NULL), RING_APPLIED);
-	assert_int_equal(seat_count(b->account), 2);
+	assert_int_equal(seat_count(&b->account->seats), 2);
 	b->terms.seats = 0;
 	more = reserve(b, LEDGER_OK);
-	assert_int_equal(seat_count(b->account), 3);
+	assert_int_equal(seat_count(&b->account->seats), 3);
 	settle(b, more, 0, 0, 0);
 	settle(b, h, 0, 0, 0);
-	assert_int_equal(seat_count(b->account), 1);
+	assert_int_equal(seat_count(&b->account->seats), 1);
 	ledger_free(other);
 	bench_free(b);
 }
@@ -603,6 +642,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(seats),
+	    cmocka_unit_test(seats_of_a_key),
 	    cmocka_unit_test(reserve_takes_prompt_and_slice_settle_gives_the_rest),
 	    cmocka_unit_test(reserve_takes_what_is_payable_down_to_the_floor),
 	    cmocka_unit_test(sixty_four_reserves_on_credit_for_ten_admit_ten),

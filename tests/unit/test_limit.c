@@ -43,10 +43,16 @@ takes(void **state)
 	assert_int_equal(s.retry_ns, 1);
 	assert_true(limit_take(&l, 6, 1, START + 10 * SECOND, &s));
 	assert_false(limit_take(&l, 6, 1, START + 10 * SECOND, &s));
-	/* A refusal takes nothing. */
+	/* A refusal takes nothing, and a look says how long it would be. */
+	limit_look(&l, 6, 2, START + 20 * SECOND, &s);
+	assert_int_equal(s.retry_ns, 10 * SECOND);
+	limit_look(&l, 6, 7, START + 20 * SECOND, &s);
+	assert_true(s.retry_ns == LIMIT_NEVER);
+	limit_look(&l, 6, 1, START + 20 * SECOND, &s);
+	assert_int_equal(s.retry_ns, 0);
 	assert_true(limit_take(&l, 6, 1, START + 20 * SECOND, NULL));
 	/* All of it after a minute of rest, and no more than that after a year. */
-	limit_look(&l, 6, START + 80 * SECOND, &s);
+	limit_look(&l, 6, 0, START + 80 * SECOND, &s);
 	assert_int_equal(s.remaining, 6);
 	assert_int_equal(s.reset_ns, 0);
 	assert_false(limit_take(&l, 6, 7, START + 31536000 * SECOND, &s));
@@ -87,14 +93,14 @@ gifts(void **state)
 	/* At once: as if it had never been taken. */
 	assert_true(limit_take(&l, 60, 60, START, NULL));
 	limit_give(&l, 60, 40, START, START);
-	limit_look(&l, 60, START, &s);
+	limit_look(&l, 60, 0, START, &s);
 	assert_int_equal(s.remaining, 40);
 	/* Half drained, and taken by another: that half is not given twice. */
 	l = (struct limit){0};
 	assert_true(limit_take(&l, 60, 60, START, NULL));
 	assert_true(limit_take(&l, 60, 30, START + 30 * SECOND, NULL));
 	limit_give(&l, 60, 60, START, START + 30 * SECOND);
-	limit_look(&l, 60, START + 30 * SECOND, &s);
+	limit_look(&l, 60, 0, START + 30 * SECOND, &s);
 	assert_int_equal(s.remaining, 30);
 	/* Used beyond what was taken: the next one waits. */
 	limit_use(&l, 60, 45, START + 30 * SECOND);

@@ -198,8 +198,8 @@ check_refusals(int i)
 		fail_msg("kill %d: the keeper refused a record", i);
 	if (account_available(account) < 0)
 		fail_msg("kill %d: below the floor", i);
-	if (seat_count(account) > SEATS_MOST)
-		fail_msg("kill %d: %lu holds are open", i, (unsigned long)seat_count(account));
+	if (seat_count(&account->seats) > SEATS_MOST)
+		fail_msg("kill %d: %lu holds are open", i, (unsigned long)seat_count(&account->seats));
 }
 
 static void

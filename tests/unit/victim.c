@@ -22,8 +22,12 @@ victim_region(struct region *r, uint32_t owner)
 struct hold_terms
 victim_terms(struct region *r)
 {
+	struct key_entry *key = atomic_load(&r->h->keys) > 0 ? key_at(r, 0) : NULL;
+
 	return (struct hold_terms){.account = account_at(r, 0),
-	    .purse = atomic_load(&r->h->keys) > 0 ? key_at(r, 0) : NULL,
+	    .purse = key,
+	    .key = key,
+	    .key_seats = key != NULL ? 100 : 0,
 	    .price = victim_price,
 	    .prompt = 7,
 	    .max_tokens = 100,
