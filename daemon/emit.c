@@ -143,6 +143,15 @@ usage_members(struct buf *b, const struct emit_end *e)
 }
 
 void
+emit_bill(struct buf *b, const struct emit_end *e)
+{
+	LIT(b, ",\"usage\":");
+	usage_members(b, e);
+	member_money(b, "},\"cost\":", e->cost);
+	member_money(b, ",\"balance\":", e->balance);
+}
+
+void
 emit_tolld(struct buf *b, const struct emit_end *e)
 {
 	const char *reason = emit_finish_reason(e->outcome);
@@ -336,10 +345,7 @@ emit_done(struct buf *b, enum emit_format format, const struct emit_stream *s,
 	case EMIT_TYPED:
 		id_line(b, offset, "-e");
 		member_text(b, "data: {\"type\":\"done\",\"data\":{\"finish_reason\":", reason);
-		LIT(b, ",\"usage\":");
-		usage_members(b, e);
-		member_money(b, "},\"cost\":", e->cost);
-		member_money(b, ",\"balance\":", e->balance);
+		emit_bill(b, e);
 		member_if(b, ",\"provider\":", e->provider);
 		LIT(b, ",\"full_text\":");
 		buf_json(b, e->full_text.p, e->full_text.len);
@@ -355,6 +361,12 @@ emit_done(struct buf *b, enum emit_format format, const struct emit_stream *s,
 		LIT(b, "data: [DONE]\n\n");
 		break;
 	case EMIT_CONTENT:
+		/* An answer that was cut says so, to those who look: for others it is no text. */
+		if (e->outcome != OUTCOME_STOP) {
+			member_text(b, "data: {\"content\":\"\",\"finish_reason\":", reason);
+			emit_bill(b, e);
+			LIT(b, "}\n\n");
+		}
 		LIT(b, "data: [DONE]\n\n");
 		break;
 	case EMIT_TEXT:

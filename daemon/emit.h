@@ -66,6 +66,8 @@ void emit_done(struct buf *, enum emit_format, const struct emit_stream *, const
 /* For /v1: the finish chunk of an answer that we ended, and what is told of the usage. */
 void emit_finish(struct buf *, const struct emit_stream *, const struct emit_end *);
 void emit_usage(struct buf *, const struct emit_stream *, const struct emit_end *);
+/* What it came to: ,"usage":{...},"cost","balance". */
+void emit_bill(struct buf *, const struct emit_end *);
 /* What those hear who know OpenAI's own reasons only; NULL for failures. */
 const char *emit_openai_reason(uint8_t outcome);
 /* A member of our own for the last chunk: ,"tolld":{"finish","cost"}. */

@@ -404,7 +404,7 @@ stream_close(struct stream *st, uint8_t outcome, const char *error_code, const c
 	st->outcome = outcome;
 	st->error_code = error_code;
 	/* Of an answer in one piece that fails nothing was delivered. */
-	if (error_code != NULL && st->relay != NULL && st->relay->whole)
+	if (error_code != NULL && (st->whole || (st->relay != NULL && st->relay->whole)))
 		st->void_wanted = true;
 	if (fmt != NULL) {
 		va_start(ap, fmt);

@@ -56,6 +56,8 @@ struct stream {
 	bool dirty, retrying;
 	bool stop_wanted;                /* its end was decided */
 	bool void_wanted;                /* by an operator: nothing is to be charged */
+	bool attended;                   /* its client cannot come back: it ends when that leaves */
+	bool whole;                      /* that client wants all of it at once, or an error */
 
 	struct stream_id id;
 	char id_text[STREAM_ID_LEN + 1], session_text[ID_LEN + 1], message_text[ID_LEN + 1];

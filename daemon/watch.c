@@ -5,8 +5,8 @@
  * (at most one feed's worth), and the rest stays in the stream's text until it is writable
  * again.  So a slow reader costs one frame's memory, and a thousand of them share one text.
  */
-#include "daemon/watch.h"
 #include "daemon/relay.h"
+#include "daemon/watch_private.h"
 #include "shm/clock.h"
 
 #include <inttypes.h>
@@ -16,19 +16,6 @@
 
 #define FEED_MAX 16384 /* bytes framed at a time for one watcher */
 #define FRAMES_MAX 65536 /* of frames that are there already */
-
-struct watcher {
-	struct watcher *next;
-	struct stream *stream;
-	struct conn *conn;
-	enum emit_format format;
-	size_t at;       /* bytes of the text it got; of an api's, of what is out */
-	size_t piece;    /* bytes of stream->pieces it got */
-	size_t skip;     /* bytes of the next piece that it has already (it came back inside one) */
-	uint64_t heard_us; /* when it was last sent something */
-	bool begun;
-	bool held;       /* its reply waits for the first token or a failure: the status says it */
-};
 
 static void gone(void *, struct conn *);
 static void writable(void *, struct conn *);
@@ -42,8 +29,8 @@ content_type(enum emit_format f)
 	return f == EMIT_TEXT ? "text/plain; charset=utf-8" : "text/event-stream";
 }
 
-static void
-unlink_watcher(struct watcher *x)
+void
+watch_unlink(struct watcher *x)
 {
 	struct stream *st = x->stream;
 
@@ -66,9 +53,9 @@ gone(void *arg, struct conn *c)
 	struct stream *st = ((struct watcher *)arg)->stream;
 
 	(void)c;
-	unlink_watcher(arg);
+	watch_unlink(arg);
 	/* Nobody can come back to it. */
-	if (st->api != NULL)
+	if (st->api != NULL || (st->attended && st->watchers == NULL))
 		stream_cancel(st, OUTCOME_CANCELLED);
 	stream_touch(st); /* whether the provider is paused may change */
 	streams_flush(st->w->streams);
@@ -108,13 +95,14 @@ has_begun(const struct stream *st)
 	return st->first_us != 0 || st->text.len > 0 || stream_is_over(st);
 }
 
-/* What an api's client hears of us: all that is known when its answer begins. */
-static void
-api_headers(struct watcher *x)
+/* What a stream's only client hears of us. */
+void
+watch_headers(const struct watcher *x, bool whole)
 {
 	const struct stream *st = x->stream;
 	uint64_t ours = st->call_us - st->created_us, now = monotonic_us();
-	char available[MONEY_TEXT_MAX], ms[24];
+	const char *reason = emit_finish_reason(st->outcome), *provider = attempt_provider(st);
+	char available[MONEY_TEXT_MAX], cost[MONEY_TEXT_MAX], ms[24];
 
 	if (st->first_us != 0)
 		ours += now - st->first_us;
@@ -122,6 +110,14 @@ api_headers(struct watcher *x)
 	snprintf(ms, sizeof ms, "%" PRIu64 ".%03" PRIu64, ours / 1000, ours % 1000);
 	conn_header(x->conn, "x-tolld-available", "%s", available);
 	conn_header(x->conn, "x-tolld-overhead-ms", "%s", ms);
+	if (!whole)
+		return;
+	money_format(cost, st->settlement.charge);
+	conn_header(x->conn, "x-tolld-cost", "%s", cost);
+	if (reason != NULL)
+		conn_header(x->conn, "x-tolld-finish", "%s", reason);
+	if (provider != NULL)
+		conn_header(x->conn, "x-tolld-provider", "%s", provider);
 }
 
 static void
@@ -129,8 +125,8 @@ begin_reply(struct watcher *x)
 {
 	const char *provider = attempt_provider(x->stream);
 
-	if (x->stream->api != NULL)
-		api_headers(x);
+	if (x->stream->api != NULL || x->stream->attended)
+		watch_headers(x, false);
 	conn_header(x->conn, "Cache-Control", "no-cache, no-transform");
 	conn_header(x->conn, "X-Accel-Buffering", "no");
 	if (provider != NULL && x->stream->first_us != 0)
@@ -165,9 +161,8 @@ watch_refusal(const struct stream *st, bool settled, struct refusal *x, struct b
 		emit_error_end(body, &end);
 }
 
-/* The failure of a stream that has produced nothing, as a reply of its own. */
-static void
-refuse(struct watcher *x)
+void
+watch_refuse(struct watcher *x)
 {
 	const struct stream *st = x->stream;
 	struct conn *c = x->conn;
@@ -184,7 +179,7 @@ refuse(struct watcher *x)
 		conn_header(c, "x-tolld-provider", "%s", provider);
 	conn_reply_buf(c, r.status, "application/json", &b);
 	buf_free(&b);
-	unlink_watcher(x);
+	watch_unlink(x);
 }
 
 int
@@ -229,11 +224,11 @@ watch_start(struct stream *st, struct conn *c, enum emit_format format, uint64_t
 }
 
 void
-watch_open_api(struct stream *st, struct conn *c, int64_t available)
+watch_open_one(
+    struct stream *st, struct conn *c, enum emit_format format, void (*feed_it)(struct watcher *))
 {
 	struct watcher *x = calloc(1, sizeof *x);
 
-	(void)available;
 	if (x == NULL) {
 		conn_error(c, 503, "server_error", "overloaded", NULL, "out of memory");
 		stream_cancel(st, OUTCOME_CANCELLED);
@@ -241,15 +236,24 @@ watch_open_api(struct stream *st, struct conn *c, int64_t available)
 	}
 	x->stream = st;
 	x->conn = c;
-	x->format = EMIT_OPENAI;
+	x->feed = feed_it;
+	x->format = format;
 	x->heard_us = monotonic_us();
 	x->held = true;
 	conn_later(c, &ops, x);
+	st->attended = true;
 	st->watchers = x;
 	st->left_us = 0;
 	stream_run(st);
 	stream_touch(st);
 	streams_flush(st->w->streams);
+}
+
+void
+watch_open_api(struct stream *st, struct conn *c, int64_t available)
+{
+	(void)available;
+	watch_open_one(st, c, EMIT_OPENAI, NULL);
 }
 
 /* Frame text from where the watcher is, piece by piece as it came, up to FEED_MAX bytes. */
@@ -325,7 +329,7 @@ feed(struct watcher *x)
 		return;
 	if (x->held && st->first_us == 0 &&
 	    (st->error_code != NULL || st->state != STREAM_ENDED)) {
-		refuse(x);
+		watch_refuse(x);
 		return;
 	}
 	if (x->held)
@@ -349,7 +353,7 @@ feed(struct watcher *x)
 		conn_stream_finish(c, b->data, b->len);
 	}
 	b->len = 0;
-	unlink_watcher(x);
+	watch_unlink(x);
 }
 
 void
@@ -438,7 +442,7 @@ feed_api(struct watcher *x)
 		conn_stream_finish(x->conn, b->data, b->len);
 	}
 	b->len = 0;
-	unlink_watcher(x);
+	watch_unlink(x);
 }
 
 /* An answer in one piece: all of it is known, and so is what it cost. */
@@ -447,23 +451,15 @@ reply_whole(struct watcher *x)
 {
 	struct stream *st = x->stream;
 	struct conn *c = x->conn;
-	const char *reason = emit_finish_reason(st->outcome), *provider = attempt_provider(st);
-	char cost[MONEY_TEXT_MAX];
 
 	watch_put_together(st, st->state == STREAM_ENDED);
-	api_headers(x);
-	money_format(cost, st->settlement.charge);
-	conn_header(c, "x-tolld-cost", "%s", cost);
-	if (reason != NULL)
-		conn_header(c, "x-tolld-finish", "%s", reason);
-	if (provider != NULL)
-		conn_header(c, "x-tolld-provider", "%s", provider);
+	watch_headers(x, true);
 	if (st->relay->body.failed || st->relay->body.len == 0)
 		conn_error(c, 503, "server_error", "overloaded", NULL,
 		    "the answer was not kept");
 	else
 		conn_reply_buf(c, 200, "application/json", &st->relay->body);
-	unlink_watcher(x);
+	watch_unlink(x);
 }
 
 bool
@@ -490,7 +486,7 @@ feed_api_held(struct watcher *x)
 		return;
 	if (stream_is_over(st) &&
 	    (watch_refuses(st) || (st->state != STREAM_ENDED && (whole || st->first_us == 0)))) {
-		refuse(x);
+		watch_refuse(x);
 	} else if (whole) {
 		reply_whole(x);
 	} else {
@@ -506,7 +502,9 @@ watch_feed(struct stream *st)
 
 	for (x = st->watchers; x != NULL; x = next) {
 		next = x->next;
-		if (st->api == NULL)
+		if (x->feed != NULL)
+			x->feed(x);
+		else if (st->api == NULL)
 			feed(x);
 		else if (conn_queued(x->conn) > 0)
 			continue;

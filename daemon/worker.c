@@ -45,6 +45,8 @@ static const struct route routes[] = {
     {"/v1/messages", HTTP_POST, KEY_SCOPE_CHAT, ROUTE_ANTHROPIC, messages_handler},
     {"/v1/messages/count_tokens", HTTP_POST, KEY_SCOPE_CHAT, ROUTE_ANTHROPIC,
 	count_tokens_handler},
+    {"/api/chat", HTTP_POST, KEY_SCOPE_CHAT, ROUTE_API_CHAT, chat_call_handler},
+    {"/api/chat/stream", HTTP_POST, KEY_SCOPE_CHAT, ROUTE_API_CHAT, chat_call_stream_handler},
     {"/keys", HTTP_POST, KEY_SCOPE_MINT, ROUTE_KEYS, mint_handler},
     {"/balance", HTTP_GET, ROUTE_ANY_KEY, ROUTE_BALANCE, balance_handler},
     {NULL, 0, ROUTE_OPEN, 0, NULL},

@@ -58,6 +58,7 @@ void begin_give_up(struct stream *);
 void begin_give_up_asked(struct worker *);
 conn_handler openai_chat_handler, openai_models_handler, openai_model_handler;
 conn_handler embeddings_handler;
+conn_handler chat_call_handler, chat_call_stream_handler;
 conn_handler stream_get_handler, stream_post_handler, stream_delete_handler;
 
 #endif

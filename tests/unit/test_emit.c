@@ -156,14 +156,20 @@ test_openai_with_usage(void **state)
 static void
 test_content(void **state)
 {
+	struct emit_end cut = good;
 	struct buf b = {0};
 
 	(void)state;
+	cut.outcome = OUTCOME_CREDIT;
 	emit_begin(&b, EMIT_CONTENT, &stream, 0);
 	emit_meter(&b, EMIT_CONTENT, 3, 300, 1, 1);
 	expect(&b, "");
 	emit_text(&b, EMIT_CONTENT, &stream, "a\"b", 3, 3);
 	expect(&b, "data: {\"content\":\"a\\\"b\"}\n\n");
+	emit_done(&b, EMIT_CONTENT, &stream, &cut, 3);
+	expect(&b, "data: {\"content\":\"\",\"finish_reason\":\"credit\",\"usage\":{"
+		   "\"prompt_tokens\":12,\"completion_tokens\":3,\"total_tokens\":15},"
+		   "\"cost\":0.0025,\"balance\":-1.250001}\n\ndata: [DONE]\n\n");
 	emit_done(&b, EMIT_CONTENT, &stream, &good, 3);
 	expect(&b, "data: [DONE]\n\n");
 	emit_error(&b, EMIT_CONTENT, &stream, &bad, 3);
