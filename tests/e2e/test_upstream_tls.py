@@ -179,7 +179,7 @@ model "{name}" {{ provider = {{"{name}"}}
             def rested():
                 seen.append(metered())
                 return len(seen) > 10 and seen[-1] and len(set(seen[-10:])) == 1
-            wait_for(rested, 20, "the provider to be paused")
+            wait_for(rested, 60, "the provider to be paused")
             self.assertLess(seen[-1], 110000)  # of 120,000
             s.settimeout(30)
             while data := s.recv(65536):
