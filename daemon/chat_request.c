@@ -15,6 +15,7 @@
 
 #include "daemon/chat_tokens.h"
 #include "daemon/ids.h"
+#include "daemon/utf8.h"
 
 enum field {
 	F_MODEL,
@@ -42,7 +43,7 @@ enum field {
 #define TOOLS_TOKENS_MAX 1024
 
 /* Also the list of what is not passed on as it came. */
-static const char *const field_name[FIELDS] = {
+static const char *const field_name[FIELDS + 1] = {
     "model",
     "message",
     "messages",
@@ -347,6 +348,37 @@ parse_object(struct span body, struct chat_request *r, struct chat_fault *f)
 	return 0;
 }
 
+/* The key's text, as far as there is room for it, never half a character. */
+static const char *
+field_of(struct json_value key, char field[static 64])
+{
+	struct buf name = {0};
+	size_t n;
+
+	json_decode_buf(key, &name);
+	n = name.len < 63 ? name.len : 63;
+	if (n > 0)
+		memcpy(field, name.data, n);
+	buf_free(&name);
+	field[utf8_valid_prefix(field, n)] = '\0';
+	return field;
+}
+
+int
+chat_request_check_keys(struct json_value root, const char *const names[], struct chat_fault *f)
+{
+	const char *it = NULL;
+	struct json_value key, v;
+
+	while (json_each(root, &it, &key, &v))
+		for (int i = 0; names[i] != NULL; i++)
+			if (json_is_like(key, names[i]) && !json_is(key, names[i]))
+				return chat_request_refuse(f, field_of(key, f->field),
+				    "'%s' is not '%s', but a provider could take it for that", f->field,
+				    names[i]);
+	return 0;
+}
+
 int
 chat_request_parse_model(const struct config *cfg, struct span body, struct chat_request *r,
     struct chat_fault *f)
@@ -366,7 +398,7 @@ parse(const struct config *cfg, struct span body, struct chat_request *r, struct
 {
 	struct json_value v[FIELDS];
 
-	if (parse_object(body, r, f) != 0)
+	if (parse_object(body, r, f) != 0 || chat_request_check_keys(r->root, field_name, f) != 0)
 		return -1;
 	json_get_many(r->root, field_name, v, FIELDS);
 	if (parse_model(cfg, v[F_MODEL], r, f) != 0)

@@ -83,10 +83,12 @@ count_input(const struct chat_counter *c, struct json_value input, struct chat_r
 static int
 parse(const struct config *cfg, struct span body, struct chat_request *r, struct chat_fault *f)
 {
+	static const char *const keys[] = {"model", "input", NULL};
 	struct json_value input;
 	struct chat_counter c;
 
-	if (chat_request_parse_model(cfg, body, r, f) != 0)
+	if (chat_request_parse_model(cfg, body, r, f) != 0 ||
+	    chat_request_check_keys(r->root, keys, f) != 0)
 		return -1;
 	r->v1 = r->whole = true;
 	r->prompt_bytes = r->root.len + 64;

@@ -70,6 +70,11 @@ size_t json_decode(struct json_value, char *out);
 void json_decode_buf(struct json_value, struct buf *);
 /* Is it this string (after decoding)? */
 bool json_is(struct json_value, const char *text);
+/*
+ * Is it this string (lower case), or what some reader of JSON takes for it: in other cases, with a
+ * letter that Unicode folds to one of ASCII's, or with a NUL behind it?
+ */
+bool json_is_like(struct json_value, const char *text);
 /* The integer value of a number without fraction or exponent; false if not one or beyond int64. */
 bool json_int(struct json_value, int64_t *out);
 

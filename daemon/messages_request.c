@@ -343,7 +343,7 @@ messages_request_read(struct span body, bool bare, struct messages_request *r, s
 			snprintf(f->message, sizeof f->message, "the body must be a JSON object");
 		return -1;
 	}
-	if (write(&x, bare) != 0)
+	if (chat_request_check_keys(r->root, field_name, f) != 0 || write(&x, bare) != 0)
 		return -1;
 	if (r->openai.failed) {
 		*f = (struct chat_fault){
