@@ -40,7 +40,9 @@ believable(const struct stream *st)
 	if (u->completion > (int64_t)st->sent_limit * st->choices ||
 	    (uint64_t)u->prompt > st->prompt_bytes)
 		return false;
-	/* With text delivered a count of zero is one that is missing. */
+	/* With an answer delivered a count of zero is one that is missing. */
+	if (st->api != NULL && st->api->prompt_only)
+		return u->prompt > 0;
 	return meter_tokens(&st->meter) == 0 || (u->completion > 0 && u->prompt > 0);
 }
 
