@@ -428,7 +428,7 @@ take_piece(struct stream *st, const char *bytes, size_t len)
 {
 	if (len > RELAY_BODY_MAX - st->relay->body.len) {
 		defect(st, DEFECT_OVERSIZE);
-		failed(st, UPSTREAM_PROTOCOL, (struct span){0}, "the provider's answer is too long");
+		failed(st, UPSTREAM_TOO_LONG, (struct span){0}, "the provider's answer is too long");
 		return;
 	}
 	buf_add(&st->relay->body, bytes, len);
@@ -593,6 +593,9 @@ end_piece(struct stream *st)
 	st->finish = d.finish != OUTCOME_NONE ? d.finish : OUTCOME_STOP;
 	note_usage(st, &d);
 	relay_delta(st, &d, NULL);
+	/* What a giant body took is not kept for the usual events. */
+	if (st->w->decoded.cap > DECODED_KEPT)
+		buf_free(&st->w->decoded);
 	burst_end(st);
 	return !st->stop_wanted;
 }
