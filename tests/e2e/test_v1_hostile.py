@@ -2,14 +2,18 @@
         else from being served; what a provider says there stays JSON, whatever it says.
 Method: a provider that answers from a script and remembers what it was asked; every charge checked.
 """
+import http.client
 import json
-import os
+import socket
 import unittest
 
 import provider
 from provider import DONE, FINISH, ROLE, Answer, good, text, usage
-from tolld import Tolld, cost, micro, wait_for
+from tolld import SLOW, Tolld, cost, micro, wait_for
 from v1 import chat, post, stream
+
+
+SILENT = 40
 
 
 def embeddings(said, size=1):
@@ -38,6 +42,16 @@ model "m" {{
     price_completion = 0.60
     context = 1000000
     max_completion = 1000
+}}
+model "long" {{
+    provider = {{"script"}}
+    upstream = "cheap"
+    tokenizer = "estimate"
+    price_prompt = 0.15
+    price_cached = 0.075
+    price_completion = 0.60
+    context = 1000000
+    max_completion = 100000
 }}
 ''')
         cls.t.start()
@@ -77,6 +91,62 @@ model "m" {{
             got = stream(self.t, self.key, "m", usage=wanted)
             self.assertEqual((got.text(), got.finish(), got.done), ("good answer", ["stop"], 1))
             self.assertEqual(got.tolld()["finish"], "stop")
+
+    def test_answers_that_are_too_long_are_nobodys_breaker(self):
+        # Who asks for them is refused; the provider was not at fault, and is not asked again.
+        long = embeddings({"prompt_tokens": 7}, 4 << 20)
+        for _ in range(3):
+            self.p.reset(long)
+            got = post(self.t, "/v1/embeddings", {"model": "m", "input": "hi"}, self.key)
+            self.assertEqual((got.status, got.error()["kind"]), (502, "too_long"))
+            self.assertEqual(len(self.p.seen), 1)
+        self.assertEqual(self.charged(), 0)
+        self.p.reset(good())
+        self.assertEqual(stream(self.t, self.key, "m").status, 200)
+        self.assertEqual(self.t.metric('tolld_upstream_errors_total{provider="script",kind="too_long"'), 3)
+
+    def test_a_stream_told_again_to_who_does_not_read(self):
+        words = "word " * 400
+        self.p.reset(Answer(ROLE + "".join(text(words) for _ in range(1500)) + FINISH +
+                            usage(9, 900) + DONE))
+        raw = json.dumps({"model": "long", "stream": True,
+                          "messages": [{"role": "user", "content": "hi"}]})
+        again = {"Idempotency-Key": "told-again"}
+        first = post(self.t, "/v1/chat/completions", raw, self.key, again)
+        self.assertEqual((first.status, first.done), (200, 1))
+        self.assertGreater(len(first.body), 3000000)
+        wait_for(lambda: micro(self.t.show(self.name)["held"]) == 0, 10, "nothing to be held")
+        same = post(self.t, "/v1/chat/completions", raw, self.key, again)
+        self.assertEqual((same.headers["idempotent-replayed"], same.body), ("true", first.body))
+
+        def memory():
+            total = 0
+            for title, pid in self.t.children().items():
+                if "worker" in title:
+                    with open(f"/proc/{pid}/status") as f:
+                        total += int(next(x for x in f if x.startswith("RssAnon")).split()[1])
+            return total * 1024
+        before, silent = memory(), []
+        try:
+            for _ in range(SILENT):
+                c = http.client.HTTPConnection("127.0.0.1", self.t.port, timeout=30 * SLOW)
+                c.sock = socket.socket()
+                c.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                c.sock.settimeout(30 * SLOW)
+                c.sock.connect(("127.0.0.1", self.t.port))
+                c.request("POST", "/v1/chat/completions", raw,
+                          dict(again, Authorization="Bearer " + self.key))
+                silent.append((c, c.getresponse()))
+            self.assertLess(memory() - before, SILENT * 600000)
+            # Who reads at last gets all of it, and the connection goes on.
+            c, response = silent[0]
+            self.assertEqual(response.read(), first.body)
+            c.request("GET", "/v1/models", None, {"Authorization": "Bearer " + self.key})
+            self.assertEqual(c.getresponse().status, 200)
+        finally:
+            for c, response in silent:
+                response.close()
+                c.close()
 
     def test_keys_that_a_provider_could_take_for_ours(self):
         # Readers of JSON in Go take a key in any case, the last one counts; cJSON ends it at a NUL.
