@@ -55,6 +55,24 @@ static const char *const field_name[FIELDS + 1] = {
     "stream_options",
 };
 
+/*
+ * Words of providers' own for what is ours to set: llama.cpp goes by its n_predict, whatever
+ * max_tokens says.  Who set them would get more than was reserved, and more than is charged.
+ */
+static const struct {
+	const char *theirs, *ours;
+} other_name[] = {
+    {"n_predict", "max_tokens"},
+    {"num_predict", "max_tokens"},
+    {"max_new_tokens", "max_tokens"},
+    {"max_output_tokens", "max_tokens"},
+    {"max_gen_toks", "max_tokens"},
+    {"max_length", "max_tokens"},
+    {"n_cmpl", "n"},
+    {"best_of", "n"},
+    {"num_return_sequences", "n"},
+};
+
 static int fault(struct chat_fault *, int status, const char *code, const char *param,
     const char *fmt, ...) __attribute__((format(printf, 5, 6)));
 
@@ -394,11 +412,28 @@ chat_request_parse_model(const struct config *cfg, struct span body, struct chat
 }
 
 static int
+check_other_names(struct json_value root, struct chat_fault *f)
+{
+	const char *it = NULL;
+	struct json_value key, v;
+
+	while (json_each(root, &it, &key, &v))
+		for (size_t i = 0; i < sizeof other_name / sizeof *other_name; i++)
+			if (v.type != JSON_NULL && json_is_like(key, other_name[i].theirs))
+				return chat_request_refuse(f, field_of(key, f->field),
+				    "'%s' is not known here: '%s' says it", f->field,
+				    other_name[i].ours);
+	return 0;
+}
+
+static int
 parse(const struct config *cfg, struct span body, struct chat_request *r, struct chat_fault *f)
 {
 	struct json_value v[FIELDS];
 
-	if (parse_object(body, r, f) != 0 || chat_request_check_keys(r->root, field_name, f) != 0)
+	if (parse_object(body, r, f) != 0 ||
+	    chat_request_check_keys(r->root, field_name, f) != 0 ||
+	    check_other_names(r->root, f) != 0)
 		return -1;
 	json_get_many(r->root, field_name, v, FIELDS);
 	if (parse_model(cfg, v[F_MODEL], r, f) != 0)
