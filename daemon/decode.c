@@ -83,6 +83,23 @@ check_memory(struct stream *st)
 		stream_close(st, OUTCOME_UPSTREAM, "overloaded", "out of memory");
 }
 
+void
+decode_note_overrun(struct stream *st)
+{
+	defect(st, DEFECT_OVERSIZE);
+	log_event(LOG_WARN, "provider says more than it was told to", "message", st->message_text,
+	    "provider", st->w->config->provider[st->provider].name, "limit",
+	    st->max_completion_tokens ? "max_completion_tokens" : "max_tokens", NULL);
+}
+
+void
+decode_cut(struct stream *st, enum meter_result why)
+{
+	if (why == METER_OVER)
+		decode_note_overrun(st);
+	stream_close(st, why == METER_OVER ? OUTCOME_LENGTH : OUTCOME_CREDIT, NULL, NULL);
+}
+
 /* Where text of a kind waits. */
 static struct buf *
 pending(struct stream *st, enum meter_kind kind)
@@ -107,8 +124,8 @@ take(struct stream *st, enum meter_kind kind, const char *text, size_t len)
 	append(st, text, kind == METER_SHOWN ? taken : 0, before, saved_now);
 	if (r == METER_TAKEN)
 		return true;
-	if (r == METER_CUT) {
-		stream_close(st, OUTCOME_CREDIT, NULL, NULL);
+	if (r == METER_CUT || r == METER_OVER) {
+		decode_cut(st, r);
 		return false;
 	}
 	buf_add(pending(st, kind), text + taken, len - taken);

@@ -68,6 +68,25 @@ charge_count(struct stream *st)
 }
 
 /*
+ * An answer in one piece that is far longer than its limit was delivered as a whole: it costs what
+ * it is, as far as the account can bear that.  The provider's count is not more than ours.
+ */
+static void
+charge_overrun(struct stream *st)
+{
+	struct settlement *x = &st->settlement;
+	const struct usage *u = &st->usage;
+	uint32_t said = meter_overrun(&st->meter);
+
+	decode_note_overrun(st);
+	if (u->present && !st->usage_odd && u->completion > x->completion && u->completion < said)
+		said = (uint32_t)u->completion;
+	x->completion = said;
+	x->charge = price_cost_of(&st->hold->price,
+	    &(struct tokens){.prompt = x->prompt, .completion = said, .reasoning = x->reasoning});
+}
+
+/*
  * What the provider says.  Those that do not say how much of it was reasoning (Anthropic, Ollama)
  * stream it: then it is what we counted.
  */
@@ -130,6 +149,8 @@ work_out(struct stream *st)
 	} else if ((ours > 0 || (st->complete && st->api != NULL && st->api->prompt_only)) &&
 	    !st->void_wanted) {
 		charge_count(st);
+		if (st->meter.unbounded && meter_overrun(&st->meter) > 0)
+			charge_overrun(st);
 	} else {
 		x->voided = true;
 	}

@@ -470,6 +470,7 @@ stream_run(struct stream *st)
 	/* An answer that comes in one piece is not cut any more. */
 	if (st->relay != NULL && st->relay->prepaid)
 		meter_limit(&st->meter, st->sent_limit * st->choices);
+	st->meter.unbounded = st->relay != NULL && st->relay->prepaid;
 	if (st->api == NULL || !st->api->prompt_only)
 		dialect_limit_all(st->request, st->max_completion_tokens, st->sent_limit);
 	attempt_start(st);

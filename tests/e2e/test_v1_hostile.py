@@ -50,8 +50,8 @@ model "long" {{
     price_prompt = 0.15
     price_cached = 0.075
     price_completion = 0.60
-    context = 1000000
-    max_completion = 100000
+    context = 10000000
+    max_completion = 1000000
 }}
 ''')
         cls.t.start()
@@ -148,6 +148,56 @@ model "long" {{
             for c, response in silent:
                 response.close()
                 c.close()
+
+    def test_a_provider_that_does_not_know_the_limit(self):
+        # DeepSeek and Ollama know max_tokens only: by the other name a client could have had
+        # thousands of tokens for the price of one.
+        words = 4000
+        said = "word " * words
+        over = 10 + 10 // 2 + 16
+        for name in ("max_completion_tokens", "max_tokens"):
+            for events in ([said], ["word " for _ in range(words)]):
+                for end in (usage(9, words), ""):
+                    self.p.reset(Answer(ROLE + "".join(map(text, events)) + FINISH + end + DONE))
+                    got = stream(self.t, self.key, "m", **{name: 10})
+                    self.assertEqual((got.status, got.finish(), got.done), (200, ["length"], 1))
+                    self.assertLessEqual(len(got.text().split()), over)
+                    self.assertGreaterEqual(len(got.text().split()), 10)
+                    self.assertEqual(got.tolld()["finish"], "length")
+        self.assertIn("provider says more than it was told to", self.t.log())
+        self.charged()
+        # Calls of tools, and answers behind the first one, are no way around it.
+        call = provider.event(choices=[{"index": 0, "delta": {"tool_calls": [
+            {"index": 0, "id": "a", "function": {"name": "f", "arguments": said}}]}}])
+        other = provider.event(choices=[{"index": 1, "delta": {"content": said}}])
+        for answer in (call, other):
+            self.p.reset(Answer(ROLE + answer + FINISH + DONE))
+            got = stream(self.t, self.key, "m", max_completion_tokens=10)
+            self.assertNotIn("word word", got.body.decode())
+        # By any other name it is the same, and a little more than the limit is nobody's fault.
+        self.p.reset(Answer(ROLE + text("word " * 11) + FINISH + usage(9, 10) + DONE))
+        got = stream(self.t, self.key, "m", max_tokens=10)
+        self.assertEqual((len(got.text().split()), got.finish()), (11, ["stop"]))
+
+    def test_an_answer_in_one_piece_beyond_its_limit_costs_what_it_is(self):
+        def whole(words, said):
+            return Answer(json.dumps({"id": "x", "object": "chat.completion", "created": 1,
+                "model": "cheap", "choices": [{"index": 0, "finish_reason": "stop", "message": {
+                    "role": "assistant", "content": "word " * words}}], "usage": said}),
+                kind="application/json", end="length")
+        for said, charged in ((4000, 4000), (9000, 4001), (None, 4001), (7, 7)):
+            said = {"prompt_tokens": 9, "completion_tokens": said} if said else None
+            self.p.reset(whole(4000, said))
+            before = self.charged()
+            got = chat(self.t, self.key, "m", max_completion_tokens=10)
+            self.assertEqual(got.status, 200)
+            self.assertEqual(self.charged() - before, cost(9, charged), said)
+        # No more than there is.
+        name, key = self.name + "-poor", self.t.account(self.name + "-poor", "0.001", 0)
+        self.p.reset(whole(4000, {"prompt_tokens": 9, "completion_tokens": 4000}))
+        self.assertEqual(chat(self.t, key, "m", max_completion_tokens=10).status, 200)
+        wait_for(lambda: micro(self.t.show(name)["held"]) == 0, 10, "nothing to be held")
+        self.assertEqual(micro(self.t.show(name)["balance"]), 0)
 
     def test_keys_that_a_provider_could_take_for_ours(self):
         # Readers of JSON in Go take a key in any case, the last one counts; cJSON ends it at a NUL.
