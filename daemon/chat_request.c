@@ -13,9 +13,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/chat_keys.h"
 #include "daemon/chat_tokens.h"
 #include "daemon/ids.h"
-#include "daemon/utf8.h"
 
 enum field {
 	F_MODEL,
@@ -53,24 +53,6 @@ static const char *const field_name[FIELDS + 1] = {
     "n",
     "stream",
     "stream_options",
-};
-
-/*
- * Words of providers' own for what is ours to set: llama.cpp goes by its n_predict, whatever
- * max_tokens says.  Who set them would get more than was reserved, and more than is charged.
- */
-static const struct {
-	const char *theirs, *ours;
-} other_name[] = {
-    {"n_predict", "max_tokens"},
-    {"num_predict", "max_tokens"},
-    {"max_new_tokens", "max_tokens"},
-    {"max_output_tokens", "max_tokens"},
-    {"max_gen_toks", "max_tokens"},
-    {"max_length", "max_tokens"},
-    {"n_cmpl", "n"},
-    {"best_of", "n"},
-    {"num_return_sequences", "n"},
 };
 
 static int fault(struct chat_fault *, int status, const char *code, const char *param,
@@ -112,8 +94,8 @@ invalid(struct chat_fault *f, const char *param, const char *what)
 
 /* A part of a content that is no text: by its kind, and what it may cost at most. */
 static int
-count_part(struct chat_request *r, struct json_value part, struct json_value type,
-    struct chat_fault *f)
+count_part(const struct chat_counter *c, struct chat_request *r, struct json_value part,
+    struct json_value type, struct chat_fault *f)
 {
 	if (!r->v1)
 		return invalid(f, "messages", "has a content part that is not text");
@@ -122,13 +104,10 @@ count_part(struct chat_request *r, struct json_value part, struct json_value typ
 	if (json_is(type, "image_url")) {
 		r->prompt_tokens += IMAGE_TOKENS;
 		r->prompt_bytes += IMAGE_TOKENS_MAX;
-	} else {
-		/* Speech is some 10 tokens a second, a file's page some hundreds: all far less
-		 * than a token for sixteen bytes of it. */
-		r->prompt_tokens += (uint32_t)(part.len / 16);
-		r->prompt_bytes += NAMED_TOKENS_MAX;
+		return 0;
 	}
-	return 0;
+	r->prompt_bytes += NAMED_TOKENS_MAX;
+	return chat_tokens_unknown(c, part, &r->prompt_tokens);
 }
 
 /* A message's content: a string, an array of parts, or null (an assistant's tool call). */
@@ -150,7 +129,7 @@ count_content(const struct chat_counter *c, struct chat_request *r, struct json_
 			type = (struct json_value){0};
 		if (!json_is(type, "text") || !json_get(part, "text", &text) ||
 		    text.type != JSON_STRING) {
-			if (count_part(r, part, type, f) != 0)
+			if (count_part(c, r, part, type, f) != 0)
 				return -1;
 		} else if (chat_tokens_text(c, text, &r->prompt_tokens) != 0) {
 			return -1;
@@ -208,6 +187,31 @@ count_messages(const struct chat_counter *c, struct chat_request *r, struct chat
 	return 0;
 }
 
+/*
+ * Fields that only the provider knows may hold a prompt (documents, say): who leaves before the
+ * usage comes would have it read for nothing.
+ */
+static int
+count_others(const struct chat_counter *c, struct chat_request *r)
+{
+	static const char *const none[] = {"tools", "functions", "response_format", "metadata", "user",
+	    "stop", "safety_identifier", "prompt_cache_key"};
+	const char *it = NULL;
+	struct json_value key, v;
+
+	while (json_each(r->root, &it, &key, &v)) {
+		bool known = false;
+
+		for (int i = 0; i < FIELDS && !known; i++)
+			known = json_is(key, field_name[i]);
+		for (size_t i = 0; i < sizeof none / sizeof *none && !known; i++)
+			known = json_is(key, none[i]);
+		if (!known && chat_tokens_unknown(c, v, &r->prompt_tokens) != 0)
+			return -1;
+	}
+	return 0;
+}
+
 /* What the provider adds to the prompt out of other fields. */
 static int
 count_extras(const struct chat_counter *c, struct chat_request *r)
@@ -227,7 +231,7 @@ count_extras(const struct chat_counter *c, struct chat_request *r)
 		 * 500 tokens of their own. */
 		r->prompt_bytes += v[i].len + TOOLS_TOKENS_MAX;
 	}
-	return 0;
+	return count_others(c, r);
 }
 
 static int
@@ -366,37 +370,6 @@ parse_object(struct span body, struct chat_request *r, struct chat_fault *f)
 	return 0;
 }
 
-/* The key's text, as far as there is room for it, never half a character. */
-static const char *
-field_of(struct json_value key, char field[static 64])
-{
-	struct buf name = {0};
-	size_t n;
-
-	json_decode_buf(key, &name);
-	n = name.len < 63 ? name.len : 63;
-	if (n > 0)
-		memcpy(field, name.data, n);
-	buf_free(&name);
-	field[utf8_valid_prefix(field, n)] = '\0';
-	return field;
-}
-
-int
-chat_request_check_keys(struct json_value root, const char *const names[], struct chat_fault *f)
-{
-	const char *it = NULL;
-	struct json_value key, v;
-
-	while (json_each(root, &it, &key, &v))
-		for (int i = 0; names[i] != NULL; i++)
-			if (json_is_like(key, names[i]) && !json_is(key, names[i]))
-				return chat_request_refuse(f, field_of(key, f->field),
-				    "'%s' is not '%s', but a provider could take it for that", f->field,
-				    names[i]);
-	return 0;
-}
-
 int
 chat_request_parse_model(const struct config *cfg, struct span body, struct chat_request *r,
     struct chat_fault *f)
@@ -412,31 +385,16 @@ chat_request_parse_model(const struct config *cfg, struct span body, struct chat
 }
 
 static int
-check_other_names(struct json_value root, struct chat_fault *f)
-{
-	const char *it = NULL;
-	struct json_value key, v;
-
-	while (json_each(root, &it, &key, &v))
-		for (size_t i = 0; i < sizeof other_name / sizeof *other_name; i++)
-			if (v.type != JSON_NULL && json_is_like(key, other_name[i].theirs))
-				return chat_request_refuse(f, field_of(key, f->field),
-				    "'%s' is not known here: '%s' says it", f->field,
-				    other_name[i].ours);
-	return 0;
-}
-
-static int
 parse(const struct config *cfg, struct span body, struct chat_request *r, struct chat_fault *f)
 {
 	struct json_value v[FIELDS];
 
-	if (parse_object(body, r, f) != 0 ||
-	    chat_request_check_keys(r->root, field_name, f) != 0 ||
-	    check_other_names(r->root, f) != 0)
+	if (parse_object(body, r, f) != 0 || chat_keys_check(r->root, field_name, f) != 0 ||
+	    chat_keys_check_words(r->root, f) != 0)
 		return -1;
 	json_get_many(r->root, field_name, v, FIELDS);
-	if (parse_model(cfg, v[F_MODEL], r, f) != 0)
+	if (parse_model(cfg, v[F_MODEL], r, f) != 0 ||
+	    chat_keys_check_refused(cfg, r->model, r->root, f) != 0)
 		return -1;
 	if (!r->v1 && v[F_SESSION].type != JSON_NONE && v[F_SESSION].type != JSON_NULL) {
 		if (v[F_SESSION].type != JSON_STRING || v[F_SESSION].len != ID_LEN + 2 ||

@@ -55,13 +55,6 @@ int chat_request_parse_v1(const struct config *, struct span body, struct chat_r
 int chat_request_parse_model(const struct config *, struct span body, struct chat_request *,
     struct chat_fault *) __attribute__((warn_unused_result));
 
-/*
- * Refuse a body with a key that is none of these (NULL-terminated), but that a provider's reader
- * could take for one: it would see two, and not the one that was checked here.  -1 with *fault.
- */
-int chat_request_check_keys(struct json_value root, const char *const names[], struct chat_fault *)
-    __attribute__((warn_unused_result));
-
 /* Is this member of the body for us, and not the provider's as it came? */
 bool chat_request_is_ours(const struct chat_request *, struct json_value key);
 /* Fill in a 400 that names a field; -1. */

@@ -45,6 +45,8 @@ config_free(struct config *c)
 		for (int j = 0; j < c->provider[i].api_keys; j++)
 			secret_free(c->provider[i].api_key[j]);
 		free(c->provider[i].ca_file);
+		for (int j = 0; j < c->provider[i].refused; j++)
+			free(c->provider[i].refuse[j]);
 	}
 	for (int i = 0; i < c->model_count; i++) {
 		free(c->model[i].name);

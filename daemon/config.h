@@ -19,6 +19,7 @@
 #define CONFIG_MODELS_MAX 256
 #define CONFIG_PROVIDERS_MAX 64
 #define CONFIG_ORIGINS_MAX 64
+#define CONFIG_REFUSE_MAX 32
 #define CONFIG_PROXIES_MAX 64
 #define CONFIG_FALLBACKS_MAX 8
 #define CONFIG_URLS_MAX 8 /* of a provider */
@@ -39,6 +40,8 @@ struct config_provider {
 	uint32_t breaker_failures; /* 0: it never opens */
 	uint32_t breaker_seconds;
 	uint32_t max_line; /* bytes of a line, or an event, of its answers */
+	char *refuse[CONFIG_REFUSE_MAX]; /* fields of requests that it is not to get; lower case */
+	int refused;
 };
 
 struct config_model {

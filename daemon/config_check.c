@@ -95,6 +95,7 @@ static const struct config_key provider_keys[] = {
 	{ "retries", value_int, P(retries), 0, 10, false },
 	{ "breaker_failures", value_uint, P(breaker_failures), 0, 1000, false },
 	{ "breaker_seconds", value_uint, P(breaker_seconds), 1, 3600, false },
+	{ "refuse", value_refuse, 0, 0, 0, true },
 	{ "max_line", value_uint, P(max_line), 4096, 8 << 20, false },
 	{ 0 },
 };

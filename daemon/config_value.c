@@ -289,6 +289,24 @@ SETTER(value_origin)
 	}
 }
 
+SETTER(value_refuse)
+{
+	struct config_provider *p = field;
+	char *name;
+
+	if (strcmp(value, CONFIG_EMPTY) == 0)
+		return;
+	if (*value == '\0' || strlen(value) > 63)
+		config_fault(f, e->line, k->name, "must hold names of 1 to 63 bytes");
+	else if (p->refused == CONFIG_REFUSE_MAX)
+		config_fault(f, e->line, k->name, "more than %d names", CONFIG_REFUSE_MAX);
+	else {
+		p->refuse[p->refused++] = name = config_strdup(value);
+		for (; *name; name++) /* json_is_like */
+			*name = *name >= 'A' && *name <= 'Z' ? (char)(*name + 32) : *name;
+	}
+}
+
 static void
 add_secret(struct config_file *f, const struct config_key *k, struct config_provider *p,
     const struct config_entry *e, const char *value)

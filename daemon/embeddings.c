@@ -6,6 +6,7 @@
 
 #include "daemon/api.h"
 #include "daemon/begin.h"
+#include "daemon/chat_keys.h"
 #include "daemon/chat_tokens.h"
 #include "daemon/json.h"
 #include "daemon/openai.h"
@@ -88,7 +89,8 @@ parse(const struct config *cfg, struct span body, struct chat_request *r, struct
 	struct chat_counter c;
 
 	if (chat_request_parse_model(cfg, body, r, f) != 0 ||
-	    chat_request_check_keys(r->root, keys, f) != 0)
+	    chat_keys_check(r->root, keys, f) != 0 ||
+	    chat_keys_check_refused(cfg, r->model, r->root, f) != 0)
 		return -1;
 	r->v1 = r->whole = true;
 	r->prompt_bytes = r->root.len + 64;

@@ -64,6 +64,12 @@ void json_get_many(struct json_value object, const char *const keys[], struct js
 bool json_each(struct json_value container, const char **it, struct json_value *key,
     struct json_value *value);
 
+/*
+ * Walk the strings of a document, in their order and at whatever depth, but for the keys of objects:
+ * in one pass, however deep they lie.  Start with *it = NULL; false at the end.
+ */
+bool json_each_string(struct json_value, const char **it, struct json_value *string);
+
 /* Decode a string's text into out (at least v.len bytes are always enough); its length. */
 size_t json_decode(struct json_value, char *out);
 /* The same appended to a buf. */

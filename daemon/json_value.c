@@ -162,6 +162,23 @@ take(const char *p, const char *end, struct json_value *v)
 }
 
 bool
+json_each_string(struct json_value v, const char **it, struct json_value *string)
+{
+	const char *p = *it == NULL ? v.p : *it, *end = v.p + v.len, *next;
+
+	while (p < end && (p = memchr(p, '"', (size_t)(end - p))) != NULL) {
+		next = string_end(p, end);
+		*it = after_space(next, end);
+		if (*it == end || **it != ':') {
+			*string = (struct json_value){JSON_STRING, p, (size_t)(next - p)};
+			return true;
+		}
+		p = *it;
+	}
+	return false;
+}
+
+bool
 json_each(struct json_value container, const char **it, struct json_value *key,
     struct json_value *value)
 {

@@ -4,6 +4,7 @@
 #include "daemon/api.h"
 #include "daemon/auth.h"
 #include "daemon/begin.h"
+#include "daemon/chat_keys.h"
 #include "daemon/messages_request.h"
 #include "daemon/turn.h"
 #include "daemon/watch.h"
@@ -51,6 +52,8 @@ parse(const struct config *cfg, const struct messages_request *m, struct chat_re
 		messages_request_fault(m, f);
 		return -1;
 	}
+	if (chat_keys_check_refused(cfg, r->model, m->root, f) != 0)
+		return -1;
 	r->native = m;
 	r->include_usage = true;
 	r->prompt_bytes += m->root.len;

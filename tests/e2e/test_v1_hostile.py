@@ -32,6 +32,7 @@ provider "script" {{
     api_key = "provider-secret-key"
     retries = 2
     breaker_failures = 2
+    refuse = {{"service_tier", "Speed"}}
 }}
 model "m" {{
     provider = {{"script"}}
@@ -210,7 +211,9 @@ model "long" {{
         raw = '{"model":"m","messages":[{"role":"user","content":"hi"}],"\\u004dodel":"dear"}'
         self.assertEqual(post(self.t, "/v1/chat/completions", raw, self.key).status, 400)
         # Other words for the limit and the choices, by which some provider goes instead.
-        for name in ("n_predict", "N_Predict", "max_new_tokens", "n_cmpl", "best_of"):
+        # And for the model: OpenRouter's and LiteLLM's, where the one that was priced fails.
+        for name in ("n_predict", "N_Predict", "max_new_tokens", "n_cmpl", "best_of", "models",
+                     "fallbacks"):
             got = chat(self.t, self.key, "m", **{name: 9})
             self.assertEqual((got.status, got.error()["param"]), (400, name))
         for name in ("Model", "INPUT"):
@@ -227,11 +230,59 @@ model "long" {{
         self.assertEqual(self.p.seen, [])
         # Others are the provider's business; and usage cannot be asked away.
         self.p.reset(good())
-        got = chat(self.t, self.key, "m", stream=True, models=["x"], mode="y",
+        got = chat(self.t, self.key, "m", stream=True, modes=["x"], mode="y",
                    stream_options={"Include_Usage": False, "x": 1})
         self.assertEqual(got.status, 200)
         self.assertEqual(self.p.seen[0].body["stream_options"], {"include_usage": True, "x": 1})
-        self.assertEqual(self.p.seen[0].body["models"], ["x"])
+        self.assertEqual(self.p.seen[0].body["modes"], ["x"])
+
+    def test_what_a_provider_is_not_to_be_asked_for(self):
+        for path, extra in (("/v1/chat/completions", {}), ("/v1/messages", {"max_tokens": 5})):
+            for name in ("service_tier", "speed", "SPEED"):
+                body = dict({"model": "m", "messages": [{"role": "user", "content": "hi"}],
+                             name: "fast"}, **extra)
+                got = post(self.t, path, body, self.key)
+                self.assertEqual(got.status, 400)
+                self.assertIn(f"'{name}' may not be asked for", got.json["error"]["message"])
+        got = post(self.t, "/v1/embeddings", {"model": "m", "input": "hi", "speed": 1}, self.key)
+        self.assertEqual((got.status, got.error()["param"]), (400, "speed"))
+        got = self.t.request("POST", "/chat/send", {"model": "m", "message": "hi", "speed": 1},
+                             self.key)
+        self.assertEqual((got[0], got[2]["error"]["param"]), (400, "speed"))
+        self.assertEqual(self.p.seen, [])
+
+    def test_a_prompt_in_a_field_that_only_the_provider_knows(self):
+        # vLLM reads "documents"; who leaves when the answer is there, and before the usage, pays
+        # by our count.
+        words = "one two three four five six seven eight nine ten " * 1000
+        parts = [{"type": "document", "source": {"type": "text", "data": words}}]
+        plain = self.prompt()
+        for fields in ({"documents": [{"text": words, "title": "a"}]}, {"prefix": words},
+                       {"prediction": {"type": "content", "content": words}},
+                       {"messages": [{"role": "user", "content": parts}]}):
+            counted = self.prompt(**fields)
+            self.assertGreaterEqual(counted, 10000, fields.keys())
+            self.assertLess(counted, 10100)
+        # What is no text, or is known to be no prompt.
+        for fields in ({"data": "QUJD" * 400}, {"metadata": {"a": words}}, {"user": words},
+                       {"logit_bias": {str(n): 1 for n in range(300)}}):
+            self.assertLess(self.prompt(**fields), plain + 101, fields.keys())
+
+    def prompt(self, **fields):
+        """What a cancelled stream with these fields is charged for."""
+        before = self.charged()
+        self.p.reset(Answer(ROLE + text("a"), hang="after"))
+        body = dict({"model": "m", "stream": True, "messages": [{"role": "user", "content": "hi"}]},
+                    **fields)
+        c = http.client.HTTPConnection("127.0.0.1", self.t.port, timeout=30 * SLOW)
+        c.request("POST", "/v1/chat/completions", json.dumps(body),
+                  {"Authorization": "Bearer " + self.key})
+        r = c.getresponse()
+        while b'"a"' not in r.readline():
+            pass
+        r.close()
+        c.close()
+        return ((self.charged() - before - cost(0, 1)) * 1000000) // 150000
 
 
 if __name__ == "__main__":
