@@ -15,7 +15,7 @@ print_is_money(const char *key, size_t len)
 {
 	static const char *const names[] = {
 	    "balance", "held", "available", "overdraft", "amount", "charge", "expected", "found",
-	    "total", "uncollected", "cap", "used", "price_prompt", "price_cached",
+	    "total", "uncollected", "cost", "cap", "used", "price_prompt", "price_cached",
 	    "price_completion", "price_reasoning", "price_cache_write", "price_request"};
 
 	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)

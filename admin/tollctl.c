@@ -31,6 +31,7 @@ static const struct command *const commands[] = {
     &cmd_stream_list,
     &cmd_stream_cancel,
     &cmd_stats,
+    &cmd_top,
     &cmd_workers,
     &cmd_journal,
     &cmd_export,
