@@ -9,7 +9,7 @@
 #include <time.h>
 
 struct stream {
-	char id[64];
+	char id[64]; /* its hold's name: who may only look is not told the stream's id */
 	char account[TOP_NAME_MAX + 1], model[TOP_NAME_MAX + 1];
 	int64_t tokens, cost;
 	bool waiting;
@@ -182,7 +182,7 @@ add_stream(struct streams *all, const msgpack_object *o)
 {
 	struct stream *s;
 	size_t len;
-	const char *id = proto_get_text(o, "stream_id", &len);
+	const char *id = proto_get_text(o, "hold", &len);
 
 	if (all->count == all->cap) {
 		uint32_t cap = all->cap == 0 ? 256 : 2 * all->cap;

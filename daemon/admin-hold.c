@@ -102,8 +102,9 @@ age_s(const struct hold_report *h)
 }
 
 static void
-put_hold(struct proto_out *out, const struct admin *a, const struct hold_report *h)
+put_hold(const struct admin_call *call, struct proto_out *out, const struct hold_report *h)
 {
+	const struct admin *a = call->admin;
 	const struct account *account = account_at(a->region, h->account);
 	char stream[STREAM_ID_LEN + 1], name[HOLD_NAME_LEN];
 
@@ -114,13 +115,15 @@ put_hold(struct proto_out *out, const struct admin *a, const struct hold_report 
 	proto_put_ktext(out, "account", account->id, account->id_len);
 	proto_put_kint(out, "amount", h->amount);
 	proto_put_kint(out, "metered", h->metered);
-	proto_put_kstr(out, "stream_id", stream);
+	/* It opens the stream for whoever has it. */
+	proto_put_kstr(out, "stream_id", call->full ? stream : NULL);
 	proto_put_kint(out, "age", age_s(h));
 }
 
 static void
-put_stream(struct proto_out *out, const struct admin *a, const struct hold_report *h)
+put_stream(const struct admin_call *call, struct proto_out *out, const struct hold_report *h)
 {
+	const struct admin *a = call->admin;
 	const struct config *config = a->heritage->config;
 	const struct account *account = account_at(a->region, h->account);
 	char stream[STREAM_ID_LEN + 1], name[HOLD_NAME_LEN];
@@ -128,7 +131,7 @@ put_stream(struct proto_out *out, const struct admin *a, const struct hold_repor
 	stream_name(a, h, stream);
 	hold_name(h->slot, h->stream_id, name);
 	proto_put_map(out, 10);
-	proto_put_kstr(out, "stream_id", stream);
+	proto_put_kstr(out, "stream_id", call->full ? stream : NULL);
 	proto_put_ktext(out, "account", account->id, account->id_len);
 	proto_put_kstr(out, "model",
 	    h->model < config->model_count ? config->model[h->model].name : NULL);
@@ -144,7 +147,7 @@ put_stream(struct proto_out *out, const struct admin *a, const struct hold_repor
 /* A page: {key: [...], "next": the slot to go on with, or nil}. */
 static enum admin_step
 list(struct admin_call *call, const struct proto_value *v, const char *key,
-    void (*put)(struct proto_out *, const struct admin *, const struct hold_report *))
+    void (*put)(const struct admin_call *, struct proto_out *, const struct hold_report *))
 {
 	const struct admin *a = call->admin;
 	uint32_t count = hold_count(a->region), at = (uint32_t)v[0].number;
@@ -159,7 +162,7 @@ list(struct admin_call *call, const struct proto_value *v, const char *key,
 	proto_put_str(out, key);
 	proto_put_array(out, n);
 	for (uint32_t i = 0; i < n; i++)
-		put(out, a, &found[i]);
+		put(call, out, &found[i]);
 	proto_put_str(out, "next");
 	if (at < count)
 		proto_put_int(out, at);

@@ -3,6 +3,8 @@
  */
 #include "daemon/admin.h"
 
+#include <string.h>
+
 #define ID {"id", PROTO_TEXT, true, 1, ACCOUNT_ID_MAX}
 #define PAGE                                                                                       \
 	{"after", PROTO_NUMBER, false, 0, UINT32_MAX},                                             \
@@ -94,3 +96,17 @@ const struct admin_method admin_methods[] = {
     {"daemon.ping", admin_daemon_ping, false, false, {END}},
     {NULL, NULL, false, false, {END}},
 };
+
+bool
+admin_method_reads(const struct admin_method *m)
+{
+	/* Not a backup: it writes a copy of everything, keys' hashes included. */
+	static const char *const names[] = {"account.list", "account.show", "audit.run",
+	    "daemon.ping", "hold.list", "journal.read", "key.list", "price.list", "stats.get",
+	    "stream.list", "workers.list"};
+
+	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+		if (strcmp(m->name, names[i]) == 0)
+			return true;
+	return false;
+}

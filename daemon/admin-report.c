@@ -153,7 +153,7 @@ admin_stats_get(struct admin_call *call, const struct proto_value *v)
 	return ADMIN_DONE;
 }
 
-/* {"version", "pid", "accounts_loaded", "journal_ok", "draining"}. */
+/* {"version", "protocol", "role", "pid", "accounts_loaded", "journal_ok", "draining"}. */
 enum admin_step
 admin_daemon_ping(struct admin_call *call, const struct proto_value *v)
 {
@@ -161,8 +161,10 @@ admin_daemon_ping(struct admin_call *call, const struct proto_value *v)
 	struct proto_out *out = admin_result(call);
 
 	(void)v;
-	proto_put_map(out, 5);
+	proto_put_map(out, 7);
 	proto_put_kstr(out, "version", TOLLD_VERSION);
+	proto_put_kint(out, "protocol", PROTO_VERSION);
+	proto_put_kstr(out, "role", call->full ? "full" : "read");
 	/* Relaxed: single words, for a look. */
 	proto_put_kint(out, "pid",
 	    atomic_load_explicit(&region_proc(r, PROC_MASTER)->pid, memory_order_relaxed));

@@ -63,6 +63,8 @@ config_free(struct config *c)
 	free(c->user);
 	free(c->default_model);
 	free(c->admin_listen);
+	free(c->admin_group);
+	free(c->admin_full_group);
 	free(c->state_dir);
 	free(c->runtime_dir);
 	free(c);

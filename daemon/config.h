@@ -74,6 +74,8 @@ struct config {
 	char *listen[CONFIG_LISTEN_MAX];
 	int listen_count;
 	char *admin_listen; /* "" for none */
+	char *admin_group; /* who may use admin.sock; "": "toll", if there is one */
+	char *admin_full_group; /* who of them may change anything; "": all */
 	char *state_dir, *runtime_dir;
 	char *origins[CONFIG_ORIGINS_MAX];
 	int origin_count;

@@ -2,6 +2,7 @@
  * What a config's values mean: one table of keys for each section, and the rules that join
  * several keys.  Master.
  */
+#include <grp.h>
 #include <pwd.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -31,6 +32,8 @@ static const struct config_key top_keys[] = {
 	{ "workers", value_int, C(workers), 0, REGION_WORKERS_MAX, false },
 	{ "listen", value_listen, 0, 0, 0, true },
 	{ "admin_listen", value_admin_listen, C(admin_listen), 0, 0, false },
+	{ "admin_group", value_string, C(admin_group), 0, 64, false },
+	{ "admin_full_group", value_string, C(admin_full_group), 0, 64, false },
 	{ "state_dir", value_string, C(state_dir), 1, 1024, false },
 	{ "runtime_dir", value_string, C(runtime_dir), 1, 90, false }, /* a socket's path */
 	{ "cors_origins", value_origin, 0, 0, 0, true },
@@ -135,6 +138,8 @@ config_defaults(struct config *c)
 	c->user = config_strdup("toll");
 	c->default_model = config_strdup("");
 	c->admin_listen = config_strdup("127.0.0.1:9464");
+	c->admin_group = config_strdup("");
+	c->admin_full_group = config_strdup("");
 	c->state_dir = config_strdup("/var/lib/tolld");
 	c->runtime_dir = config_strdup("/run/tolld");
 	c->max_body = 1 << 20;
@@ -361,6 +366,14 @@ processors(void)
 	return n < 1 ? 1 : n > REGION_WORKERS_MAX ? REGION_WORKERS_MAX : n;
 }
 
+/* Where the file is first read: later there may be no way to ask. */
+static void
+check_group(struct config_file *f, const char *key, const char *name)
+{
+	if (*name && find(f, 0, key) && geteuid() == 0 && !getgrnam(name))
+		config_fault(f, line_of(f, 0, key), key, "there is no group \"%s\"", name);
+}
+
 /* Rules that join values of several sections. */
 static void
 check_together(struct config_file *f, struct config *c)
@@ -378,6 +391,8 @@ check_together(struct config_file *f, struct config *c)
 		    "there is no model \"%s\"", c->default_model);
 	if (c->model_count == 0)
 		config_warning(f, 1, "model", "there is none: every request will be refused");
+	check_group(f, "admin_group", c->admin_group);
+	check_group(f, "admin_full_group", c->admin_full_group);
 	/* Only who starts as root changes users.  The default user is no mistake of this file's;
 	 * the start still refuses to go on without it. */
 	if (geteuid() == 0 && *c->user && !getpwnam(c->user)) {

@@ -10,6 +10,8 @@
 #include "daemon/config.h"
 #include "shm/region.h"
 
+#define ADMIN_ALL ((gid_t)-1)
+
 struct heritage {
 	struct config *config;
 	struct region region;
@@ -21,6 +23,7 @@ struct heritage {
 	int listen_fd[CONFIG_LISTEN_MAX][2 * REGION_WORKERS_MAX];
 	int admin_http_fd; /* /metrics; -1 for none */
 	int admin_unix_fd; /* runtime_dir/admin.sock */
+	gid_t admin_full_gid; /* who of its users may change anything; ADMIN_ALL: all of them */
 
 	int wake_fd[REGION_PROCS_MAX]; /* eventfds, by process slot (shm/wake.h) */
 	/* Pair of message sockets (SOCK_SEQPACKET, non-blocking) per worker slot, by process slot:

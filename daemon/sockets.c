@@ -208,17 +208,28 @@ open_admin(struct heritage *h, const struct owner *owner)
 {
 	const char *http = h->config->admin_listen, *why = NULL;
 	uid_t uid = owner->change ? owner->uid : geteuid();
-	gid_t gid = owner->change ? owner->gid : getegid();
-	const struct group *group = getgrnam(ADMIN_GROUP);
+	gid_t gid = owner->change ? owner->gid : getegid(), own = gid;
+	const char *name = h->config->admin_group, *full = h->config->admin_full_group;
+	const struct group *group = getgrnam(*name ? name : ADMIN_GROUP);
 	char *text;
 	struct address a;
+
+	if (*name && group == NULL)
+		return complain("there is no such group", name, 0);
+	if (group != NULL)
+		gid = group->gr_gid;
+	h->admin_full_gid = ADMIN_ALL;
+	if (*full && (group = getgrnam(full)) == NULL)
+		return complain("there is no such group", full, 0);
+	if (*full)
+		h->admin_full_gid = group->gr_gid;
 
 	if (asprintf(&text, "unix:%s/admin.sock", h->config->runtime_dir) < 0)
 		fatal("sockets");
 	if (!address_parse(text, &a, &why))
 		complain(why, text, 0);
 	else
-		h->admin_unix_fd = unix_listen(text, &a, uid, group ? group->gr_gid : gid);
+		h->admin_unix_fd = unix_listen(text, &a, uid, gid);
 	free(text);
 	if (h->admin_unix_fd < 0)
 		return -1;
@@ -228,7 +239,7 @@ open_admin(struct heritage *h, const struct owner *owner)
 		return complain(why, http, 0);
 	if (!address_is_unix(&a) && tcp_probe(http, &a) < 0)
 		return -1;
-	h->admin_http_fd = address_is_unix(&a) ? unix_listen(http, &a, uid, gid)
+	h->admin_http_fd = address_is_unix(&a) ? unix_listen(http, &a, uid, own)
 	                                       : tcp_listen(http, &a, false);
 	return h->admin_http_fd < 0 ? -1 : 0;
 }

@@ -33,6 +33,7 @@ check | python3    | python3                         | end-to-end tests
 check | node       | nodejs                          | a second opinion on HTTP (llhttp)
 check | curl       | curl                            | a second opinion on streams
 check | ps         | procps                          | process titles as ps shows them
+check | -          | python3-msgpack                 | runs the document'\''s example
 bench | python3    | python3                         | runs the rounds
 bench | nginx      | nginx-light|nginx               | to be compared with
 bench | redis-server | redis-server                   | to be compared with
