@@ -119,6 +119,7 @@ conn_free(struct conn *c)
 		TAILQ_REMOVE(&s->deferred, c, deferred);
 	TAILQ_REMOVE(&s->all, c, all);
 	s->count--;
+	s->held -= c->held;
 	c->magic = 0;
 	free(c);
 }

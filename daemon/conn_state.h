@@ -20,6 +20,11 @@
 #define CONN_KEEPALIVE_MS 60000
 #define CONN_LINGER_MS 5000
 #define CONN_REQUEST_ID_MAX 64
+/* Parts of requests that a worker holds until the rest comes; and what one of any size may have. */
+#define CONN_HELD_MAX (256u << 20)
+#define CONN_HELD_SMALL (64u << 10)
+/* Idle connections that are closed at a time when there are no descriptors left. */
+#define CONN_ROOM 32
 
 enum conn_state {
 	CONN_IDLE,    /* no byte of a request yet; ends with one, or by time-out */
@@ -79,6 +84,7 @@ struct conn {
 	bool chunked_out : 1;
 	bool adopted : 1;
 
+	size_t held;     /* of in, head and body, as far as server->held knows */
 	struct buf in;   /* read but not parsed */
 	size_t scanned;  /* http_parse_head's */
 	struct buf head; /* CONN_BODY: the head, parsed again when the body is complete */
@@ -124,6 +130,7 @@ struct server {
 	int spare_fd;         /* given up to tell one client that we are full */
 	bool draining, cors_any;
 	size_t count;
+	size_t held; /* bytes of requests that are not whole */
 	struct conn_list all, deferred;
 	uint64_t id_seed, id_count;
 	time_t date_at;
@@ -164,6 +171,8 @@ void conn_send_continue(struct conn *);
 
 /* route.c */
 enum verdict route_check(struct conn *, const struct http_request *);
+/* Bytes of body that the route takes. */
+uint32_t route_body_max(const struct conn *);
 /* Reply to what route_check didn't let through. */
 void route_refuse(struct conn *, const struct http_request *);
 /* The CORS headers of an actual reply. */

@@ -103,6 +103,43 @@ out_of_descriptors(struct server *s, int listen_fd)
 	event_add(s->resume, &rest);
 }
 
+/*
+ * May it be closed for somebody who has something to ask?  One that waits between requests may; so
+ * may one that has begun none for a second, or is as long about its head.
+ */
+static bool
+is_idle(const struct conn *c, uint64_t now)
+{
+	uint64_t begun = c->deadline_ms - (uint64_t)c->server->config->timeouts.header * 1000;
+
+	if (c->state == CONN_IDLE && !c->fresh)
+		return c->in.len == 0;
+	return (c->state == CONN_IDLE || c->state == CONN_HEAD) && now >= begun + 1000;
+}
+
+/* Close those of the idle connections that would time out first; false: there are none. */
+static bool
+make_room(struct server *s)
+{
+	struct conn *idlest[CONN_ROOM], *c;
+	uint64_t now = conn_now_ms();
+	size_t n = 0, at;
+
+	TAILQ_FOREACH(c, &s->all, all)
+	{
+		if (!is_idle(c, now) ||
+		    (n == CONN_ROOM && c->deadline_ms >= idlest[n - 1]->deadline_ms))
+			continue;
+		at = n < CONN_ROOM ? n++ : n - 1;
+		for (; at > 0 && idlest[at - 1]->deadline_ms > c->deadline_ms; at--)
+			idlest[at] = idlest[at - 1];
+		idlest[at] = c;
+	}
+	for (size_t i = 0; i < n; i++)
+		conn_close(idlest[i], "room for others");
+	return n > 0;
+}
+
 static void
 accept_cb(evutil_socket_t listen_fd, short what, void *arg)
 {
@@ -113,8 +150,10 @@ accept_cb(evutil_socket_t listen_fd, short what, void *arg)
 		int fd = accept4(listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
 		if (fd < 0) {
-			if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS ||
-			    errno == ENOMEM)
+			/* Those closed for room are gone before the listener is asked again. */
+			if ((errno == EMFILE || errno == ENFILE || errno == ENOBUFS ||
+			        errno == ENOMEM) &&
+			    !make_room(l->server))
 				out_of_descriptors(l->server, listen_fd);
 			/* EAGAIN: done.  Anything else is about one connection, which is gone. */
 			return;

@@ -158,6 +158,17 @@ refuse_stranger(struct conn *c, const struct http_request *rq)
 	    "too many requests without a valid API key from this address");
 }
 
+uint32_t
+route_body_max(const struct conn *c)
+{
+	uint32_t max = c->server->config->max_body;
+
+	return c->route == NULL || (c->route->methods & ROUTE_SMALL_BODY) == 0 ||
+	               max < ROUTE_SMALL_BODY_MAX
+	           ? max
+	           : ROUTE_SMALL_BODY_MAX;
+}
+
 enum verdict
 route_check(struct conn *c, const struct http_request *rq)
 {
@@ -320,7 +331,8 @@ route_refuse(struct conn *c, const struct http_request *rq)
 	case VERDICT_OK:
 	case VERDICT_TOO_LARGE:
 		conn_error(c, 413, refused, "body_too_large", NULL,
-		    "the body is larger than %u bytes", c->server->config->max_body);
+		    "the body is larger than %u bytes",
+		    route_body_max(c));
 		break;
 	}
 }
