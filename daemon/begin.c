@@ -54,6 +54,8 @@ refuse_overloaded(struct conn *c, enum reserve_kind kind, const char *message)
 void
 begin_refuse(struct conn *c, const struct chat_fault *f)
 {
+	/* It was read, whatever it said. */
+	limit_request_count(((struct worker *)conn_arg(c))->config, conn_caller(c));
 	if (f->status == 503)
 		refuse_overloaded(c, RESERVE_MEMORY, f->message);
 	else

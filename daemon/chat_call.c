@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "daemon/begin.h"
+#include "daemon/limit.h"
 #include "daemon/watch_private.h"
 #include "daemon/worker.h"
 
@@ -89,6 +90,8 @@ call(struct conn *c, const struct http_request *h, struct span body,
 		    "there is no Idempotency-Key here: use /chat/send or /v1/chat/completions");
 		return;
 	}
+	if (!limit_may_read(w->config, c, body.len))
+		return;
 	if (chat_request_parse(w->config, body, &x.request, &f) == 0)
 		(void)begin(c, h, &x);
 	else

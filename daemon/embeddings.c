@@ -6,6 +6,7 @@
 
 #include "daemon/api.h"
 #include "daemon/begin.h"
+#include "daemon/limit.h"
 #include "daemon/chat_keys.h"
 #include "daemon/chat_tokens.h"
 #include "daemon/json.h"
@@ -180,6 +181,8 @@ embeddings_turn(struct conn *c, const struct http_request *h, struct span body,
 	struct begin x = {.begun = watch_open_api, .api = &api_embeddings, .keyed = keyed};
 	struct chat_fault f;
 
+	if (!limit_may_read(w->config, c, body.len))
+		return false;
 	if (parse(w->config, body, &x.request, &f) == 0)
 		return begin(c, h, &x);
 	begin_refuse(c, &f);

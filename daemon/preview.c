@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "daemon/chat_request.h"
+#include "daemon/limit.h"
 #include "daemon/metrics.h"
 #include "daemon/dialect.h"
 #include "daemon/quote.h"
@@ -39,6 +40,10 @@ preview_handler(struct conn *c, const struct http_request *h, struct span body)
 	struct buf b = {0}, request[DIALECTS] = {{0}};
 
 	(void)h;
+	if (!limit_may_read(w->config, c, body.len))
+		return;
+	if (body.len > LIMIT_LONG_BODY)
+		limit_request_count(w->config, conn_caller(c));
 	if (chat_request_parse(w->config, body, &r, &f) != 0) {
 		conn_error(c, f.status, "invalid_request_error", f.code, f.param, "%s", f.message);
 		return;

@@ -2,6 +2,7 @@
  * POST /chat/send: may it start?  Charges nothing, streams nothing.  Worker process.
  */
 #include "daemon/begin.h"
+#include "daemon/limit.h"
 #include "daemon/repeat.h"
 #include "daemon/turn.h"
 #include "daemon/worker.h"
@@ -25,6 +26,8 @@ send_turn(struct conn *c, const struct http_request *h, struct span body,
 	struct begin x = {.begun = answer, .keyed = keyed};
 	struct chat_fault f;
 
+	if (!limit_may_read(w->config, c, body.len))
+		return false;
 	if (chat_request_parse(w->config, body, &x.request, &f) == 0)
 		return begin(c, h, &x);
 	begin_refuse(c, &f);
