@@ -22,6 +22,10 @@
 #include "shm/clock.h"
 #include "shm/fault.h"
 
+/* Of a worker's holds, what one account may have when few are left; of small tables nothing. */
+#define FAIR_PART 16
+#define FAIR_MIN 4
+
 static void gone(void *, struct conn *);
 
 static const struct conn_ops ops = {gone, NULL};
@@ -63,6 +67,21 @@ begin_refuse(struct conn *c, const struct chat_fault *f)
 		    f->message);
 }
 
+/*
+ * Open streams that the account may have.  Of a worker's table that is nearly full nobody takes what
+ * is left: who has many open waits until one of them ends.
+ */
+static uint32_t
+streams_allowed(const struct worker *w, const struct account *a)
+{
+	uint32_t own = limit_account_streams(w->config, a), all = w->region->h->holds_per_proc;
+	uint32_t fair = all / FAIR_PART;
+
+	if (fair < FAIR_MIN || ledger_holds_free(w->ledger) > all / 4 || (own != 0 && own < fair))
+		return own;
+	return fair;
+}
+
 static void
 refuse(struct conn *c, enum ledger_result r, const struct quote *q)
 {
@@ -83,8 +102,8 @@ refuse(struct conn *c, enum ledger_result r, const struct quote *q)
 		return;
 	case LEDGER_SEATS:
 		metrics_reserve(RESERVE_LIMITED);
-		limit_refuse_streams(c, "account", limit_account_streams(
-		    ((struct worker *)conn_arg(c))->config, conn_caller(c)->account));
+		limit_refuse_streams(
+		    c, "account", streams_allowed(conn_arg(c), conn_caller(c)->account));
 		return;
 	case LEDGER_KEY_SEATS:
 		metrics_reserve(RESERVE_LIMITED);
@@ -226,13 +245,17 @@ trace_context(struct stream *st, struct span v)
 
 static struct stream *
 make_stream(struct conn *c, struct chat_request *r, const struct http_request *h,
-    uint8_t message_id[static 16])
+    struct buf request[static DIALECTS], uint8_t message_id[static 16])
 {
 	struct worker *w = conn_arg(c);
 	struct stream *st = stream_new(w->streams);
 
 	if (st == NULL)
 		return NULL;
+	if (!stream_take_requests(st, request)) {
+		stream_drop(st);
+		return NULL;
+	}
 	snprintf(st->request_id, sizeof st->request_id, "%s", conn_request_id(c));
 	trace_context(st, http_header(h, "traceparent"));
 	if (!r->has_session)
@@ -267,7 +290,7 @@ reserve(struct stream *st, struct key_entry *key, const struct chat_request *r,
 	    .max_tokens = r->max_tokens,
 	    .min_tokens = q->min_tokens,
 	    .want_tokens = q->want_tokens,
-	    .seats = limit_account_streams(st->w->config, st->account),
+	    .seats = streams_allowed(st->w, st->account),
 	    .key = key,
 	    .key_seats = key == NULL ? 0 : key->concurrent_streams,
 	    .model = (uint16_t)r->model,
@@ -393,15 +416,14 @@ begin(struct conn *c, const struct http_request *h, struct begin *x)
 			buf_free(&request[k]);
 		return false;
 	}
-	st = make_stream(c, r, h, message_id);
+	st = make_stream(c, r, h, request, message_id);
 	if (st == NULL) {
 		limit_request_settle(&limited, 0);
 		for (int k = 0; k < DIALECTS; k++)
 			buf_free(&request[k]);
-		refuse_overloaded(c, RESERVE_MEMORY, "out of memory");
+		refuse_overloaded(c, RESERVE_MEMORY, "no memory for more requests now");
 		return false;
 	}
-	memcpy(st->request, request, sizeof st->request);
 	st->limited = limited;
 	st->account = conn_caller(c)->account;
 	st->purse = conn_caller(c)->purse;

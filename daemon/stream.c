@@ -26,6 +26,10 @@
 #define BUCKETS 16384
 #define KEEP_US (60 * UINT64_C(1000000)) /* an ended stream stays in memory so long */
 #define KEEP_MAX 4096                    /* and at most so many of them */
+#define KEEP_BYTES (64u << 20)           /* of text; who comes back later gets it from state.mdb */
+/* Of requests whose providers have said nothing yet; short ones come beside it. */
+#define REQUESTS_MAX (256u << 20)
+#define REQUEST_SHORT 65536
 #define KEEPALIVE_US (15 * UINT64_C(1000000))
 /* So long may the journal take for a record before nobody is kept waiting for it any more: well
  * above a keeper's restart and what a busy disk takes for a flush. */
@@ -159,9 +163,26 @@ forget(struct streams *s, struct stream *st)
 	free(st);
 }
 
+bool
+stream_take_requests(struct stream *st, struct buf request[static DIALECTS])
+{
+	size_t n = 0;
+
+	for (int i = 0; i < DIALECTS; i++)
+		n += request[i].cap;
+	if (n > REQUEST_SHORT && st->w->request_bytes + n > REQUESTS_MAX)
+		return false;
+	memcpy(st->request, request, sizeof st->request);
+	st->request_bytes = n;
+	st->w->request_bytes += n;
+	return true;
+}
+
 void
 stream_drop_requests(struct stream *st)
 {
+	st->w->request_bytes -= st->request_bytes;
+	st->request_bytes = 0;
 	for (int i = 0; i < DIALECTS; i++)
 		buf_free(&st->request[i]);
 }
@@ -560,7 +581,7 @@ void
 streams_tick(struct streams *s)
 {
 	uint64_t now = monotonic_us();
-	size_t seen_ended = 0;
+	size_t seen_ended = 0, seen_bytes = 0;
 	struct stream *st, *next;
 
 	s->w->stalled = durable_stalled_us(s->w->durable, now) > STALL_US;
@@ -581,7 +602,8 @@ streams_tick(struct streams *s)
 		}
 		/* Who comes back to an answer of /v1 gets what is kept of it. */
 		if (st->watchers == NULL && st->end_waiters == NULL &&
-		    (st->api != NULL || now - st->ended_us > KEEP_US || ++seen_ended > KEEP_MAX)) {
+		    (st->api != NULL || now - st->ended_us > KEEP_US || ++seen_ended > KEEP_MAX ||
+		        (seen_bytes += st->text.cap) > KEEP_BYTES)) {
 			s->ended--;
 			forget(s, st);
 		} else {

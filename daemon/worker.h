@@ -29,6 +29,7 @@ struct worker {
 	struct upstream *upstream;
 	struct server *server;
 	struct state_reader *state; /* opened when first needed */
+	size_t request_bytes; /* of streams whose providers have said nothing yet */
 	struct streams *streams;    /* daemon/stream.c */
 	struct turn *turns;         /* daemon/turn.c: who waits for another send with its key */
 	struct event *turn_timer;

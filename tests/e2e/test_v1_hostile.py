@@ -4,6 +4,7 @@ Method: a provider that answers from a script and remembers what it was asked; e
 """
 import http.client
 import json
+import select
 import socket
 import unittest
 
@@ -283,6 +284,97 @@ model "long" {{
         r.close()
         c.close()
         return ((self.charged() - before - cost(0, 1)) * 1000000) // 150000
+
+
+class Memory(unittest.TestCase):
+    """What many requests at once may have a worker hold."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.p = provider.Provider()
+        cls.t = Tolld(workers=1, timeouts="first_token = 600", ledger="slice_tokens = 1000000", config=f'''
+max_body = 67108864
+provider "script" {{
+    dialect = "openai"
+    base_url = "http://127.0.0.1:{cls.p.port}/v1"
+    max_line = 4194304
+}}
+model "m" {{
+    provider = {{"script"}}
+    tokenizer = "estimate"
+    price_prompt = 0.001
+    price_completion = 0.001
+    context = 1000000000
+    max_completion = 100000000
+}}
+''')
+        cls.t.start()
+        cls.key = cls.t.account("mem", "100000", 0)
+
+    @classmethod
+    def tearDownClass(cls):
+        try:
+            assert cls.t.stop() == 0, cls.t.log()
+        finally:
+            log = cls.t.log()
+            cls.t.close()
+            cls.p.close()
+        for bad in ("AddressSanitizer", "runtime error:", "LeakSanitizer", "level=fatal"):
+            assert bad not in log, log
+
+    def anonymous(self):
+        total = 0
+        for title, pid in self.t.children().items():
+            if "worker" in title:
+                with open(f"/proc/{pid}/status") as f:
+                    total += int(next(x for x in f if x.startswith("RssAnon")).split()[1])
+        return total * 1024
+
+    def test_requests_whose_provider_says_nothing(self):
+        self.p.default = Answer(hang="before")
+        picture = "data:image/png;base64," + "QUJD" * (10 << 20)
+        raw = json.dumps({"model": "m", "stream": True, "max_tokens": 9, "messages": [
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": picture}}]}]})
+        waiting, refused = [], None
+        try:
+            while refused is None:
+                self.assertLess(len(waiting), 12)
+                c = http.client.HTTPConnection("127.0.0.1", self.t.port, timeout=60 * SLOW)
+                c.request("POST", "/v1/chat/completions", raw, {"Authorization": "Bearer " + self.key})
+                waiting.append(c)
+                seen = len(waiting)
+                wait_for(lambda: len(self.p.seen) == seen or
+                         select.select([c.sock], [], [], 0)[0], 60, "the provider to be asked")
+                if select.select([c.sock], [], [], 0)[0]:
+                    refused = c.getresponse()
+            self.assertEqual((refused.status, refused.headers["Retry-After"]), (503, "1"))
+            self.assertEqual(json.loads(refused.read())["error"]["code"], "overloaded")
+            self.assertGreater(len(waiting), 2)
+            # Others are served meanwhile.
+            self.p.default = good()
+            self.assertEqual(stream(self.t, self.key, "m").status, 200)
+        finally:
+            for c in waiting:
+                c.close()
+        wait_for(lambda: micro(self.t.show("mem")["held"]) == 0, 20, "all to be given up")
+        self.p.default = good()
+        self.assertEqual(post(self.t, "/v1/chat/completions", raw, self.key).status, 200)
+
+    def test_texts_of_streams_that_ended(self):
+        line = "word " * (200 << 10)
+        before, ids = self.anonymous(), []
+        for _ in range(20):
+            self.p.default = Answer(ROLE + text(line) * 7 + FINISH + usage(9, 1433600) + DONE)
+            sent = self.t.send(self.key, "hi", "m")
+            got = self.t.request("GET", f"/stream?id={sent['stream_id']}&format=text")
+            self.assertEqual(len(got[2]), len(line) * 7)
+            ids.append(sent["stream_id"])
+        if SLOW == 1:
+            wait_for(lambda: self.anonymous() - before < 110 << 20, 5, "texts to be let go")
+        # They are still told, from disk.
+        for i in ids[0], ids[-1]:
+            self.assertEqual(len(self.t.request("GET", f"/stream?id={i}&format=text")[2]),
+                             len(line) * 7)
 
 
 if __name__ == "__main__":
