@@ -25,6 +25,8 @@ struct keeper_pending {
 	uint8_t type, status;
 };
 
+#define KEEPER_REF_BUCKETS 4096
+
 struct keeper {
 	struct heritage *heritage;
 	struct region *region;
@@ -47,6 +49,8 @@ struct keeper {
 	uint64_t unprojected_us;          /* when the oldest unprojected commit ended; 0: none */
 	uint64_t swept_us;                /* when expiry and dead readers were last looked after */
 	struct compact *compact;          /* compact.c; NULL before it begins */
+	uint32_t refs_of[2][KEEPER_REF_BUCKETS]; /* keeper_refs.c: of this half day, and the last */
+	uint64_t refs_since_us;
 	int signal_fd;
 	bool stop; /* CHILD_SIG_STOP came */
 };
@@ -62,6 +66,10 @@ int recover_region(struct keeper *) __attribute__((warn_unused_result));
 uint64_t keeper_realtime_us(void);
 /* Project up to the last record: for a SYNC and before the end.  -1: the disk failed. */
 int keeper_project_all(struct keeper *) __attribute__((warn_unused_result));
+
+/* keeper_refs.c: may this record have a place for its ref?  It has got one. */
+bool keeper_refs_room(const struct keeper *, const struct journal_record *);
+void keeper_refs_note(struct keeper *, const struct journal_record *);
 
 /* keeper_batch.c */
 

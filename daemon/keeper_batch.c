@@ -283,13 +283,14 @@ has_room(struct keeper *k, const struct journal_record *r, const void *payload)
 {
 	bool keys = r->type == JOURNAL_KEY;
 	bool accounts = r->type == JOURNAL_ACCOUNT || r->type == JOURNAL_SIGHT;
-	uint32_t max_refs = k->heritage->config->ledger.max_refs; /* 0 in tests: no bound */
+	bool refs = books_makes_ref(r, payload);
 
-	if (max_refs != 0 && books_refs_kept(k->books) >= max_refs &&
-	    books_makes_ref(r, payload)) {
+	if (refs && !keeper_refs_room(k, r)) {
 		metrics_table_full(TABLE_REFS);
 		return false;
 	}
+	if (refs)
+		keeper_refs_note(k, r);
 	if (r->type == JOURNAL_PRICE_SET && !keeper_prices_room(k, r, payload)) {
 		metrics_table_full(TABLE_PRICES);
 		return false;
