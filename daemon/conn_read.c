@@ -302,6 +302,11 @@ ran(struct conn *c)
 	}
 	if (c->in.len == 0 && c->in.cap > 0)
 		buf_free(&c->in);
+	if (c->state == CONN_UPGRADED) {
+		if (c->in.len > 0)
+			conn_defer(c);
+		return;
+	}
 	if (request && c->eof)
 		conn_close(c, "closed by the client");
 	else if (request || c->state == CONN_LINGER || c->in.len < CONN_AHEAD_MAX)
@@ -407,6 +412,9 @@ conn_read_cb(evutil_socket_t fd, short what, void *arg)
 	case CONN_STREAM:
 	case CONN_FLUSH:
 		read_ahead(c);
+		break;
+	case CONN_UPGRADED:
+		conn_upgraded_read(c);
 		break;
 	case CONN_LINGER:
 		read_and_drop(c);

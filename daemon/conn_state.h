@@ -33,6 +33,7 @@ enum conn_state {
 	CONN_HANDLER, /* a handler (or our own refusal) runs; ends before it returns */
 	CONN_LATER,   /* the owner will reply; ends by that */
 	CONN_STREAM,  /* the owner writes; ends by conn_stream_end */
+	CONN_UPGRADED, /* c->protocol reads and writes; ends by conn_upgrade_end */
 	CONN_FLUSH,   /* the reply is complete, part of it queued; ends when that is sent */
 	CONN_LINGER,  /* we have said the last word and drop what comes until the peer closes */
 	CONN_DEAD,    /* no more events; on the deferred list, from where it is freed */
@@ -102,6 +103,8 @@ struct conn {
 	const struct span *ahead; /* conn_ahead; NULL but while the handler runs */
 	const struct conn_ops *ops;
 	void *arg;
+	const struct conn_protocol *protocol; /* from conn_upgrade to the end */
+	void *protocol_arg;
 	char request_id[CONN_REQUEST_ID_MAX + 1];
 };
 
@@ -166,8 +169,18 @@ void conn_run_input(struct conn *);
 void conn_refuse(struct conn *, const struct http_fault *);
 
 /* reply.c */
+/* Send iov[1..n), behind what c->out holds; iov[0] is its own. */
+void conn_push(struct conn *, struct iovec *iov, int n);
+/* The head of a reply up to what tells the body's length. */
+void conn_head_begin(struct conn *, struct buf *, int status, const char *content_type);
 void conn_write_cb(evutil_socket_t, short, void *conn);
 void conn_send_continue(struct conn *);
+
+/* upgrade.c */
+/* CONN_UPGRADED: read the socket; look again at what was not taken. */
+void conn_upgraded_read(struct conn *);
+void conn_upgraded_again(struct conn *);
+void conn_upgraded_refuse(struct conn *, struct conn_refusal *);
 
 /* route.c */
 enum verdict route_check(struct conn *, const struct http_request *);

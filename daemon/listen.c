@@ -238,6 +238,8 @@ server_drain(struct server *s)
 	s->draining = true;
 	for (c = TAILQ_FIRST(&s->all); c != NULL; c = next) {
 		next = TAILQ_NEXT(c, all);
+		if (c->state == CONN_UPGRADED)
+			c->protocol->drain(c->protocol_arg, c);
 		if (c->state != CONN_IDLE || c->in.len > 0)
 			continue;
 		/* One that was just accepted most likely has its request on the way. */
