@@ -84,7 +84,13 @@ expects_else(const struct http_request *rq)
 static enum verdict
 check_key(struct conn *c, const struct http_request *rq)
 {
-	switch (auth_request(c->server->heritage, rq, realtime_us(), &c->caller)) {
+	struct span key;
+	enum auth_result result =
+	    auth_shown(rq, c->route != NULL && c->route->id == ROUTE_WS, &key);
+
+	if (result == AUTH_OK)
+		result = auth_shown_by(c->server->heritage, key, rq, realtime_us(), &c->caller);
+	switch (result) {
 	case AUTH_OK:
 		break;
 	case AUTH_MISSING:
