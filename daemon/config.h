@@ -92,6 +92,7 @@ struct config {
 	struct {
 		uint32_t requests_per_minute, tokens_per_minute, concurrent_streams; /* 0: none */
 		uint32_t unauthenticated_per_minute; /* of an address; 0: none */
+		uint32_t ws_questions_per_minute;    /* of an account, on WebSockets; 0: any */
 	} limits;
 	struct { /* accounts of users whom a key names: daemon/sight.h */
 		int64_t grant, overdraft; /* micro-credits */
@@ -104,6 +105,7 @@ struct config {
 	struct { /* seconds */
 		uint32_t connect, first_token, idle, stream, request, header, drain;
 		uint32_t hang; /* 0: never */
+		uint32_t ws_idle, ws_ping;
 	} timeouts;
 	struct config_provider provider[CONFIG_PROVIDERS_MAX];
 	int provider_count;

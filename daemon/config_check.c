@@ -69,6 +69,8 @@ static const struct config_key limits_keys[] = {
 	{ "concurrent_streams", value_uint, C(limits.concurrent_streams), 0, LARGE, false },
 	{ "unauthenticated_per_minute", value_uint, C(limits.unauthenticated_per_minute), 0,
 	    LARGE, false },
+	{ "ws_questions_per_minute", value_uint, C(limits.ws_questions_per_minute), 0, LARGE,
+	    false },
 	{ 0 },
 };
 
@@ -86,6 +88,8 @@ static const struct config_key timeouts_keys[] = {
 	{ "stream", value_uint, C(timeouts.stream), 1, DAY, false },
 	{ "request", value_uint, C(timeouts.request), 1, DAY, false },
 	{ "header", value_uint, C(timeouts.header), 1, DAY, false },
+	{ "ws_idle", value_uint, C(timeouts.ws_idle), 1, DAY, false },
+	{ "ws_ping", value_uint, C(timeouts.ws_ping), 1, DAY, false },
 	{ 0 },
 };
 
@@ -163,6 +167,9 @@ config_defaults(struct config *c)
 	c->timeouts.header = 10;
 	c->timeouts.drain = 30;
 	c->timeouts.hang = 10;
+	c->timeouts.ws_idle = 60;
+	c->timeouts.ws_ping = 20;
+	c->limits.ws_questions_per_minute = 10;
 }
 
 /* The rules. */

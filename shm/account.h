@@ -45,7 +45,7 @@ struct seats {
  *   64   books_gen   keeper: copy books[gen & 1] is valid; a killed writer blocks nobody
  *   72   books[2]
  *   128  id
- *   192  seats, requests, tokens   any process (shm/seat.h, shm/limit.h)
+ *   192  seats, requests, tokens, questions   any process (shm/seat.h, shm/limit.h)
  */
 struct account { /* 256 bytes, four lines */
 	_Alignas(64) struct account_word word;
@@ -57,7 +57,7 @@ struct account { /* 256 bytes, four lines */
 	struct account_books books[2];
 	_Alignas(64) char id[ACCOUNT_ID_MAX];
 	_Alignas(64) struct seats seats;
-	struct limit requests, tokens;
+	struct limit requests, tokens, questions; /* questions: those on WebSockets */
 };
 _Static_assert(sizeof(struct account) == 256, "account");
 

@@ -160,6 +160,8 @@ static const struct bad {
 	{ "first_sight { grant = 100000000.000001 }", "1: grant" },
 	{ "first_sight { overdraft = 1.0000001 }", "1: overdraft" },
 	{ "first_sight {\nmax_accounts = -1\nmax_account = 5 }", "2: max_accounts|3: max_account" },
+	{ "limits { ws_questions_per_minute = x }", "1: ws_questions_per_minute" },
+	{ "timeouts { ws_idle = 0\nws_ping = -1 }", "1: ws_idle|2: ws_ping" },
 	/* Providers. */
 	{ "\nprovider p { }", "2: base_url" },
 	{ "provider p {\n base_url = \"http://h\"\n dialect = soap }", "3: dialect" },
@@ -342,6 +344,9 @@ defaults_are_the_contracts(void **state)
 	assert_int_equal(c->timeouts.request, 60);
 	assert_int_equal(c->timeouts.header, 10);
 	assert_int_equal(c->timeouts.drain, 30);
+	assert_int_equal(c->timeouts.ws_idle, 60);
+	assert_int_equal(c->timeouts.ws_ping, 20);
+	assert_int_equal(c->limits.ws_questions_per_minute, 10);
 	assert_int_equal(c->model_count, 0);
 	config_free(c);
 }
@@ -356,9 +361,11 @@ static const char everything[] =
     "drain_timeout = 5\n"
     "ledger { overdraft = 0.000001 slice_tokens = 10 hold_ttl = 1 reconnect_grace = 0\n"
     "  max_accounts = 10 max_holds = 100 }\n"
-    "limits { requests_per_minute = 1 tokens_per_minute = 2 concurrent_streams = 3 }\n"
+    "limits { requests_per_minute = 1 tokens_per_minute = 2 concurrent_streams = 3"
+    "  ws_questions_per_minute = 0 }\n"
     "first_sight { grant = 100000000 overdraft = 0.5 max_accounts = 0 } "
-    "timeouts { connect = 1 first_token = 2 idle = 3 stream = 4 request = 5 header = 6 }\n"
+    "timeouts { connect = 1 first_token = 2 idle = 3 stream = 4 request = 5 header = 6"
+    "  ws_idle = 7 ws_ping = 8 }\n"
     "model \"b\" { provider = {q, \"p\"} upstream = \"up/b:7\" tokenizer = \"cl100k_base\"\n"
     "  price_prompt = 0.15 price_cached = \"0.075\" price_completion = 0.60\n"
     "  context = 1000 max_completion = 1000 hidden_tokens = true }\n"
@@ -400,7 +407,10 @@ every_key_arrives(void **state)
 	assert_int_equal(c->first_sight.grant, 100000000 * INT64_C(1000000));
 	assert_int_equal(c->first_sight.overdraft, 500000);
 	assert_int_equal(c->first_sight.max_accounts, 0);
+	assert_int_equal(c->limits.ws_questions_per_minute, 0);
 	assert_int_equal(c->timeouts.header, 6);
+	assert_int_equal(c->timeouts.ws_idle, 7);
+	assert_int_equal(c->timeouts.ws_ping, 8);
 	assert_int_equal(c->provider_count, 4);
 	assert_int_equal(c->provider[0].dialect, DIALECT_ANTHROPIC);
 	assert_string_equal(c->provider[0].base_url[0], "https://h:8443/v1");
