@@ -39,7 +39,7 @@ conn_move(struct conn *c, enum conn_state to)
 	    [CONN_BODY] = MAY(HANDLER) | MAY(DEAD),
 	    [CONN_HANDLER] =
 	        MAY(LATER) | MAY(STREAM) | MAY(UPGRADED) | MAY(FLUSH) | MAY(DEAD),
-	    [CONN_LATER] = MAY(STREAM) | MAY(FLUSH) | MAY(DEAD),
+	    [CONN_LATER] = MAY(STREAM) | MAY(UPGRADED) | MAY(FLUSH) | MAY(DEAD),
 	    [CONN_STREAM] = MAY(FLUSH) | MAY(DEAD),
 	    [CONN_UPGRADED] = MAY(FLUSH) | MAY(DEAD),
 	    [CONN_FLUSH] = MAY(IDLE) | MAY(LINGER) | MAY(DEAD),

@@ -149,7 +149,7 @@ void conn_stream_end(struct conn *, bool abort);
 size_t conn_queued(const struct conn *);
 
 /*
- * From a handler: reply 101 with the headers so far, "Upgrade: name", and let `protocol` have what
+ * From a handler, or later: reply 101 with the headers so far, "Upgrade: name", and let `protocol` have what
  * comes.  What was read beyond the request comes from the loop.
  */
 void conn_upgrade(

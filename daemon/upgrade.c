@@ -17,8 +17,9 @@ conn_upgrade(struct conn *c, const char *name, const struct conn_protocol *proto
 	struct buf *head = &c->server->scratch;
 	struct iovec iov[2];
 
-	if (c->state != CONN_HANDLER)
+	if (c->state != CONN_HANDLER && c->state != CONN_LATER)
 		return;
+	conn_request_over(c);
 	c->protocol = protocol;
 	c->protocol_arg = arg;
 	c->keep_alive = true; /* or the head would say otherwise */
@@ -36,6 +37,9 @@ conn_upgrade(struct conn *c, const char *name, const struct conn_protocol *proto
 	}
 	iov[1] = (struct iovec){head->data, head->len};
 	conn_push(c, iov, 2);
+	/* What came while the reply was awaited. */
+	if (c->in.len > 0)
+		conn_defer(c);
 }
 
 void *

@@ -49,6 +49,7 @@ static const struct route routes[] = {
 	count_tokens_handler},
     {"/api/chat", HTTP_POST, KEY_SCOPE_CHAT, ROUTE_API_CHAT, chat_call_handler},
     {"/api/chat/stream", HTTP_POST, KEY_SCOPE_CHAT, ROUTE_API_CHAT, chat_call_stream_handler},
+    {"/ws/chat/*", HTTP_GET, KEY_SCOPE_CHAT, ROUTE_WS, ws_chat_handler},
     {"/keys", HTTP_POST, KEY_SCOPE_MINT, ROUTE_KEYS, mint_handler},
     {"/balance", HTTP_GET, ROUTE_ANY_KEY, ROUTE_BALANCE, balance_handler},
     {NULL, 0, ROUTE_OPEN, 0, NULL},
@@ -85,6 +86,7 @@ tick_cb(evutil_socket_t fd, short what, void *arg)
 	streams_tick(w->streams);
 	past_tick(w);
 	kept_tick(w);
+	ws_chat_tick(w);
 	server_tick(w->server);
 	atomic_store_explicit(&slot->streams, streams_open(w->streams), memory_order_relaxed);
 	maybe_done(l);
@@ -172,6 +174,7 @@ fini(struct loop *l)
 	sight_fini(w);
 	handover_close(w);
 	server_free(w->server);
+	ws_chat_fini(w);
 	streams_free(w->streams);
 	upstream_free(w->upstream);
 	durable_free(w->durable);

@@ -39,6 +39,7 @@ struct worker {
 	size_t sights_size;         /* their memory */
 	struct journal_reader *journal; /* opened when first needed */
 	struct kept *kept;          /* daemon/kept.c: who waits for an answer that is kept */
+	struct ws_chat *ws_chats;   /* daemon/ws_chat.c: its connections */
 	struct past *pasts;         /* daemon/past.c: who waits for a dead worker's stream */
 	struct handover *handover;  /* daemon/handover.c */
 	struct buf scratch;         /* frames on their way out; empty between events */
@@ -59,6 +60,10 @@ void begin_give_up(struct stream *);
 void begin_give_up_asked(struct worker *);
 conn_handler openai_chat_handler, openai_models_handler, openai_model_handler;
 conn_handler embeddings_handler;
+conn_handler ws_chat_handler;
+/* The WebSockets' clock, with the worker's; and at its end. */
+void ws_chat_tick(struct worker *);
+void ws_chat_fini(struct worker *);
 conn_handler chat_call_handler, chat_call_stream_handler;
 conn_handler stream_get_handler, stream_post_handler, stream_delete_handler;
 

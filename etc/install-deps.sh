@@ -25,6 +25,7 @@ build | -          | liblmdb-dev                     | the journal
 build | -          | libconfuse-dev                  | the config file
 build | -          | libjansson-dev                  | JSON off the hot path
 build | -          | libjwt-dev                      | tokens that others sign
+build | -          | libwslay-dev                    | the framing of WebSockets
 build | xz         | xz-utils                        | unpacks the vocabularies
 build | -          | libssl-dev                      | hashes of keys and of the journal
 demo  | python3    | python3                         | drives the demo

@@ -20,6 +20,7 @@ ONLY = {
     "curl/": ("daemon/upstream",),
     "confuse.h": ("daemon/config",),
     "jwt.h": ("daemon/jwt.c",),
+    "wslay/": ("daemon/ws.c",),
     "lmdb.h": ("daemon/journal", "daemon/state", "daemon/audit"),
 }
 
