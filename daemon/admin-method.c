@@ -14,6 +14,11 @@
 #define REF {"ref", PROTO_TEXT, false, 1, 128}
 #define REASON_MAX 512
 #define REASON(required) {"reason", PROTO_TEXT, required, 1, REASON_MAX}
+#define BUDGETS_SET                                                                                \
+	{"budget_day", PROTO_NUMBER, false, 0, PURSE_MAX},                                         \
+	{                                                                                          \
+		"budget_month", PROTO_NUMBER, false, 0, PURSE_MAX                                  \
+	}
 #define END {NULL, PROTO_TEXT, false, 0, 0}
 /* The keeper takes no more (its sums of several amounts must not overflow). */
 #define CREDIT_MAX (INT64_MAX / 8)
@@ -27,6 +32,7 @@ const struct admin_method admin_methods[] = {
             {"rpm", PROTO_NUMBER, false, 0, UINT32_MAX},
             {"tpm", PROTO_NUMBER, false, 0, UINT32_MAX},
             {"streams", PROTO_NUMBER, false, 0, UINT32_MAX},
+            BUDGETS_SET,
             END}},
     {"account.set", admin_account_set, true, true,
         {ID,
@@ -34,6 +40,7 @@ const struct admin_method admin_methods[] = {
             {"rpm", PROTO_NUMBER, false, 0, UINT32_MAX},
             {"tpm", PROTO_NUMBER, false, 0, UINT32_MAX},
             {"streams", PROTO_NUMBER, false, 0, UINT32_MAX},
+            BUDGETS_SET,
             {"unfreeze", PROTO_BOOL, false, 0, 1},
             REASON(false),
             END}},

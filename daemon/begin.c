@@ -7,8 +7,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "daemon/api.h"
+#include "daemon/budget.h"
 #include "daemon/limit.h"
 #include "daemon/messages_request.h"
 #include "daemon/metrics.h"
@@ -31,7 +33,8 @@ static void gone(void *, struct conn *);
 static const struct conn_ops ops = {gone, NULL};
 
 static void
-refuse_credit(struct conn *c, const struct quote *q, const char *code, const char *message)
+refuse_credit(struct conn *c, const struct quote *q, const char *code, struct span more,
+    const char *message)
 {
 	struct buf b = {0};
 
@@ -39,11 +42,39 @@ refuse_credit(struct conn *c, const struct quote *q, const char *code, const cha
 	buf_money(&b, q->required);
 	buf_str(&b, ",\"available\":");
 	/* What the reserve saw: the books may not know yet of what others are taking. */
-	buf_money(&b, quote_available(conn_caller(c)->account, conn_caller(c)->purse));
+	buf_money(&b, quote_available(conn_caller(c)->account, conn_caller(c)->purse, NULL));
+	buf_add(&b, more.p, more.len);
 	conn_header(c, "x-should-retry", "false");
 	conn_error_with(c, 402, "insufficient_quota", code, NULL,
 	    (struct span){b.data, b.len}, message);
 	buf_free(&b);
+}
+
+/* Which of its budgets, and when that begins anew: waiting helps, but for a client's retries it is
+ * too long. */
+static void
+refuse_budget(struct conn *c, unsigned which, const struct quote *q)
+{
+	static const char *const name[BUDGETS] = {"day", "month"};
+	const struct account *a = conn_caller(c)->account;
+	struct buf more = {0};
+	char message[160], when[32];
+	struct budget_now now;
+	time_t resets;
+	struct tm tm;
+
+	(void)budget_now(a, which, &now); /* it may be gone by now */
+	resets = (time_t)now.resets_at;
+	buf_printf(&more, ",\"budget_%s\":", name[which]);
+	budget_put(&more, a, which);
+	if (gmtime_r(&resets, &tm) == NULL ||
+	    strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", &tm) == 0)
+		when[0] = '\0';
+	snprintf(message, sizeof message,
+	    "the account's budget for this %s does not cover the prompt and one token of an "
+	    "answer; it begins anew at %s", name[which], when);
+	refuse_credit(c, q, "budget_exceeded", (struct span){more.data, more.len}, message);
+	buf_free(&more);
 }
 
 static void
@@ -88,17 +119,22 @@ refuse(struct conn *c, enum ledger_result r, const struct quote *q)
 	switch (r) {
 	case LEDGER_SHORT:
 		metrics_reserve(RESERVE_SHORT);
-		refuse_credit(c, q, "insufficient_credit",
+		refuse_credit(c, q, "insufficient_credit", SPAN(""),
 		    "the account's credit does not cover the prompt and one token of an answer");
 		return;
 	case LEDGER_CLOSED:
 		metrics_reserve(RESERVE_CLOSED);
-		refuse_credit(c, q, "insufficient_credit", "the account is closed or frozen");
+		refuse_credit(c, q, "insufficient_credit", SPAN(""), "the account is closed or frozen");
 		return;
 	case LEDGER_CAPPED:
 		metrics_reserve(RESERVE_CAPPED);
-		refuse_credit(c, q, "key_cap_reached",
+		refuse_credit(c, q, "key_cap_reached", SPAN(""),
 		    "this key's cap does not cover the prompt and one token of an answer");
+		return;
+	case LEDGER_BUDGET_DAY:
+	case LEDGER_BUDGET_MONTH:
+		metrics_reserve(RESERVE_BUDGET);
+		refuse_budget(c, r == LEDGER_BUDGET_DAY ? BUDGET_DAY : BUDGET_MONTH, q);
 		return;
 	case LEDGER_SEATS:
 		metrics_reserve(RESERVE_LIMITED);

@@ -97,6 +97,8 @@ decode_cut(struct stream *st, enum meter_result why)
 {
 	if (why == METER_OVER)
 		decode_note_overrun(st);
+	else
+		st->short_of = st->meter.short_of;
 	stream_close(st, why == METER_OVER ? OUTCOME_LENGTH : OUTCOME_CREDIT, NULL, NULL);
 }
 

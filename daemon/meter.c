@@ -268,12 +268,15 @@ static enum meter_result
 need_slice(struct meter *m, struct span saved, bool *saved_now)
 {
 	if (m->extending == 0) {
-		switch (extend(m, ahead(m), saved, saved_now)) {
+		enum ledger_result r = extend(m, ahead(m), saved, saved_now);
+
+		switch (r) {
 		case LEDGER_OK:
 			break;
 		case LEDGER_BUSY:
 			return METER_BUSY;
 		default:
+			m->short_of = r;
 			return METER_CUT;
 		}
 	}

@@ -34,6 +34,7 @@ struct meter {
 	uint32_t reasoned;   /* tokens of reasoning, as far as all tokens are billable */
 	bool reasoning;      /* what came last, and what is paid ahead */
 	bool waiting;        /* METER_WAIT was said: resume() is owed */
+	enum ledger_result short_of; /* METER_CUT was said: who could not pay more */
 	/* What was waited for is durable: offer the rest of the text.  slice: a new one began. */
 	void (*resume)(void *arg, bool slice);
 	void *arg;

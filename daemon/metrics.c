@@ -105,7 +105,8 @@ NAMES(token_text, 3, [TOKENS_PROMPT] = "prompt", [TOKENS_CACHED] = "cached",
     [TOKENS_COMPLETION] = "completion")
 NAMES(reserve_text, RESERVE_KINDS, [RESERVE_OK] = "ok", [RESERVE_SHORT] = "short",
     [RESERVE_FULL] = "full", [RESERVE_BUSY] = "busy", [RESERVE_UNAVAILABLE] = "unavailable",
-    [RESERVE_CLOSED] = "closed", [RESERVE_CAPPED] = "capped", [RESERVE_MEMORY] = "memory",
+    [RESERVE_CLOSED] = "closed", [RESERVE_CAPPED] = "capped", [RESERVE_BUDGET] = "budget",
+    [RESERVE_MEMORY] = "memory",
     [RESERVE_REPEATED] = "repeated", [RESERVE_LIMITED] = "limited", [RESERVE_REFS] = "refs")
 NAMES(limited_text, LIMITED_KINDS, [LIMITED_REQUESTS] = "requests", [LIMITED_TOKENS] = "tokens",
     [LIMITED_STREAMS] = "streams", [LIMITED_ADDRESS] = "address")

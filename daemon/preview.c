@@ -36,6 +36,7 @@ preview_handler(struct conn *c, const struct http_request *h, struct span body)
 	struct chat_fault f;
 	struct account_books books;
 	struct price price;
+	enum ledger_result asked;
 	struct quote q;
 	struct buf b = {0}, request[DIALECTS] = {{0}};
 
@@ -73,7 +74,11 @@ preview_handler(struct conn *c, const struct http_request *h, struct span body)
 	money(&b, "held", books.held);
 	money(&b, "available", books.balance - books.held + books.overdraft);
 	money(&b, "overdraft", books.overdraft);
-	buf_str(&b, quote_allowed(a, conn_caller(c)->purse, &q) ? "\"allowed\":true}" : "\"allowed\":false}");
+	asked = quote_ask(a, conn_caller(c)->purse, &q);
+	buf_str(&b, asked == LEDGER_OK ? "\"allowed\":true" : "\"allowed\":false");
+	if (LEDGER_CANNOT_PAY(asked))
+		buf_printf(&b, ",\"short_of\":\"%s\"", quote_short_of(asked));
+	buf_str(&b, "}");
 	conn_reply_buf(c, 200, "application/json", &b);
 	buf_free(&b);
 }

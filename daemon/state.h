@@ -87,6 +87,10 @@ struct state_account {
 	int64_t balance, held, overdraft, charged, topups, adjustments, uncollected;
 	uint32_t requests_per_minute, tokens_per_minute, concurrent_streams;
 	uint32_t flags; /* ACCOUNT_CLOSED, ACCOUNT_FROZEN */
+	struct state_budget {
+		int64_t cap, used[2];
+		uint16_t window[2]; /* as in struct books_used */
+	} budget[BUDGETS];
 	uint32_t id_len;
 	char id[ACCOUNT_ID_MAX];
 };

@@ -365,6 +365,7 @@ stream_settled_end(const struct stream *st, struct emit_end *end)
 	    .cost = x->charge,
 	    .balance = st->balance,
 	    .full_text = {st->text.data, st->text.len},
+	    .short_of = st->outcome == OUTCOME_CREDIT ? quote_short_of(st->short_of) : NULL,
 	    .error_code = st->error_code,
 	    .error_type = "server_error",
 	    .error_kind = st->error_kind,
@@ -465,7 +466,7 @@ void
 stream_run(struct stream *st)
 {
 	const struct config_model *m = &st->w->config->model[st->model];
-	int64_t payable, available = quote_available(st->account, st->purse);
+	int64_t payable, available = quote_available(st->account, st->purse, &st->short_of);
 	/* What can't be counted in flight ends where the hold does. */
 	bool held_only = m->hidden_tokens || (st->relay != NULL && st->relay->prepaid);
 

@@ -92,6 +92,7 @@ struct stream {
 	bool event_stream;
 	uint32_t sent_limit;             /* the max_tokens that the provider got */
 	bool credit_bound;               /* sent_limit is less than asked for, for want of credit */
+	enum ledger_result short_of;     /* OUTCOME_CREDIT: whose want it was */
 	struct decoder decoder;
 	struct usage usage;              /* the provider's last word */
 	uint8_t finish;                  /* enum journal_outcome, as the provider said it */

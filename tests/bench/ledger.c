@@ -14,7 +14,7 @@
  *
  * objs: daemon/keeper.o daemon/compact_make.o daemon/title.o daemon/compact.o daemon/keeper_batch.o daemon/keeper_gone.o daemon/keeper_refs.o daemon/recover.o daemon/keeper_prices.o daemon/proof.o daemon/checkpoint.o daemon/books_rows.o daemon/state.o
  * objs: daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o
- * objs: daemon/books.o daemon/books_refs.o daemon/books_apply.o shm/purse.o daemon/books_check.o daemon/metrics.o daemon/buf.o
+ * objs: daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_caps.o shm/purse.o daemon/books_check.o daemon/metrics.o daemon/buf.o
  * objs: daemon/log.o daemon/utf8.o shm/money.o shm/account.o shm/region.o shm/ring.o
  * objs: shm/ledger.o shm/seat.o shm/wake.o shm/purse.o
  */

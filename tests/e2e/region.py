@@ -14,7 +14,7 @@ VERSION = 1
 NONE = 0xffffffff
 PROC_ADMIN, PROC_WORKER = 2, 3
 STATES = ["free", "claimed", "held", "extending", "settling", "crediting"]
-ENTRY, HOLD, ACCOUNT_SIZE = 96, 384, 256
+ENTRY, HOLD, ACCOUNT_SIZE = 96, 448, 320
 
 
 class Region:

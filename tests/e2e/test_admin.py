@@ -148,8 +148,12 @@ class Admin(Case):
         a = c.call("account.create", id="made", balance=1500000, overdraft=0, rpm=5, tpm=6,
                    streams=7)
         self.assertEqual(a, {"id": "made", "balance": 1500000, "held": 0, "available": 1500000,
-                             "overdraft": 0, "status": "open", "rpm": 5, "tpm": 6, "streams": 7})
+                             "overdraft": 0, "status": "open", "rpm": 5, "tpm": 6, "streams": 7,
+                             "budget_day": None, "budget_month": None})
         self.assertEqual(c.call("account.show", id="made"), a)
+        b = c.call("account.create", id="budgeted", budget_month=7000000)
+        self.assertEqual((b["budget_day"], b["budget_month"]["limit"],
+                          b["budget_month"]["left"]), (None, 7000000, 7000000))
         self.assertIn(a, c.call("account.list")["accounts"])
         d = c.call("account.create", id="default")
         self.assertEqual((d["balance"], d["overdraft"], d["available"]), (0, 200000000, 200000000))
@@ -547,7 +551,10 @@ class Admin(Case):
     def test_tollctl_for_people(self):
         code, out, _ = self.tollctl("account", "create", "people", "--balance", "12.5")
         self.assertEqual(code, 0)
-        self.assertIn("balance    12.5\n", out)
+        self.assertIn("balance       12.5\n", out)
+        code, out, _ = self.tollctl("account", "set", "people", "--budget-day", "1.5")
+        self.assertRegex(out, r"budget_day    limit 1.5, spent 0, left 1.5, resets_at "
+                              r"\d{4}-\d\d-\d\dT00:00:00Z\nbudget_month  -\n")
         self.assertEqual(self.tollctl("topup", "people", "0.000001")[:2],
                          (0, "balance  12.500001\n"))
         self.assertEqual(self.tollctl("adjust", "people", "-0.5", "--reason", "x")[:2],

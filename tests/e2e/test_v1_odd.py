@@ -110,7 +110,8 @@ model "{name}" {{
             self.assertEqual([got.text(i) for i in range(len(texts))], texts, what)
             self.assertEqual(self.charged(credit), self.price(n), what)
             self.assertEqual(got.finish(), ["length"], what)
-            self.assertEqual(got.tolld(), {"finish": "credit", "cost": self.price(n) / 1e6}, what)
+            self.assertEqual(got.tolld(), {"finish": "credit", "short_of": "credit",
+                                           "cost": self.price(n) / 1e6}, what)
             # What we wrote is of the same answer as what the provider wrote.
             self.assertEqual({(c["id"], c["model"], c["created"]) for c in got.chunks},
                              {("chatcmpl-theirs", "their-model", 1700000000)}, what)
