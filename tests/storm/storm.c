@@ -10,6 +10,9 @@
  *
  *     storm [--seed N] [--ops N] [--seconds S]
  *
+ * Some streams are under a key's cap, some accounts have budgets: in memory and in the journal no
+ * more is used of one than it is, at any instant, and at rest memory says what the journal does.
+ *
  * The admin stands for operators as well (player_operator.c): settings, closing, keys, letters to
  * workers.  Now and then a keeper's disk fails (disk.c).
  *
@@ -151,9 +154,11 @@ report(uint64_t seed, double seconds)
 	static const char *const kill_name[KILL_KINDS] = {"worker", "admin", "keeper",
 	    "keeper in recovery", "while reaping", "master", "all at once", "daemon in recovery",
 	    "reboot", "master at a named point"};
-	static const char *const op_name[OP_KINDS] = {"reserves", "refused for credit", "extends",
+	static const char *const op_name[OP_KINDS] = {"reserves", "refused for credit", "by a cap", "by a budget",
+	    "extends",
 	    "overdraws", "meter", "marks", "settles", "voids", "top-ups", "repeated refs",
-	    "adjustments", "syncs", "compactions", "settings", "accounts closed", "keys", "revocations",
+	    "adjustments", "syncs", "compactions", "settings", "of budgets",
+	    "accounts closed", "keys", "revocations",
 	    "keys refused", "letters", "streams ended by mail", "with a key", "repeated", "waited",
 	    "asked about"};
 	static const char *const disk_name[DISK_KINDS] = {"full", "write errors", "half writes",
