@@ -6,7 +6,7 @@
  *
  * objs: daemon/tokenizer.o daemon/tokenizer_stream.o daemon/tokenizer_merge.o
  * objs: daemon/tokenizer_split.o daemon/tokenizer_class.o daemon/tokenizer_table.o
- * objs: daemon/chat_request.o daemon/chat_tokens.o daemon/calibrate.o daemon/ids.o daemon/log.o
+ * objs: daemon/chat_request.o daemon/chat_keys.o daemon/chat_tokens.o daemon/calibrate.o daemon/ids.o daemon/log.o
  * objs: daemon/ws.o daemon/ws_handshake.o daemon/ws_message.o
  * objs: daemon/emit.o daemon/openai.o daemon/delta_read.o daemon/http.o daemon/http_chunked.o
  * objs: daemon/json.o daemon/json_value.o daemon/utf8.o daemon/buf.o shm/money.o
