@@ -72,6 +72,24 @@ log_enabled(enum log_level level)
 	return (int)level >= atomic_load_explicit(level_now, memory_order_relaxed);
 }
 
+const char *
+log_proc_name(void)
+{
+	return log_proc;
+}
+
+bool
+log_is_json(void)
+{
+	return log_format_now == LOG_JSON;
+}
+
+int
+log_descriptor(void)
+{
+	return STDERR_FILENO;
+}
+
 /* Append a whole unit, or mark the line as cut; after that nothing more is taken. */
 static void
 put(struct line *l, const char *unit, size_t len)

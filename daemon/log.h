@@ -25,6 +25,11 @@ void log_set_level(enum log_level);
 /* Would a line of this level be written?  (To save the work of preparing one.) */
 bool log_enabled(enum log_level);
 
+/* For who has to write a line by itself (daemon/crash.c): async-signal-safe. */
+const char *log_proc_name(void);
+bool log_is_json(void);
+int log_descriptor(void);
+
 /* A line with fields: log_event(LOG_INFO, "account created", "account", id, NULL). */
 void log_event(enum log_level, const char *msg, ...) __attribute__((sentinel));
 /* Free text, OpenBSD's names: warn adds errno, the x ones don't; fatal exits with 1. */

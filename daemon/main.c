@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "daemon/config.h"
+#include "daemon/crash.h"
 #include "daemon/master.h"
 #include "daemon/secret.h"
 #include "daemon/title.h"
@@ -73,6 +74,7 @@ main(int argc, char **argv)
 	if (check_only)
 		return check(path);
 	secret_no_core();
+	crash_init();
 	config = config_load(path, stderr);
 	if (!config)
 		return 1;
