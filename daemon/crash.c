@@ -6,8 +6,8 @@
  * where was noted before; backtrace() was called once before, which loads the unwinder.  The
  * handler has a stack of its own, so that an overflow of the usual one is told, too.
  *
- * The first line goes out before the stack is looked at: if the stack is damaged, that may be the
- * end, with the signal blocked and so deadly.
+ * The first line goes out before the stack is looked at.  If the stack is damaged, looking at it
+ * may fault in turn: then the first signal ends the process, as it would have.
  */
 #include "daemon/crash.h"
 
@@ -376,14 +376,25 @@ tell_trace(uintptr_t pc, const uintptr_t *top)
 }
 
 #ifndef SANITIZED
+static volatile sig_atomic_t telling; /* the first signal, once it came */
+
 static void
 handler(int sig, siginfo_t *info, void *context)
 {
 	const uintptr_t *top;
 	uintptr_t pc = interrupted(context, &top);
+	sigset_t first;
 
-	tell(sig, info, pc);
-	tell_trace(pc, top);
+	if (telling != 0) {
+		(void)sigemptyset(&first);
+		(void)sigaddset(&first, telling);
+		(void)sigprocmask(SIG_UNBLOCK, &first, NULL);
+		sig = telling;
+	} else {
+		telling = sig;
+		tell(sig, info, pc);
+		tell_trace(pc, top);
+	}
 	/* SA_RESETHAND has put the default action back; it strikes when we return. */
 	(void)syscall(SYS_tgkill, getpid(), syscall(SYS_gettid), sig);
 }
@@ -409,6 +420,8 @@ crash_init(void)
 		fatal("crash reports");
 	action.sa_flags = SA_SIGINFO | SA_ONSTACK | (int)SA_RESETHAND;
 	(void)sigfillset(&action.sa_mask);
+	for (size_t i = 0; i < sizeof deadly / sizeof *deadly; i++)
+		(void)sigdelset(&action.sa_mask, deadly[i]);
 	for (size_t i = 0; i < sizeof deadly / sizeof *deadly; i++)
 		if (sigaction(deadly[i], &action, NULL) < 0)
 			fatal("sigaction");

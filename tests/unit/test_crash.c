@@ -238,10 +238,34 @@ test_trampled_stack(void **state)
 
 	(void)state;
 	assert_true(WIFSIGNALED(status));
+	assert_int_equal(WTERMSIG(status), SIGSEGV);
 	says(" msg=\"crash\" pid=");
 	says(" pc=tolld+0x");
 	/* What stood on the stack is not told. */
 	assert_null(strstr(text, "4141"));
+}
+
+/* The unwinder faults in what abort() left it: it is an abort all the same. */
+__attribute__((noinline, noclone)) static int
+abort_on_trampled(void)
+{
+	volatile uintptr_t here[2] = {0};
+
+	for (size_t i = 0; i < 256; i++)
+		((volatile uintptr_t *)here)[i] = UINT64_C(0x4141414141414141);
+	raise(SIGABRT);
+	return (int)here[0];
+}
+
+static void
+test_trampled_abort(void **state)
+{
+	int status = die(abort_on_trampled, LOG_LOGFMT);
+
+	(void)state;
+	assert_true(WIFSIGNALED(status));
+	assert_int_equal(WTERMSIG(status), SIGABRT);
+	says(" signal=SIGABRT code=-6 ");
 }
 
 static void
@@ -293,6 +317,7 @@ main(void)
 	    cmocka_unit_test(test_jump),
 	    cmocka_unit_test(test_overflow),
 	    cmocka_unit_test(test_trampled_stack),
+	    cmocka_unit_test(test_trampled_abort),
 	    cmocka_unit_test(test_json),
 	    cmocka_unit_test(test_time),
 	};
