@@ -44,7 +44,7 @@ config_free(struct config *c)
 			free(c->provider[i].base_url[j]);
 		for (int j = 0; j < c->provider[i].api_keys; j++)
 			secret_free(c->provider[i].api_key[j]);
-		free(c->provider[i].ca_file);
+		free(c->provider[i].ca);
 		for (int j = 0; j < c->provider[i].refused; j++)
 			free(c->provider[i].refuse[j]);
 	}

@@ -35,7 +35,8 @@ struct config_provider {
 	int base_urls;
 	char *api_key[CONFIG_KEYS_MAX]; /* at least one, "" for none; secret.h; never logged */
 	int api_keys;
-	char *ca_file; /* whom to trust for https; NULL: whom the system trusts */
+	char *ca; /* PEM, whom to trust for https; NULL: whom the system trusts */
+	size_t ca_len;
 	int retries;
 	uint32_t breaker_failures; /* 0: it never opens */
 	uint32_t breaker_seconds;

@@ -98,7 +98,7 @@ static const struct config_key provider_keys[] = {
 	{ "base_url", value_base_url, 0, 0, 0, true },
 	{ "api_key", value_api_key, 0, 0, 0, true },
 	{ "api_key_file", value_api_key_file, 0, 0, 0, true },
-	{ "ca_file", value_ca_file, P(ca_file), 0, 0, false },
+	{ "ca_file", value_ca_file, 0, 0, 0, false },
 	{ "retries", value_int, P(retries), 0, 10, false },
 	{ "breaker_failures", value_uint, P(breaker_failures), 0, 1000, false },
 	{ "breaker_seconds", value_uint, P(breaker_seconds), 1, 3600, false },

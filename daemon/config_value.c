@@ -18,6 +18,7 @@
 #include "daemon/secret.h"
 
 #define SECRET_MAX 8192
+#define CA_MAX (4 << 20)
 
 #define SETTER(name)                                                                             \
 	void name(struct config_file *f, const struct config_key *k, void *field,           \
@@ -368,20 +369,33 @@ SETTER(value_api_key_file)
 	explicit_bzero(text, sizeof(text));
 }
 
-/* The worker reads it again, as the user that it runs as: said here, not at the first call. */
+/* Read here and kept, since a worker may not open a file of anybody's choice. */
 SETTER(value_ca_file)
 {
-	BIO *in = BIO_new_file(value, "r");
-	X509 *first = in ? PEM_read_bio_X509(in, NULL, NULL, NULL) : NULL;
-	if (!in)
+	struct config_provider *p = field;
+	char *text = config_realloc(NULL, CA_MAX + 1, 1);
+	FILE *in = fopen(value, "re");
+	size_t n = in ? fread(text, 1, CA_MAX + 1, in) : 0;
+	bool bad = !in || ferror(in);
+	BIO *bio = BIO_new_mem_buf(text, (int)n);
+	X509 *first = bad || !bio ? NULL : PEM_read_bio_X509(bio, NULL, NULL, NULL);
+	if (bad)
 		config_fault(f, e->line, k->name, "cannot read %s", value);
+	else if (n > CA_MAX)
+		config_fault(f, e->line, k->name, "%s is larger than %d MiB", value, CA_MAX >> 20);
 	else if (!first)
 		config_fault(f, e->line, k->name, "%s holds no PEM certificate", value);
-	else
-		replace(field, value, strlen(value));
+	else {
+		p->ca = config_realloc(p->ca, n, 1);
+		memcpy(p->ca, text, n);
+		p->ca_len = n;
+	}
+	if (in)
+		fclose(in);
 	X509_free(first);
-	BIO_free(in);
+	BIO_free(bio);
 	ERR_clear_error();
+	free(text);
 }
 
 SETTER(value_nothing)

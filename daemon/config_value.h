@@ -24,7 +24,7 @@ config_set_fn value_origin; /* struct config: one more origin */
 config_set_fn value_api_key; /* struct config_provider: one more */
 config_set_fn value_api_key_file; /* struct config_provider: its contents */
 config_set_fn value_refuse; /* struct config_provider: names of fields */
-config_set_fn value_ca_file; /* char *: a file of certificates, that can be read */
+config_set_fn value_ca_file; /* struct config_provider: the certificates in it */
 config_set_fn value_nothing; /* looked up later, when all names are known */
 
 #endif

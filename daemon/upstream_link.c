@@ -116,6 +116,8 @@ link_new(struct upstream *u, struct target *t)
 {
 	const struct config_provider *p = t->provider;
 	struct link *l = calloc(1, sizeof *l);
+	/* The config outlives all links. */
+	struct curl_blob ca = {p->ca, p->ca_len, CURL_BLOB_NOCOPY};
 	CURL *e;
 
 	if (l == NULL || (l->easy = e = curl_easy_init()) == NULL) {
@@ -138,7 +140,7 @@ link_new(struct upstream *u, struct target *t)
 	curl_easy_setopt(e, CURLOPT_SSL_VERIFYHOST, 2L);
 	curl_easy_setopt(e, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
 	curl_easy_setopt(e, CURLOPT_CAPATH, NULL);
-	if (p->ca_file != NULL && curl_easy_setopt(e, CURLOPT_CAINFO, p->ca_file) != CURLE_OK) {
+	if (p->ca != NULL && curl_easy_setopt(e, CURLOPT_CAINFO_BLOB, &ca) != CURLE_OK) {
 		curl_easy_cleanup(e);
 		free(l);
 		return NULL;
