@@ -70,6 +70,18 @@ config_free(struct config *c)
 	free(c);
 }
 
+void
+config_forget_secrets(struct config *c)
+{
+	for (int i = 0; i < c->provider_count; i++)
+		for (int j = 0; j < c->provider[i].api_keys; j++)
+			explicit_bzero(
+			    c->provider[i].api_key[j], strlen(c->provider[i].api_key[j]));
+	for (int i = 0; i < c->jwt_count; i++)
+		if (c->jwt[i].key != NULL)
+			explicit_bzero(c->jwt[i].key, c->jwt[i].key_len);
+}
+
 int
 config_model(const struct config *c, const char *name, size_t len)
 {

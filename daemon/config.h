@@ -12,6 +12,7 @@
 
 #include "daemon/address.h"
 #include "daemon/log.h"
+#include "daemon/sandbox.h"
 #include "daemon/tokenizer.h"
 #include "shm/money.h"
 
@@ -35,7 +36,7 @@ struct config_provider {
 	int base_urls;
 	char *api_key[CONFIG_KEYS_MAX]; /* at least one, "" for none; secret.h; never logged */
 	int api_keys;
-	char *ca; /* PEM, whom to trust for https; NULL: whom the system trusts */
+	char *ca; /* PEM and a NUL: whom to trust for https; NULL: whom the system does */
 	size_t ca_len;
 	int retries;
 	uint32_t breaker_failures; /* 0: it never opens */
@@ -85,6 +86,8 @@ struct config {
 	uint32_t max_body, flush_ms_max;
 	enum log_format log_format;
 	enum log_level log_level;
+	enum sandbox_mode sandbox;
+	bool core_files;
 	struct {
 		int64_t overdraft; /* micro-credits */
 		uint32_t slice_tokens, hold_ttl, reconnect_grace, max_accounts, max_holds;
@@ -122,6 +125,8 @@ struct config {
  */
 struct config *config_load(const char *path, FILE *errors) __attribute__((warn_unused_result));
 void config_free(struct config *);
+/* Wipe providers' keys and those of tokens, in this process: who calls nobody needs none. */
+void config_forget_secrets(struct config *);
 /* Index of a model by its name, or -1. */
 int config_model(const struct config *, const char *name, size_t len);
 

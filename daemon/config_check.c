@@ -42,6 +42,8 @@ static const struct config_key top_keys[] = {
 	{ "flush_ms_max", value_uint, C(flush_ms_max), 0, 1000, false },
 	{ "log_format", value_log_format, C(log_format), 0, 0, false },
 	{ "log_level", value_log_level, C(log_level), 0, 0, false },
+	{ "sandbox", value_sandbox, C(sandbox), 0, 0, false },
+	{ "core_files", value_bool, C(core_files), 0, 0, false },
 	{ "drain_timeout", value_uint, C(timeouts.drain), 0, DAY, false },
 	{ "hang_timeout", value_uint, C(timeouts.hang), 0, DAY, false },
 	{ 0 },
@@ -150,6 +152,7 @@ config_defaults(struct config *c)
 	c->flush_ms_max = 25;
 	c->log_format = LOG_LOGFMT;
 	c->log_level = LOG_INFO;
+	c->sandbox = SANDBOX_ON;
 	c->ledger.overdraft = 200 * INT64_C(1000000);
 	c->ledger.slice_tokens = 300;
 	c->ledger.hold_ttl = 60;

@@ -131,6 +131,14 @@ SETTER(value_log_level)
 		*(enum log_level *)field = (enum log_level)i;
 }
 
+SETTER(value_sandbox)
+{
+	static const char *const word[] = { "off", "log", "on", "require", NULL };
+	int i = one_of(f, k, e, value, word);
+	if (i >= 0)
+		*(enum sandbox_mode *)field = (enum sandbox_mode)i;
+}
+
 SETTER(value_dialect)
 {
 	static const char *const word[] = { "openai", "ollama", "anthropic", "auto", NULL };
@@ -386,8 +394,9 @@ SETTER(value_ca_file)
 	else if (!first)
 		config_fault(f, e->line, k->name, "%s holds no PEM certificate", value);
 	else {
-		p->ca = config_realloc(p->ca, n, 1);
+		p->ca = config_realloc(p->ca, n + 1, 1);
 		memcpy(p->ca, text, n);
+		p->ca[n] = 0;
 		p->ca_len = n;
 	}
 	if (in)

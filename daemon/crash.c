@@ -32,7 +32,7 @@
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define SANITIZED 1
 #elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) ||                         \
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || \
     __has_feature(memory_sanitizer)
 #define SANITIZED 1
 #endif
@@ -75,7 +75,7 @@ set_name(char to[static 40], const char *path)
 		name = "tolld"; /* the program itself has none here */
 	for (; *name != '\0' && n < 39; name++) {
 		bool plain = (*name >= 'a' && *name <= 'z') || (*name >= 'A' && *name <= 'Z') ||
-			     (*name >= '0' && *name <= '9') || strchr("._-", *name) != NULL;
+		             (*name >= '0' && *name <= '9') || strchr("._-", *name) != NULL;
 
 		to[n++] = plain ? *name : '_';
 	}
@@ -84,7 +84,7 @@ set_name(char to[static 40], const char *path)
 
 /* The linker's SHA-1 over the program, in hexadecimal. */
 static void
-read_build_id(const struct dl_phdr_info *info, const ElfW(Phdr) *p)
+read_build_id(const struct dl_phdr_info *info, const ElfW(Phdr) * p)
 {
 	static const char digits[] = "0123456789abcdef";
 	const uint8_t *at = (const uint8_t *)(info->dlpi_addr + p->p_vaddr), *end = at + p->p_memsz;
@@ -321,7 +321,8 @@ tell(int sig, const siginfo_t *info, uintptr_t pc)
 	put_key(&t, "code");
 	if (info->si_code < 0)
 		put(&t, "-");
-	put_number(&t, (uint64_t)(info->si_code < 0 ? -(int64_t)info->si_code : info->si_code), 10, 1);
+	put_number(
+	    &t, (uint64_t)(info->si_code < 0 ? -(int64_t)info->si_code : info->si_code), 10, 1);
 	if (sig == SIGSYS) {
 		unsigned n = (unsigned)info->si_syscall;
 

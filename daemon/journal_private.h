@@ -7,7 +7,6 @@
 
 #include "daemon/journal.h"
 
-#define JOURNAL_FILE "journal.mdb"
 #define JOURNAL_MAP_BYTES (UINT64_C(64) << 30)
 #define JOURNAL_MAP_MIN (UINT64_C(1) << 30)
 /* Readers: each worker and admin one or two, tools a few. */

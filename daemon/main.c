@@ -9,6 +9,7 @@
 #include "daemon/config.h"
 #include "daemon/crash.h"
 #include "daemon/master.h"
+#include "daemon/sandbox.h"
 #include "daemon/secret.h"
 #include "daemon/title.h"
 
@@ -27,9 +28,11 @@ static int
 check(const char *path)
 {
 	struct config *config = config_load(path, stderr);
+	char sandbox[64];
 	if (!config)
 		return 1;
-	printf("%s: ok\n", path);
+	sandbox_describe(config, sandbox, sizeof(sandbox));
+	printf("%s: ok\nsandbox: %s\n", path, sandbox);
 	config_free(config);
 	return fflush(stdout) == 0 ? 0 : 1;
 }

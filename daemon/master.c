@@ -19,6 +19,7 @@
 #include "daemon/heritage.h"
 #include "daemon/log.h"
 #include "daemon/notify.h"
+#include "daemon/sandbox.h"
 #include "daemon/setup.h"
 #include "daemon/sockets.h"
 #include "daemon/supervise.h"
@@ -422,6 +423,10 @@ master_run(struct config *config)
 	log_init("master", config->log_format, config->log_level);
 	title_set("tolld: master");
 
+	if (sandbox_prepare(config) < 0) {
+		config_free(config);
+		return 1;
+	}
 	if (setup_open(&m.up, config) < 0) {
 		setup_close(&m.up, !m.h->region.leftover); /* one that we made is still empty */
 		config_free(config);

@@ -42,6 +42,14 @@ void state_close(struct state *);
 /* Fill empty books from the rows; -1: they don't fit together (remove it and rebuild). */
 int state_load(struct state *, struct books *) __attribute__((warn_unused_result));
 void state_remove(const char *state_dir);
+
+#define STATE_FILE "state.mdb"
+#define STATE_LOCK_FILE STATE_FILE "-lock"
+/*
+ * The lock file of a state.mdb that takes this one's place.  It is there before it is needed, so
+ * that it can be on the list of files that a worker may open (daemon/sandbox.h).
+ */
+#define STATE_NEXT_LOCK_FILE STATE_LOCK_FILE ".next"
 const struct state_progress *state_progress(const struct state *);
 /*
  * One transaction: the rows that books changed (the books are as of sequence `last`), at most

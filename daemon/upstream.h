@@ -46,6 +46,8 @@ struct upstream *upstream_new(struct event_base *, const struct config *)
     __attribute__((warn_unused_result));
 /* All calls must have ended or been cancelled. */
 void upstream_free(struct upstream *);
+/* The file of certificates that libcurl trusts by default; NULL: it has none. */
+const char *upstream_ca_bundle(void);
 size_t upstream_calls(const struct upstream *);
 
 /*

@@ -19,6 +19,7 @@
 #include "daemon/kept.h"
 #include "daemon/past.h"
 #include "daemon/repeat.h"
+#include "daemon/sandbox.h"
 #include "daemon/turn.h"
 #include "daemon/settle.h"
 #include "daemon/sight.h"
@@ -210,6 +211,10 @@ worker_main(struct heritage *h, uint32_t proc)
 	sigaddset(&ours, CHILD_SIG_DRAIN);
 	sigaddset(&ours, CHILD_SIG_STOP);
 	sigprocmask(SIG_UNBLOCK, &ours, NULL);
+	/* Where there is no Landlock no file can be opened for writing any more: these ones' locks. */
+	(void)past_reader(&l.w);
+	(void)repeat_journal(&l.w);
+	sandbox_enter(h->config, SANDBOX_WORKER);
 	log_event(LOG_DEBUG, "worker runs", NULL);
 	event_base_dispatch(l.w.base);
 	fini(&l);

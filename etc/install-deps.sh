@@ -26,6 +26,7 @@ build | -          | libconfuse-dev                  | the config file
 build | -          | libjansson-dev                  | JSON off the hot path
 build | -          | libjwt-dev                      | tokens that others sign
 build | -          | libwslay-dev                    | the framing of WebSockets
+build | -          | libseccomp-dev                  | the list of system calls that each process may make
 build | xz         | xz-utils                        | unpacks the vocabularies
 build | -          | libssl-dev                      | hashes of keys and of the journal
 demo  | python3    | python3                         | drives the demo

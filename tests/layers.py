@@ -21,6 +21,7 @@ ONLY = {
     "confuse.h": ("daemon/config",),
     "jwt.h": ("daemon/jwt.c",),
     "wslay/": ("daemon/ws.c",),
+    "seccomp.h": ("daemon/sandbox",),
     "lmdb.h": ("daemon/journal", "daemon/state", "daemon/audit"),
 }
 

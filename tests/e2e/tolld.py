@@ -379,6 +379,8 @@ class Case(unittest.TestCase):
     """A test with one daemon per class; what a test starts beside it is closed by it."""
 
     OPTIONS = {}
+    # What no log may hold.
+    BAD = ("AddressSanitizer", "runtime error:", "LeakSanitizer", "level=fatal", "signal=SIGSYS")
 
     @classmethod
     def setUpClass(cls):
@@ -399,7 +401,7 @@ class Case(unittest.TestCase):
         finally:
             log = cls.t.log()
             cls.t.close()
-        for bad in ("AddressSanitizer", "runtime error:", "LeakSanitizer", "level=fatal"):
+        for bad in cls.BAD:
             assert bad not in log, log
 
     def invariants(self):

@@ -83,6 +83,26 @@ static in_port_t port;
 
 /* Stand-ins. */
 
+int
+sandbox_prepare(const struct config *c)
+{
+	(void)c;
+	return 0;
+}
+
+void
+sandbox_enter(const struct config *c, enum sandbox_role role)
+{
+	(void)c;
+	(void)role;
+}
+
+void
+config_forget_secrets(struct config *c)
+{
+	(void)c;
+}
+
 void
 metrics_init(const struct region *r, uint32_t proc)
 {
