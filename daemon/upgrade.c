@@ -17,11 +17,12 @@ conn_upgrade(struct conn *c, const char *name, const struct conn_protocol *proto
 	struct buf *head = &c->server->scratch;
 	struct iovec iov[2];
 
-	if (c->state != CONN_HANDLER && c->state != CONN_LATER)
-		return;
-	conn_request_over(c);
+	/* Also on one that is dead by now: it is told so. */
 	c->protocol = protocol;
 	c->protocol_arg = arg;
+	conn_request_over(c);
+	if (c->state != CONN_HANDLER && c->state != CONN_LATER)
+		return;
 	c->keep_alive = true; /* or the head would say otherwise */
 	head->len = 0;
 	conn_head_begin(c, head, 101, NULL);

@@ -120,9 +120,10 @@ feed(struct watcher *watcher)
 
 		b->len = 0;
 		ws_message_chunk(b, st->text.data + watcher->at, n);
-		/* The text stays where it is: it is tried again with the next of it. */
+		/* A hole in the text would not show.  The watcher is gone after this. */
 		if (b->failed) {
 			buf_free(b);
+			ws_close(x->ws, WS_INTERNAL, "out of memory");
 			return;
 		}
 		ws_send(x->ws, b->data, b->len);
