@@ -81,7 +81,7 @@ class Tls(unittest.TestCase):
         config += cls.provider("unknown", cls.servers["good"].port, None)
         config += f'model "fallback" {{ provider = {{"expired", "good"}}\n{PRICES} }}\n'
         cls.t = Tolld(sim=False, config=config, ledger="slice_tokens = 50 reconnect_grace = 1",
-                      timeouts="connect = 5 first_token = 10 idle = 5")
+                      timeouts="connect = 5 first_token = 10 idle = 60")
         cls.addClassCleanup(cls.t.close)
         for server in cls.servers.values():
             cls.addClassCleanup(server.close)
