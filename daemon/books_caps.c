@@ -26,9 +26,12 @@ static struct books_key *
 capped_by(const struct books *b, uint64_t key_id)
 {
 	uint32_t index = books_key_find(b, key_id);
-	struct books_key *k = (struct books_key *)b->keys.data + index;
+	struct books_key *k;
 
-	return index == JOURNAL_NONE || k->per == KEY_PER_NONE ? NULL : k;
+	if (index == JOURNAL_NONE)
+		return NULL;
+	k = (struct books_key *)b->keys.data + index;
+	return k->per == KEY_PER_NONE ? NULL : k;
 }
 
 /*

@@ -34,8 +34,6 @@ struct send_answer {
 	uint64_t expires_s;
 };
 void repeat_write(struct conn *, const struct send_answer *);
-/* The journal, opened once; NULL after a log line. */
-struct journal_reader *repeat_journal(struct worker *);
 /* The first answer again: its reserve's sequence, and what was available then. */
 void repeat_answer(struct worker *, struct conn *, uint64_t first, int64_t available);
 void repeat_conflict(struct conn *);

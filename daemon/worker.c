@@ -213,7 +213,7 @@ worker_main(struct heritage *h, uint32_t proc)
 	sigprocmask(SIG_UNBLOCK, &ours, NULL);
 	/* Where there is no Landlock no file can be opened for writing any more: these ones' locks. */
 	(void)past_reader(&l.w);
-	(void)repeat_journal(&l.w);
+	(void)past_journal(&l.w);
 	sandbox_enter(h->config, SANDBOX_WORKER);
 	log_event(LOG_DEBUG, "worker runs", NULL);
 	event_base_dispatch(l.w.base);
