@@ -60,7 +60,8 @@ type_text(uint8_t type)
 	    [JOURNAL_FREEZE] = "freeze",
 	    [JOURNAL_CHECKPOINT] = "checkpoint",
 	    [JOURNAL_PRICE_SET] = "price_set",
-	    [JOURNAL_SIGHT] = "first_sight"};
+	    [JOURNAL_SIGHT] = "first_sight",
+	    [JOURNAL_FORGET] = "forget"};
 
 	return type < JOURNAL_TYPES && text[type] != NULL ? text[type] : "unknown";
 }
@@ -378,6 +379,12 @@ record_fields(
 		break;
 	case JOURNAL_CHECKPOINT:
 		checkpoint_fields(fs, e, t);
+		break;
+	case JOURNAL_FORGET:
+		if (e->payload_len != JOURNAL_FORGET_LEN)
+			break;
+		id_format(e->payload, t->session);
+		put_str(fs, "session_id", t->session);
 		break;
 	default:
 		break;

@@ -11,6 +11,7 @@
 
 #include "daemon/api.h"
 #include "daemon/budget.h"
+#include "daemon/history_context.h"
 #include "daemon/limit.h"
 #include "daemon/messages_request.h"
 #include "daemon/metrics.h"
@@ -494,4 +495,23 @@ begin(struct conn *c, const struct http_request *h, struct begin *x)
 	conn_later(c, &ops, st);
 	durable_wait(w->durable, position, reserved_cb, st);
 	return true;
+}
+
+bool
+begin_chat(struct conn *c, const struct http_request *h, struct span body, struct begin *x)
+{
+	struct worker *w = conn_arg(c);
+	struct buf past = {0};
+	struct chat_fault f;
+	bool pushed = false;
+
+	if (!limit_may_read(w->config, c, body.len))
+		return false;
+	if (chat_request_parse(w->config, body, &x->request, &f) == 0 &&
+	    history_context(w, conn_caller(c)->account, &x->request, &past, &f) == 0)
+		pushed = begin(c, h, x);
+	else
+		begin_refuse(c, &f);
+	buf_free(&past);
+	return pushed;
 }

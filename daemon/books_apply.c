@@ -403,6 +403,8 @@ books_apply(struct books *b, const struct journal_record *r, const void *payload
 		return apply_account_set(b, r, payload);
 	case JOURNAL_FREEZE:
 		return apply_freeze(b, r);
+	case JOURNAL_FORGET:
+		return 0; /* nothing of it is in the books */
 	case JOURNAL_CHECKPOINT:
 		return 0; /* says what they were already */
 	case JOURNAL_SYNC:

@@ -587,6 +587,12 @@ check_type(const struct books *b, const struct books_input *in, struct books_ver
 	case JOURNAL_ACCOUNT_SET:
 		check_account_set(b, in, v);
 		break;
+	case JOURNAL_FORGET:
+		if (in->record->payload_len != JOURNAL_FORGET_LEN)
+			contradicts(v, "no session is named");
+		else if (books_account(b, in->record->account) == NULL)
+			contradicts(v, "there is no such account");
+		break;
 	case JOURNAL_FREEZE:
 		if (books_account(b, in->record->account) == NULL)
 			contradicts(v, "there is no such account");

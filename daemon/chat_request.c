@@ -437,13 +437,27 @@ chat_request_is_ours(const struct chat_request *r, struct json_value key)
 	return false;
 }
 
+void
+chat_request_put_past(const struct config *cfg, struct chat_request *r, struct json_value messages,
+    uint32_t tokens)
+{
+	uint32_t context = cfg->model[r->model].context;
+
+	r->messages = messages;
+	r->prompt_tokens += tokens;
+	/* What is around each message in the JSON is more than what a model's template puts there. */
+	r->prompt_bytes += messages.len;
+	if (context > 0 && r->max_tokens > context - r->prompt_tokens)
+		r->max_tokens = context - r->prompt_tokens;
+}
+
 struct json_value
 chat_request_said(const struct chat_request *r)
 {
 	const char *it = NULL;
 	struct json_value m, last = {0};
 
-	if (r->messages.type != JSON_ARRAY)
+	if (r->message.type == JSON_STRING || r->messages.type != JSON_ARRAY)
 		return r->message;
 	while (json_each(r->messages, &it, NULL, &m))
 		last = m;

@@ -54,6 +54,7 @@ struct config_model {
 	_Atomic uint64_t *learnt; /* daemon/calibrate.h; NULL: nothing is known */
 	struct price price; /* as it is written here, PRICE_UNSET where it is not; price_resolve */
 	uint32_t context, max_completion; /* tokens */
+	uint32_t history_tokens; /* of a session's past in front of a new message; 0: none */
 	bool hidden_tokens;
 };
 
@@ -84,6 +85,7 @@ struct config {
 	struct address_net proxy[CONFIG_PROXIES_MAX]; /* whose X-Forwarded-For is believed */
 	int proxy_count;
 	uint32_t max_body, flush_ms_max;
+	uint32_t history_tokens; /* where a model does not say */
 	enum log_format log_format;
 	enum log_level log_level;
 	enum sandbox_mode sandbox;
@@ -106,6 +108,10 @@ struct config {
 		uint32_t keep_days;    /* 0: for ever */
 		uint32_t keep_min;     /* seconds; no key: what nobody may go below */
 	} journal;
+	struct {
+		bool enabled;
+		uint32_t keep_days, keep_sessions; /* keep_sessions: of an account; 0: no bound */
+	} history;
 	struct { /* seconds */
 		uint32_t connect, first_token, idle, stream, request, header, drain;
 		uint32_t hang; /* 0: never */

@@ -39,6 +39,7 @@ static const struct config_key top_keys[] = {
 	{ "cors_origins", value_origin, 0, 0, 0, true },
 	{ "trusted_proxies", value_proxy, 0, 0, 0, true },
 	{ "max_body", value_uint, C(max_body), 1024, 64 << 20, false },
+	{ "history_tokens", value_uint, C(history_tokens), 0, LARGE, false },
 	{ "flush_ms_max", value_uint, C(flush_ms_max), 0, 1000, false },
 	{ "log_format", value_log_format, C(log_format), 0, 0, false },
 	{ "log_level", value_log_level, C(log_level), 0, 0, false },
@@ -95,6 +96,13 @@ static const struct config_key timeouts_keys[] = {
 	{ 0 },
 };
 
+static const struct config_key history_keys[] = {
+	{ "enabled", value_bool, C(history.enabled), 0, 0, false },
+	{ "keep_days", value_uint, C(history.keep_days), 0, 36500, false },
+	{ "keep_sessions", value_uint, C(history.keep_sessions), 0, LARGE, false },
+	{ 0 },
+};
+
 static const struct config_key provider_keys[] = {
 	{ "dialect", value_dialect, P(dialect), 0, 0, false },
 	{ "base_url", value_base_url, 0, 0, 0, true },
@@ -121,6 +129,7 @@ static const struct config_key model_keys[] = {
 	{ "price_request", value_money, M(price.request), 0, 0, false },
 	{ "context", value_uint, M(context), 1, LARGE, false },
 	{ "max_completion", value_uint, M(max_completion), 1, LARGE, false },
+	{ "history_tokens", value_uint, M(history_tokens), 0, LARGE, false },
 	{ "hidden_tokens", value_bool, M(hidden_tokens), 0, 0, false },
 	{ 0 },
 };
@@ -132,6 +141,7 @@ const struct config_shape config_shapes[] = {
 	{ "limits", false, limits_keys },
 	{ "first_sight", false, first_sight_keys },
 	{ "timeouts", false, timeouts_keys },
+	{ "history", false, history_keys },
 	{ "provider", true, provider_keys },
 	{ "model", true, model_keys },
 	{ "jwt", true, config_jwt_keys },
@@ -162,6 +172,10 @@ config_defaults(struct config *c)
 	c->ledger.max_holds = 1 << 16;
 	c->first_sight.max_accounts = 1000;
 	c->journal.keep_min = DAY;
+	c->history.enabled = true;
+	c->history.keep_days = 365;
+	c->history.keep_sessions = 1000;
+	c->history_tokens = 4000;
 	c->timeouts.connect = 10;
 	c->timeouts.first_token = 60;
 	c->timeouts.idle = 60;
@@ -347,6 +361,7 @@ check_model(struct config_file *f, struct config *c, size_t section)
 	m->name = config_strdup(s->title);
 	m->context = 128000;
 	m->max_completion = 4096;
+	m->history_tokens = c->history_tokens;
 	m->price = (struct price)PRICE_ALL_UNSET;
 	apply_section(f, section, model_keys, m);
 	if (!m->upstream)
@@ -419,7 +434,7 @@ void
 config_check(struct config_file *f, struct config *c)
 {
 	static const struct config_key *const plain[] = { ledger_keys, journal_keys,
-		limits_keys, first_sight_keys, timeouts_keys };
+		limits_keys, first_sight_keys, timeouts_keys, history_keys };
 
 	apply_section(f, 0, top_keys, c);
 	/* value_listen and value_origin take the whole config: their tables' offset is 0. */

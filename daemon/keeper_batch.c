@@ -152,6 +152,7 @@ keeper_commit(struct keeper *k)
 	size_t records;
 
 	compact_stage(k);
+	keeper_history_stage(k);
 	records = journal_staged(k->journal);
 	if (journal_commit(k->journal, &k->rings) < 0)
 		return -1;

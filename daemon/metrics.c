@@ -122,6 +122,7 @@ NAMES(refused_text, JOURNAL_TYPES + 1, [REFUSED_UNKNOWN] = "unknown",
     [JOURNAL_ACCOUNT_SET] = "account_set", [JOURNAL_FREEZE] = "freeze", [JOURNAL_CHECKPOINT] = "checkpoint",
     [JOURNAL_COMPACT] = "compact", [JOURNAL_ASK] = "ask", [JOURNAL_GONE] = "gone",
     [JOURNAL_SIGHT] = "first_sight",
+    [JOURNAL_FORGET] = "forget",
     [REFUSED_RING] = "ring")
 NAMES(defect_text, DEFECT_KINDS, [DEFECT_UTF8] = "utf8", [DEFECT_JSON] = "json",
     [DEFECT_TRUNCATED] = "truncated", [DEFECT_OVERSIZE] = "oversize", [DEFECT_USAGE] = "usage")

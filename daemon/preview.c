@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "daemon/chat_request.h"
+#include "daemon/history_context.h"
 #include "daemon/limit.h"
 #include "daemon/metrics.h"
 #include "daemon/dialect.h"
@@ -38,7 +39,8 @@ preview_handler(struct conn *c, const struct http_request *h, struct span body)
 	struct price price;
 	enum ledger_result asked;
 	struct quote q;
-	struct buf b = {0}, request[DIALECTS] = {{0}};
+	struct buf b = {0}, past = {0}, request[DIALECTS] = {{0}};
+	int fits;
 
 	(void)h;
 	if (!limit_may_read(w->config, c, body.len))
@@ -54,8 +56,15 @@ preview_handler(struct conn *c, const struct http_request *h, struct span body)
 		return;
 	}
 	/* What send would refuse is refused here. */
-	if (dialect_write_all(w->config, &r, request, &f) != 0) {
-		conn_error(c, f.status, "invalid_request_error", f.code, f.param, "%s", f.message);
+	fits = history_context(w, a, &r, &past, &f);
+	if (fits == 0)
+		fits = dialect_write_all(w->config, &r, request, &f);
+	buf_free(&past);
+	if (fits != 0) {
+		if (f.status == 503)
+			conn_header(c, "Retry-After", "1");
+		conn_error(c, f.status, f.status == 503 ? "server_error" : "invalid_request_error",
+		    f.code, f.param, "%s", f.message);
 		return;
 	}
 	for (int i = 0; i < DIALECTS; i++)

@@ -2,7 +2,6 @@
  * POST /chat/send: may it start?  Charges nothing, streams nothing.  Worker process.
  */
 #include "daemon/begin.h"
-#include "daemon/limit.h"
 #include "daemon/repeat.h"
 #include "daemon/turn.h"
 #include "daemon/worker.h"
@@ -22,16 +21,9 @@ static bool
 send_turn(struct conn *c, const struct http_request *h, struct span body,
     const struct journal_keyed *keyed)
 {
-	struct worker *w = conn_arg(c);
 	struct begin x = {.begun = answer, .keyed = keyed};
-	struct chat_fault f;
 
-	if (!limit_may_read(w->config, c, body.len))
-		return false;
-	if (chat_request_parse(w->config, body, &x.request, &f) == 0)
-		return begin(c, h, &x);
-	begin_refuse(c, &f);
-	return false;
+	return begin_chat(c, h, body, &x);
 }
 
 void

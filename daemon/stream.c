@@ -586,8 +586,10 @@ streams_tick(struct streams *s)
 	struct stream *st, *next;
 
 	s->w->stalled = durable_stalled_us(s->w->durable, now) > STALL_US;
-	if (s->w->stalled)
+	if (s->w->stalled) {
 		begin_give_up_asked(s->w);
+		history_give_up(s->w);
+	}
 	for (st = s->all; st != NULL; st = next) {
 		next = st->next;
 		if (st->state != STREAM_ENDED) {

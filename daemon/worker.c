@@ -40,6 +40,8 @@ static const struct route routes[] = {
     {"/chat/stream", HTTP_POST | ROUTE_SMALL_BODY, ROUTE_OPEN, ROUTE_STREAM,
         stream_post_handler},
     {"/chat/stream", HTTP_DELETE, ROUTE_OPEN, ROUTE_STREAM, stream_delete_handler},
+    {"/chat/history", HTTP_GET, KEY_SCOPE_CHAT, ROUTE_HISTORY, history_get_handler},
+    {"/chat/history", HTTP_DELETE, KEY_SCOPE_CHAT, ROUTE_HISTORY, history_delete_handler},
     {"/v1/chat/completions", HTTP_POST, KEY_SCOPE_CHAT, ROUTE_OPENAI_CHAT, openai_chat_handler},
     {"/v1/models", HTTP_GET, ROUTE_ANY_KEY, ROUTE_OPENAI_MODELS, openai_models_handler},
     {"/v1/models/*", HTTP_GET, ROUTE_ANY_KEY, ROUTE_OPENAI_MODELS, openai_model_handler},
@@ -171,6 +173,7 @@ fini(struct loop *l)
 	past_fini(w);
 	kept_fini(w);
 	repeat_fini(w);
+	history_fini(w);
 	turn_fini(w);
 	sight_fini(w);
 	handover_close(w);

@@ -41,6 +41,7 @@ struct worker {
 	struct kept *kept;          /* daemon/kept.c: who waits for an answer that is kept */
 	struct ws_chat *ws_chats;   /* daemon/ws_chat.c: its connections */
 	struct past *pasts;         /* daemon/past.c: who waits for a dead worker's stream */
+	struct forgetter *forgetters; /* daemon/history_route.c: who waits for a DELETE */
 	struct handover *handover;  /* daemon/handover.c */
 	struct buf scratch;         /* frames on their way out; empty between events */
 	struct buf decoded;         /* the decoder's */
@@ -58,6 +59,10 @@ conn_handler preview_handler, send_handler, balance_handler, mint_handler;
 /* STREAM_RESERVING, and the disk does not answer: neither does its sender wait any longer. */
 void begin_give_up(struct stream *);
 void begin_give_up_asked(struct worker *);
+conn_handler history_get_handler, history_delete_handler;
+/* The disk does not answer: neither does who asked to forget something wait any longer. */
+void history_give_up(struct worker *);
+void history_fini(struct worker *);
 conn_handler openai_chat_handler, openai_models_handler, openai_model_handler;
 conn_handler embeddings_handler;
 conn_handler ws_chat_handler;

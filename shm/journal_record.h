@@ -17,6 +17,7 @@
  *   | completion      | payload_len     |                   48
  *   | time_us                                             | 56
  */
+#include <stddef.h>
 #include <stdint.h>
 
 #define JOURNAL_VERSION 1
@@ -84,6 +85,9 @@ enum journal_type {
 	 * credit.  amount: that credit, extra: the overdraft.  Both are 0 on the way in, and account
 	 * JOURNAL_NONE: the keeper gives them.  payload: struct journal_sight. */
 	JOURNAL_SIGHT = 20,
+	/* An account forgets one of its sessions: all that was said in it before this record.
+	 * payload: the session's id, 16 bytes. */
+	JOURNAL_FORGET = 21,
 	JOURNAL_TYPES
 };
 
@@ -243,6 +247,17 @@ struct journal_split {
 	uint32_t cache_write; /* of prompt */
 };
 _Static_assert(sizeof(struct journal_split) == 8, "journal_split");
+
+/* How much of an EXTEND's, MARK's, SETTLE's or VOID's payload stands before the text. */
+static inline size_t
+journal_split_len(const struct journal_record *r, size_t payload_len)
+{
+	return r->version == JOURNAL_VERSION_KINDS && payload_len >= sizeof(struct journal_split)
+	    ? sizeof(struct journal_split)
+	    : 0;
+}
+
+#define JOURNAL_FORGET_LEN 16
 
 struct journal_checkpoint {
 	uint64_t sequence; /* of the last record that it stands for */

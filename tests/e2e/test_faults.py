@@ -175,6 +175,11 @@ class Place:
             self.clock.forward(2 * 86400)
             threading.Thread(target=self.t.ctl, args=("compact", "--keep", "1d"),
                              kwargs={"check": False}, daemon=True).start()
+        elif point == "history.swept":
+            # A session of one who is over, or under way: it makes no difference.
+            sessions = self.t.request("GET", "/chat/history?limit=100", key=self.key)[2]["sessions"]
+            self.t.request("DELETE", f"/chat/history?session_id={sessions[-1]['id']}",
+                           key=self.key)
         elif point == "keeper.synced":
             self.t.ctl("key", "list", "alice", check=False)  # reads state.mdb
 

@@ -195,6 +195,8 @@ provider "nobody" {{
                 extra += '\n    tokenizer = "o200k_base"'
             if "max_completion" not in extra:
                 extra += "\n    max_completion = 100000"
+            if "context" not in extra:
+                extra += "\n    context = 1000000"
             if upstream == "nobody":
                 provider = "nobody"
             text += f'''
@@ -204,7 +206,6 @@ model "{name}" {{
     price_prompt = 0.15
     price_cached = 0.075
     price_completion = 0.60
-    context = 1000000
     {extra}
 }}
 '''

@@ -3,7 +3,7 @@
  *         and what a correct process sends is never refused.
  * Method: enter each type of record into empty books and compare them; then the same with one
  *         thing wrong each, which must be refused and change nothing.
- * objs: daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_caps.o daemon/books_check.o tests/unit/records.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/buf.o daemon/log.o daemon/utf8.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o daemon/books_rows.o shm/purse.o
+ * objs: daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_caps.o daemon/books_check.o tests/unit/records.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/buf.o daemon/log.o daemon/utf8.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o daemon/books_rows.o shm/purse.o daemon/journal_history.o
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -1091,6 +1091,32 @@ noise_is_no_danger(void **state)
 	assert_true(sequence > 1000);
 }
 
+/* Nothing of the books, and for an account that there is; an operator does not send it. */
+static void
+a_session_is_forgotten(void **state)
+{
+	struct rec rec = {.r = {.type = JOURNAL_FORGET, .version = JOURNAL_VERSION, .proc = 3,
+			      .slot = JOURNAL_NONE, .account = 0, .price = JOURNAL_NONE,
+			      .payload_len = JOURNAL_FORGET_LEN}};
+	struct books_account before = *books_account(b, 0);
+	struct books_input in = {.record = &rec.r, .payload = rec.payload,
+	    .types = BOOKS_FROM_ADMIN};
+	struct books_verdict v;
+
+	(void)state;
+	stored(rec);
+	assert_memory_equal(&before, books_account(b, 0), sizeof before);
+	books_check(b, &in, &v);
+	assert_int_equal(v.status, RING_REFUSED);
+	rec.r.account = 2;
+	(void)turned_away(rec, RING_REFUSED);
+	rec.r.account = 0;
+	rec.r.payload_len--;
+	(void)turned_away(rec, RING_REFUSED);
+	rec.r.payload_len = 0;
+	(void)turned_away(rec, RING_REFUSED);
+}
+
 int
 main(void)
 {
@@ -1125,6 +1151,7 @@ main(void)
 	    TEST(a_former_price_is_read),
 	    TEST(former_rows_are_read),
 	    TEST(a_hold_is_ended_at_its_last_mark),
+	    TEST(a_session_is_forgotten),
 	    TEST(noise_is_no_danger),
 	};
 

@@ -90,6 +90,10 @@ static const struct bad {
 	{ "journal {\n keep_days = 36501 }", "2: keep_days" },
 	{ "journal { keep_days = 1.5 }", "1: keep_days" },
 	{ "journal { keep = 1 }", "1: keep" },
+	{ "history { enabled = perhaps }", "1: enabled" },
+	{ "history {\n keep_days = 36501\n keep_sessions = -1 }", "2: keep_days|3: keep_sessions" },
+	{ "history { keep = 1 }", "1: keep" },
+	{ "history_tokens = 1.5", "1: history_tokens" },
 	{ "limits { requests_per_minute = -5 }", "1: requests_per_minute" },
 	{ "limits {\ntokens_per_minute = x\nconcurrent_streams = 1e3 }",
 	    "2: tokens_per_minute|3: concurrent_streams" },
@@ -337,6 +341,10 @@ defaults_are_the_contracts(void **state)
 	assert_int_equal(c->first_sight.grant, 0);
 	assert_int_equal(c->first_sight.overdraft, 0);
 	assert_int_equal(c->first_sight.max_accounts, 1000);
+	assert_true(c->history.enabled);
+	assert_int_equal(c->history.keep_days, 365);
+	assert_int_equal(c->history.keep_sessions, 1000);
+	assert_int_equal(c->history_tokens, 4000);
 	assert_int_equal(c->timeouts.connect, 10);
 	assert_int_equal(c->timeouts.first_token, 60);
 	assert_int_equal(c->timeouts.idle, 60);
@@ -358,7 +366,8 @@ static const char everything[] =
     "state_dir = \"/s\" runtime_dir = '/r'\n"
     "cors_origins = {\"https://Chat.example\", \"http://[::1]:3000\"}\n"
     "max_body = 2048\nflush_ms_max = 0\nlog_format = json\nlog_level = \"debug\"\n"
-    "drain_timeout = 5\n"
+    "drain_timeout = 5 history_tokens = 7 "
+    "history { enabled = false keep_days = 8 keep_sessions = 9 }\n"
     "ledger { overdraft = 0.000001 slice_tokens = 10 hold_ttl = 1 reconnect_grace = 0\n"
     "  max_accounts = 10 max_holds = 100 }\n"
     "limits { requests_per_minute = 1 tokens_per_minute = 2 concurrent_streams = 3"
@@ -368,7 +377,7 @@ static const char everything[] =
     "  ws_idle = 7 ws_ping = 8 }\n"
     "model \"b\" { provider = {q, \"p\"} upstream = \"up/b:7\" tokenizer = \"cl100k_base\"\n"
     "  price_prompt = 0.15 price_cached = \"0.075\" price_completion = 0.60\n"
-    "  context = 1000 max_completion = 1000 hidden_tokens = true }\n"
+    "  context = 1000 max_completion = 1000 hidden_tokens = true history_tokens = 6 }\n"
     "model \"m\" { provider = p price_prompt = 1 price_completion = 0 }\n"
     "provider \"p\" { dialect = anthropic base_url = \"https://h:8443/v1///\"\n"
     "  api_key = \"x-${TEST_KEY}-${TEST_UNSET:-none}\" retries = 0 }\n"
@@ -387,6 +396,11 @@ every_key_arrives(void **state)
 		print_message("%s", said);
 	assert_non_null(c);
 	assert_int_equal(c->workers, 3);
+	assert_false(c->history.enabled);
+	assert_int_equal(c->history.keep_days, 8);
+	assert_int_equal(c->history.keep_sessions, 9);
+	assert_int_equal(c->model[0].history_tokens, 6);
+	assert_int_equal(c->model[1].history_tokens, 7);
 	assert_string_equal(c->default_model, "b");
 	assert_int_equal(c->listen_count, 3);
 	assert_string_equal(c->listen[1], "[::]:80");
