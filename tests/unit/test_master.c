@@ -840,7 +840,7 @@ setup(void **state)
 	snprintf(unix_address, sizeof(unix_address), "unix:%s/listen.sock", dir);
 	config = (struct config){
 		.path = (char *)"tolld.conf", .user = (char *)"", .workers = WORKERS,
-		.listen = { tcp, unix_address }, .listen_count = 2, .admin_listen = (char *)"",
+		.listen = { tcp, unix_address }, .listen_count = 2, .admin_listen = (char *)"", .admin_group = "", .admin_full_group = "",
 		.state_dir = state_dir, .runtime_dir = run, .max_body = 1 << 20,
 		.log_level = LOG_INFO, .ledger = { .max_accounts = 100, .max_holds = 100 },
 		.timeouts = { .drain = 30 },
