@@ -13,6 +13,7 @@
 #include <time.h>
 
 #include "daemon/begin.h"
+#include "daemon/history_context.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "daemon/watch_private.h"
@@ -203,6 +204,7 @@ static void
 ask(struct ws_chat *x, struct span body)
 {
 	struct begin begin_with = {.begun = begun};
+	struct buf past = {0};
 	struct caller caller;
 	struct chat_fault f;
 
@@ -214,10 +216,15 @@ ask(struct ws_chat *x, struct span body)
 	}
 	if (!check_limit(x, caller.account))
 		return;
-	conn_request(x->conn, &caller);
-	x->asked = true;
-	/* Where it is not begun, refused() was called. */
-	(void)begin(x->conn, &no_headers, &begin_with);
+	if (history_context(x->w, caller.account, &begin_with.request, &past, &f) != 0) {
+		say_fault(x, &f);
+	} else {
+		conn_request(x->conn, &caller);
+		x->asked = true;
+		/* Where it is not begun, refused() was called. */
+		(void)begin(x->conn, &no_headers, &begin_with);
+	}
+	buf_free(&past);
 }
 
 static void
