@@ -33,11 +33,10 @@ enum field {
 /* OpenAI's bound for n. */
 #define CHOICES_MAX 128
 /*
- * Content that is no text is prompt, too, and how much of it is the provider's secret.  A picture:
- * what OpenAI says of a large one in full detail, and the most that any model of theirs makes of
- * one.  Anything else is inside the request (a token is a byte at least), or is only named there.
+ * Content that is no text is prompt, too, and how much of it is the provider's secret.  Of a picture
+ * the config says what it may count (image_tokens); this is the most that any model of OpenAI's makes
+ * of one.  Anything else is inside the request (a token is a byte at least), or is only named there.
  */
-#define IMAGE_TOKENS 1105
 #define IMAGE_TOKENS_MAX 50000
 #define NAMED_TOKENS_MAX 200000
 #define TOOLS_TOKENS_MAX 1024
@@ -102,7 +101,7 @@ count_part(const struct chat_counter *c, struct chat_request *r, struct json_val
 	if (type.type != JSON_STRING)
 		return invalid(f, "messages", "has a content part without a type");
 	if (json_is(type, "image_url")) {
-		r->prompt_tokens += IMAGE_TOKENS;
+		r->prompt_tokens += c->image_tokens;
 		r->prompt_bytes += IMAGE_TOKENS_MAX;
 		return 0;
 	}

@@ -24,7 +24,7 @@
 struct chat_counter
 chat_counter(const struct config_model *m)
 {
-	return (struct chat_counter){m->tokenizer, calibrate_scale(m)};
+	return (struct chat_counter){m->tokenizer, calibrate_scale(m), m->image_tokens};
 }
 
 uint32_t

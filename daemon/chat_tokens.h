@@ -19,6 +19,7 @@
 struct chat_counter {
 	const struct tokenizer *tokenizer;
 	uint32_t scale;
+	uint32_t image_tokens;
 };
 
 struct chat_counter chat_counter(const struct config_model *);

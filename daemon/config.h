@@ -55,6 +55,7 @@ struct config_model {
 	struct price price; /* as it is written here, PRICE_UNSET where it is not; price_resolve */
 	uint32_t context, max_completion; /* tokens */
 	uint32_t history_tokens; /* of a session's past in front of a new message; 0: none */
+	uint32_t image_tokens;            /* of a picture in the prompt, until the usage says it */
 	bool hidden_tokens;
 };
 

@@ -130,6 +130,7 @@ static const struct config_key model_keys[] = {
 	{ "context", value_uint, M(context), 1, LARGE, false },
 	{ "max_completion", value_uint, M(max_completion), 1, LARGE, false },
 	{ "history_tokens", value_uint, M(history_tokens), 0, LARGE, false },
+	{ "image_tokens", value_uint, M(image_tokens), 0, 50000, false },
 	{ "hidden_tokens", value_bool, M(hidden_tokens), 0, 0, false },
 	{ 0 },
 };
@@ -362,6 +363,8 @@ check_model(struct config_file *f, struct config *c, size_t section)
 	m->context = 128000;
 	m->max_completion = 4096;
 	m->history_tokens = c->history_tokens;
+	/* What OpenAI says of a large one in full detail, at most of its models. */
+	m->image_tokens = 1105;
 	m->price = (struct price)PRICE_ALL_UNSET;
 	apply_section(f, section, model_keys, m);
 	if (!m->upstream)

@@ -44,6 +44,7 @@ model "m" {{
     price_completion = 0.60
     context = 1000000
     max_completion = 1000
+    image_tokens = 36835
 }}
 model "long" {{
     provider = {{"script"}}
@@ -264,6 +265,10 @@ model "long" {{
             counted = self.prompt(**fields)
             self.assertGreaterEqual(counted, 10000, fields.keys())
             self.assertLess(counted, 10100)
+        # What a picture may be is the config's to say.
+        picture = [{"type": "image_url", "image_url": {"url": "https://x.example/y.png"}}]
+        counted = self.prompt(messages=[{"role": "user", "content": picture}])
+        self.assertLess(abs(counted - 36835), 20)
         # What is no text, or is known to be no prompt.
         for fields in ({"data": "QUJD" * 400}, {"metadata": {"a": words}}, {"user": words},
                        {"logit_bias": {str(n): 1 for n in range(300)}}):
