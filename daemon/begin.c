@@ -100,8 +100,8 @@ begin_refuse(struct conn *c, const struct chat_fault *f)
 }
 
 /*
- * Open streams that the account may have.  Of a worker's table that is nearly full nobody takes what
- * is left: who has many open waits until one of them ends.
+ * Open streams that the account may have.  Of a worker's table that is nearly full nobody takes
+ * what is left: who has many open waits until one of them ends.
  */
 static uint32_t
 streams_allowed(const struct worker *w, const struct account *a)

@@ -54,8 +54,8 @@ chat_keys_check(struct json_value root, const char *const names[], struct chat_f
 		for (int i = 0; names[i] != NULL; i++)
 			if (json_is_like(key, names[i]) && !json_is(key, names[i]))
 				return chat_request_refuse(f, field_of(key, f->field),
-				    "'%s' is not '%s', but a provider could take it for that", f->field,
-				    names[i]);
+				    "'%s' is not '%s', but a provider could take it for that",
+				    f->field, names[i]);
 	return 0;
 }
 

@@ -2,8 +2,8 @@
 #define DAEMON_CHAT_KEYS_H
 
 /*
- * Which keys of a request's body may go to a provider as they came.  Each -1 with *fault, which names
- * the key.  Pure.
+ * Which keys of a request's body may go to a provider as they came.  Each -1 with *fault, which
+ * names the key.  Pure.
  */
 #include "daemon/chat_request.h"
 

@@ -33,9 +33,10 @@ enum field {
 /* OpenAI's bound for n. */
 #define CHOICES_MAX 128
 /*
- * Content that is no text is prompt, too, and how much of it is the provider's secret.  Of a picture
- * the config says what it may count (image_tokens); this is the most that any model of OpenAI's makes
- * of one.  Anything else is inside the request (a token is a byte at least), or is only named there.
+ * Content that is no text is prompt, too, and how much of it is the provider's secret.  Of a
+ * picture the config says what it may count (image_tokens); this is the most that any model of
+ * OpenAI's makes of one.  Anything else is inside the request (a token is a byte at least), or is
+ * only named there.
  */
 #define IMAGE_TOKENS_MAX 50000
 #define NAMED_TOKENS_MAX 200000
@@ -193,8 +194,8 @@ count_messages(const struct chat_counter *c, struct chat_request *r, struct chat
 static int
 count_others(const struct chat_counter *c, struct chat_request *r)
 {
-	static const char *const none[] = {"tools", "functions", "response_format", "metadata", "user",
-	    "stop", "safety_identifier", "prompt_cache_key"};
+	static const char *const none[] = {"tools", "functions", "response_format", "metadata",
+	    "user", "stop", "safety_identifier", "prompt_cache_key"};
 	const char *it = NULL;
 	struct json_value key, v;
 

@@ -71,7 +71,8 @@ typedef void conn_handler(struct conn *, const struct http_request *, struct spa
 /* A path may stand in several routes, with different methods. */
 struct route {
 	const char *path;      /* exact; one that ends in '*' takes all that begin like it */
-	unsigned methods;      /* enum http_method, or-ed, and ROUTE_SMALL_BODY; HEAD is served where GET is */
+	unsigned methods;      /* enum http_method, or-ed, and ROUTE_SMALL_BODY; HEAD is served
+	                          where GET is */
 	uint32_t scope;        /* ROUTE_OPEN, ROUTE_ANY_KEY, or one KEY_SCOPE_... that is needed:
 	                          then conn_caller is set when the handler runs */
 	int id;                /* enum route_id, for the request counter */

@@ -447,7 +447,8 @@ take_piece(struct stream *st, const char *bytes, size_t len)
 {
 	if (len > RELAY_BODY_MAX - st->relay->body.len) {
 		defect(st, DEFECT_OVERSIZE);
-		failed(st, UPSTREAM_TOO_LONG, (struct span){0}, "the provider's answer is too long");
+		failed(st, UPSTREAM_TOO_LONG, (struct span){0},
+		    "the provider's answer is too long");
 		return;
 	}
 	buf_add(&st->relay->body, bytes, len);

@@ -65,8 +65,8 @@ bool json_each(struct json_value container, const char **it, struct json_value *
     struct json_value *value);
 
 /*
- * Walk the strings of a document, in their order and at whatever depth, but for the keys of objects:
- * in one pass, however deep they lie.  Start with *it = NULL; false at the end.
+ * Walk the strings of a document, in their order and at whatever depth, but for the keys of
+ * objects: in one pass, however deep they lie.  Start with *it = NULL; false at the end.
  */
 bool json_each_string(struct json_value, const char **it, struct json_value *string);
 

@@ -1,11 +1,11 @@
 /*
  * Whose refs have a place in the table that all accounts share.  Keeper.
  *
- * A key of a request costs its sender nothing, and stays for a day: one account could have all of the
- * table.  So when three quarters are taken, an account that had a sixty-fourth of the table of late
- * gets no more, and the last sixteenth is for operators' refs alone.  Who had how many is counted in
- * buckets and by half days, which is not exact, and forgotten at a restart; it decides nothing that
- * lasts.
+ * A key of a request costs its sender nothing, and stays for a day: one account could have all of
+ * the table.  So when three quarters are taken, an account that had a sixty-fourth of the table of
+ * late gets no more, and the last sixteenth is for operators' refs alone.  Who had how many is
+ * counted in buckets and by half days, which is not exact, and forgotten at a restart; it decides
+ * nothing that lasts.
  */
 #include "daemon/keeper.h"
 

@@ -110,7 +110,8 @@ add_requests(struct takes *ts, const struct config *cfg, const struct caller *wh
 	struct account *a = who->account;
 	struct key_entry *key = who->key;
 
-	add(ts, &a->requests, own_or(&a->requests_per_minute, cfg->limits.requests_per_minute), 1, unit);
+	add(ts, &a->requests, own_or(&a->requests_per_minute, cfg->limits.requests_per_minute), 1,
+	    unit);
 	if (key != NULL)
 		add(ts, &key->requests, key->requests_per_minute, 1, unit);
 }

@@ -46,7 +46,7 @@ retry_verdict(enum upstream_kind kind, int status)
 bool
 retry_blames(enum upstream_kind kind, int status)
 {
-	/* How long an answer gets is for its client to choose, who must not choose it for others. */
+	/* How long an answer gets is for its client to choose, but not for others. */
 	return kind != UPSTREAM_AUTH && kind != UPSTREAM_RATE_LIMIT && kind != UPSTREAM_TOO_LONG &&
 	       (kind != UPSTREAM_STATUS || status < 400);
 }
