@@ -9,6 +9,7 @@
 #include "daemon/history_context.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "daemon/chat_tokens.h"
 #include "daemon/history_text.h"
@@ -19,7 +20,7 @@
 #define LOOK_MAX 1000
 #define TURNS_MAX 256
 /* What has more bytes for each token that is left is not counted: it does not fit. */
-#define TOKEN_BYTES 16
+#define TOKEN_BYTES 32
 
 struct gathering {
 	struct history_view *view;
@@ -29,7 +30,7 @@ struct gathering {
 	struct buf pieces;     /* the turns' messages, newest first, each with its comma */
 	size_t end[TURNS_MAX]; /* where each ends in `pieces` */
 	size_t turns;
-	struct buf answer, scratch; /* of the turn that is looked at */
+	struct buf question, answer, scratch; /* of the turn that is looked at */
 };
 
 static int
@@ -42,25 +43,32 @@ unreadable(struct chat_fault *f)
 	return -1;
 }
 
-/* Append it if it fits. */
+/* Nothing to say, which some providers refuse. */
 static bool
-take(struct gathering *g, const struct history_said *said)
+blank(const struct buf *b)
+{
+	for (size_t i = 0; i < b->len; i++)
+		if ((unsigned char)b->data[i] > ' ')
+			return false;
+	return true;
+}
+
+/* Append question and answer if they fit. */
+static bool
+take(struct gathering *g)
 {
 	const struct chat_counter *c = &g->counter;
-	struct json_value question;
 	uint32_t tokens = 2 * CHAT_TOKENS_MESSAGE + chat_tokens_bytes(c, "user", 4) +
 	                  chat_tokens_bytes(c, "assistant", 9);
 
-	g->scratch.len = 0;
-	history_said_write(said, &g->scratch);
-	question = (struct json_value){JSON_STRING, g->scratch.data, g->scratch.len};
-	if (g->scratch.failed || chat_tokens_text(c, question, &tokens) != 0)
+	if (g->question.len + g->answer.len > (uint64_t)g->left * TOKEN_BYTES)
 		return false;
-	tokens += chat_tokens_bytes(c, g->answer.data, g->answer.len);
+	tokens += chat_tokens_bytes(c, g->question.data, g->question.len) +
+	          chat_tokens_bytes(c, g->answer.data, g->answer.len);
 	if (tokens > g->left)
 		return false;
 	buf_str(&g->pieces, "{\"role\":\"user\",\"content\":");
-	buf_add(&g->pieces, g->scratch.data, g->scratch.len);
+	buf_json(&g->pieces, g->question.data, g->question.len);
 	buf_str(&g->pieces, "},{\"role\":\"assistant\",\"content\":");
 	buf_json(&g->pieces, g->answer.data, g->answer.len);
 	buf_str(&g->pieces, "},");
@@ -83,17 +91,22 @@ look(struct gathering *g, const struct history_turn *t)
 	if (history_said(g->view, t->sequence, &json) < 0 ||
 	    history_answer(g->view, t->sequence, NULL, &len) < 0)
 		return -1;
-	if (len == 0 || json.len == 0)
-		return 1;
-	if (json.len + len > (uint64_t)g->left * TOKEN_BYTES)
+	/* The JSON of a text is at most six times as long. */
+	if (len > (uint64_t)g->left * TOKEN_BYTES || json.len > (uint64_t)g->left * TOKEN_BYTES * 6)
 		return 0;
-	g->answer.len = 0;
+	g->question.len = g->answer.len = g->scratch.len = 0;
 	if (history_answer(g->view, t->sequence, &g->answer, &len) < 0)
 		return -1;
 	/* What a client's program said in its own list (a tool's answer) makes no sense without it. */
-	if (!history_said_read(json, &said) || said.role[0] != 'u')
+	if (!history_said_read(json, &said) || strcmp(said.role, "user") != 0)
 		return 1;
-	return take(g, &said) ? 1 : g->scratch.failed ? -1 : 0;
+	history_said_write(&said, &g->scratch);
+	if (!g->scratch.failed)
+		json_decode_buf((struct json_value){JSON_STRING, g->scratch.data, g->scratch.len},
+		    &g->question);
+	if (g->scratch.failed || g->question.failed)
+		return -1;
+	return blank(&g->question) || blank(&g->answer) || take(g) ? 1 : 0;
 }
 
 static int
@@ -164,6 +177,7 @@ history_context(struct worker *w, const struct account *a, struct chat_request *
 		put_together(&g, r, messages);
 	history_view_free(g.view);
 	buf_free(&g.pieces);
+	buf_free(&g.question);
 	buf_free(&g.answer);
 	buf_free(&g.scratch);
 	if (rc < 0 || messages->failed)

@@ -5,16 +5,20 @@ Method: real streams whose provider gives the request back, so that what it got 
         for byte; kills, compactions, a lost state.mdb, a backup; a clock that is put forward; every
         page of every size; hostile parameters.
 """
+import errno
+import http.client
 import json
 import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 import unittest
 import urllib.parse
 
 from clock import Clock
+from disk import Disk
 from tolld import BUILD, SLOW, Case, Tolld, cost, end_of, micro, text_of, wait_for
 
 MODELS = {
@@ -426,6 +430,41 @@ class Kept(Case):
         self.assertEqual(p["prompt_tokens"], prompt_of([{"role": "user", "content": text}]))
         c.say(text, "narrow", session_id=session)
 
+    def test_what_is_no_turn(self):
+        """Empty texts, and what a client's program said in its own list, are left out."""
+        c = self.client()
+        session = c.say("hello", "short")[0]["session_id"]
+        for messages in ([{"role": "user", "content": ""}], [{"role": "user", "content": None}],
+                         [{"role": "user", "content": " \n\t"}], [{"role": "user", "content": []}],
+                         [{"role": "tool", "tool_call_id": "1", "content": "42"}],
+                         [{"role": "system", "content": "be brief"}]):
+            status, _, body = self.t.request("POST", "/chat/send", {
+                "model": "short", "messages": messages, "session_id": session}, c.key)
+            self.assertEqual(status, 200, messages)
+            self.assertEqual(end_of(list(self.t.open(body["stream_id"]).typed()))[0], "done")
+        self.assertEqual([m["content"] for m in asked(c.say("and?", "echo", session_id=session)[1])
+                          if m["role"] == "user"], ["hello", "and?"])
+        roles = [m["role"] for m in c.messages(session)[::2]]
+        self.assertEqual(roles, ["user"] * 5 + ["tool", "system", "user"])
+
+    def test_escapes(self):
+        """However a client wrote it, it is the text that counts."""
+        c = self.client()
+        text = "слово " * 300
+        for ascii_only in (True, False):
+            body = json.dumps({"model": "short", "message": text}, ensure_ascii=ascii_only)
+            status, _, sent = self.t.request("POST", "/chat/send", body.encode(), c.key,
+                                             {"Content-Type": "application/json"})
+            self.assertEqual(status, 200)
+            answer = text_of(list(self.t.open(sent["stream_id"]).typed()))
+            expected = [{"role": "user", "content": text},
+                        {"role": "assistant", "content": answer},
+                        {"role": "user", "content": "on"}]
+            p = c.preview("on", session_id=sent["session_id"])
+            self.assertEqual(p["prompt_tokens"], prompt_of(expected))
+            _, events = c.say("on", "echo", session_id=sent["session_id"])
+            self.assertEqual(asked(events), expected)
+
     def test_v1_keeps_its_own(self):
         c = self.client()
         status, _, _ = self.t.request("POST", "/v1/chat/completions", {
@@ -643,6 +682,110 @@ class Deaths(unittest.TestCase):
         sent, events = self.c.say("go on", "echo", session_id=listed[0]["id"])
         self.assertEqual([m["content"] for m in asked(events)][:-1],
                          [m["content"] for m in sessions[listed[0]["id"]]])
+
+
+class FullDisk(unittest.TestCase):
+    """Nothing is told that is not kept, and nothing half is kept."""
+
+    def test_full(self):
+        folder = tempfile.mkdtemp(prefix="tolld-disk-",
+                                  dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
+        self.addCleanup(shutil.rmtree, folder, True)
+        disk = Disk(BUILD, folder, os.path.join(folder, "state"))
+        t = Tolld(folder=folder, env=disk.env, **OPTIONS)
+        self.addCleanup(t.close)
+        t.start()
+        c = Client(t, t.account("alice", "100"))
+        kept, gone = c.say("keep me")[0], c.say("forget me")[0]
+        for n in range(30):
+            c.say(f"more {n}", session_id=gone["session_id"])
+        before = [(s["id"], c.messages(s["id"])) for s in c.sessions()]
+        for kind in ("write", "sync"):
+            disk.fail(kind, errno.ENOSPC)
+            status, headers, body = c.forget(gone["session_id"])
+            self.assertEqual((status, body["error"]["code"]), (503, "overloaded"))
+            self.assertIn("Retry-After", headers)
+            status, _, body = t.request(
+                "POST", "/chat/send", {"model": "short", "message": "lost?"}, c.key)
+            self.assertEqual(status, 503, body)
+            # What there is can be read.
+            there = [s["id"] for s in c.sessions()]
+            self.assertIn(kept["session_id"], there)
+            disk.works()
+            wait_for(t.ready, 20, "the daemon to be ready again")
+            t.audit()
+            # It was told that it will be forgotten, when it can be: it was in the ring. A question
+            # that was refused in time is nowhere, one that was in the ring was never opened.
+            wait_for(lambda: c.get(gone["session_id"])[0] == 404, 10, "it to be forgotten")
+            self.assertEqual(c.messages(kept["session_id"]), dict(before)[kept["session_id"]])
+            gone, _ = c.say("forget me, too")
+        self.assertEqual(t.stop(), 0, t.log())
+        t.start()
+        self.assertEqual(c.messages(kept["session_id"]), dict(before)[kept["session_id"]])
+        t.audit()
+
+
+class Long(unittest.TestCase):
+    """A session of very many messages costs no more memory than one of few."""
+
+    TURNS = int(os.environ.get("TOLLD_TURNS", "400"))
+
+    def peak(self, t):
+        """The most that a worker has had in memory, in bytes."""
+        out = 0
+        for name, pid in t.children().items():
+            if "worker" in name:
+                with open(f"/proc/{pid}/status") as f:
+                    out = max(out, int(f.read().split("VmHWM:")[1].split()[0]) * 1024)
+        return out
+
+    def test_long(self):
+        t = Tolld(**dict(OPTIONS, workers=1))
+        self.addCleanup(t.close)
+        t.start()
+        c = Client(t, t.account("alice", "1000"))
+        session = c.say("the first\nand more")[0]["session_id"]
+        todo = iter(range(self.TURNS - 1))
+        lock, errors = threading.Lock(), []
+
+        def talk():
+            conn = http.client.HTTPConnection("127.0.0.1", t.port, timeout=60 * SLOW)
+            while not errors:
+                with lock:
+                    n = next(todo, None)
+                if n is None:
+                    break
+                conn.request("POST", "/api/chat", json.dumps(
+                    {"model": "short", "session_id": session, "message": f"{n} " + "word " * 200}),
+                    {"Authorization": "Bearer " + c.key})
+                r = conn.getresponse()
+                body = r.read()
+                if r.status != 200:
+                    errors.append(body)
+            conn.close()
+
+        threads = [threading.Thread(target=talk) for _ in range(8)]
+        for th in threads:
+            th.start()
+        for th in threads:
+            th.join()
+        self.assertEqual(errors, [])
+        before = self.peak(t)
+        self.assertEqual(c.sessions()[0]["messages"], 2 * self.TURNS)
+        whole = c.messages(session, 200)
+        self.assertEqual(len(whole), 2 * self.TURNS)
+        self.assertEqual(len({m["id"] for m in whole}), 2 * self.TURNS)
+        said = [m["content"].split()[0] for m in whole[2::2]]
+        self.assertEqual(sorted(map(int, said)), list(range(self.TURNS - 1)))
+        p = c.preview("and now?", session_id=session)
+        self.assertLessEqual(p["prompt_tokens"], 4000 + 20)
+        self.assertGreater(p["prompt_tokens"], 3000)
+        # Pages are of a megabyte at most: so is what they may add, with a copy or two.
+        self.assertLess(self.peak(t) - before, 16 << 20)
+        self.assertEqual(c.forget(session)[0], 200)
+        self.assertEqual(c.sessions(), [])
+        self.assertEqual(c.say("still here")[1][-1]["type"], "done")
+        self.assertEqual(t.stop(), 0, t.log())
 
 
 class Retention(unittest.TestCase):
