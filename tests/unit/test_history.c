@@ -614,7 +614,39 @@ test_off(void **state)
 	history_view_free(v);
 }
 
-/* A file of before there was a history, and payloads that are not what they should be. */
+/* A file of before there was a history: it can be read, and the keeper adds what is missing. */
+static void
+test_former_file(void **state)
+{
+	const struct journal_history_databases *h;
+	struct journal_reader *r;
+	const char *why;
+	MDB_txn *txn;
+
+	(void)state;
+	seed = 29;
+	open_journal(0, 0);
+	h = &journal->reader.history;
+	reserve(0, 1, 1, true);
+	commit();
+	assert_int_equal(mdb_txn_begin(journal->reader.env, NULL, 0, &txn), 0);
+	for (const MDB_dbi *dbi = &h->sessions; dbi <= &h->gone; dbi++)
+		assert_int_equal(mdb_drop(txn, *dbi, 1), 0);
+	assert_int_equal(mdb_txn_commit(txn), 0);
+	journal_close(journal);
+	r = journal_reader_open(dir, &why);
+	assert_non_null(r);
+	assert_null(history_view_new(r, 1));
+	journal_reader_close(r);
+	open_journal(0, 0);
+	reserve(1, 1, 1, false);
+	progress(0, JOURNAL_SETTLE);
+	progress(1, JOURNAL_SETTLE);
+	commit();
+	compare();
+}
+
+/* Payloads that are not what they should be. */
 static void
 test_odd(void **state)
 {
@@ -651,6 +683,7 @@ main(void)
 	    cmocka_unit_test_setup_teardown(test_long_session, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_walk, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_off, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_former_file, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_odd, setup, teardown),
 	};
 
