@@ -87,6 +87,7 @@ struct config {
 	int proxy_count;
 	uint32_t max_body, flush_ms_max;
 	uint32_t history_tokens; /* where a model does not say */
+	bool chat_page; /* served at / */
 	enum log_format log_format;
 	enum log_level log_level;
 	enum sandbox_mode sandbox;

@@ -41,6 +41,7 @@ static const struct config_key top_keys[] = {
 	{ "max_body", value_uint, C(max_body), 1024, 64 << 20, false },
 	{ "history_tokens", value_uint, C(history_tokens), 0, LARGE, false },
 	{ "flush_ms_max", value_uint, C(flush_ms_max), 0, 1000, false },
+	{ "chat_page", value_bool, C(chat_page), 0, 0, false },
 	{ "log_format", value_log_format, C(log_format), 0, 0, false },
 	{ "log_level", value_log_level, C(log_level), 0, 0, false },
 	{ "sandbox", value_sandbox, C(sandbox), 0, 0, false },
@@ -161,6 +162,7 @@ config_defaults(struct config *c)
 	c->runtime_dir = config_strdup("/run/tolld");
 	c->max_body = 1 << 20;
 	c->flush_ms_max = 25;
+	c->chat_page = true;
 	c->log_format = LOG_LOGFMT;
 	c->log_level = LOG_INFO;
 	c->sandbox = SANDBOX_ON;

@@ -17,6 +17,7 @@
 #include "daemon/mailbox.h"
 #include "daemon/metrics.h"
 #include "daemon/kept.h"
+#include "daemon/page_files.h"
 #include "daemon/past.h"
 #include "daemon/repeat.h"
 #include "daemon/sandbox.h"
@@ -55,11 +56,19 @@ static const struct route routes[] = {
     {"/ws/chat/*", HTTP_GET, KEY_SCOPE_CHAT, ROUTE_WS, ws_chat_handler},
     {"/keys", HTTP_POST, KEY_SCOPE_MINT, ROUTE_KEYS, mint_handler},
     {"/balance", HTTP_GET, ROUTE_ANY_KEY, ROUTE_BALANCE, balance_handler},
+#define PAGE_ROUTE(id, path, file, type) {path, HTTP_GET, ROUTE_OPEN, ROUTE_PAGE, page_handler},
+    PAGE_FILES(PAGE_ROUTE) /* the last ones: without the page the table ends before them */
+#undef PAGE_ROUTE
     {NULL, 0, ROUTE_OPEN, 0, NULL},
 };
 
+#define PAGE_COUNT(id, path, file, type) +1
+#define ROUTES (sizeof(routes) / sizeof(routes[0]))
+#define ROUTES_WITHOUT_PAGE (ROUTES - 1 - (size_t)(0 PAGE_FILES(PAGE_COUNT)))
+
 struct loop {
 	struct worker w;
+	struct route routes[ROUTES];
 	struct event *tick, *drain, *stop;
 	uint64_t stop_us; /* when the stop came */
 };
@@ -148,7 +157,10 @@ init(struct loop *l)
 	w->durable = durable_new(w->base, w->heritage, w->proc, w->ledger);
 	w->upstream = upstream_new(w->base, w->config);
 	w->streams = streams_new(w);
-	w->server = server_new(w->base, w->heritage, w->proc, routes, w);
+	memcpy(l->routes, routes, sizeof routes);
+	if (!w->config->chat_page)
+		l->routes[ROUTES_WITHOUT_PAGE] = routes[ROUTES - 1];
+	w->server = server_new(w->base, w->heritage, w->proc, l->routes, w);
 	if (w->durable == NULL || w->upstream == NULL || w->streams == NULL || w->server == NULL)
 		return -1;
 	server_on_unseen(w->server, sight_handler);

@@ -6,7 +6,7 @@
 #        etc/install-deps.sh --missing GROUP...   only say what is missing; exit 1 if anything is
 #        etc/install-deps.sh --list [GROUP...]    what each group needs, and why
 #
-# Groups: build demo check bench npm texts metrics model fuzz lint full.  Does nothing, and calls no apt, when all
+# Groups: build demo check bench npm page texts metrics model fuzz lint full.  Does nothing, and calls no apt, when all
 # is there.  Uses sudo when it isn't root.
 
 set -u
@@ -44,6 +44,12 @@ bench | -          | libsqlite3-dev                  | to be compared with
 npm   | node       | nodejs                          | runs other tokenizers
 npm   | npm        | npm                             | brings them
 npm   | xz         | xz-utils                        | unpacks the vocabularies
+page  | node       | nodejs                          | drives the browser
+page  | npm        | npm                             | brings what drives it
+page  | python3    | python3                         | starts the daemon for it
+page  | chromium   | chromium|chromium-browser       | the browser
+page  | -          | fonts-inter                     | what its pictures are written in
+page  | -          | fonts-liberation                | the same, for code
 texts | -          | manpages                        | English, to be counted
 texts | -          | manpages-ru                     | Russian
 texts | -          | manpages-zh                     | Chinese
@@ -71,8 +77,8 @@ usage() {
 expand() {
     case $1 in
     build | model | metrics | npm | texts) echo "$1" ;;
-    demo | check | bench | fuzz | lint) echo "build $1" ;;
-    full) echo "build demo check bench npm texts metrics model fuzz lint full" ;;
+    demo | check | bench | page | fuzz | lint) echo "build $1" ;;
+    full) echo "build demo check bench npm page texts metrics model fuzz lint full" ;;
     *) return 1 ;;
     esac
 }
