@@ -64,7 +64,7 @@ export class Composer {
 	#send() {
 		if (this.#busy || this.text.trim() === '')
 			return;
-		this.on.onsend(this.text);
+		this.on.onsend(this.text.trimEnd());
 	}
 
 	focus() {
@@ -85,8 +85,9 @@ export class Composer {
 			this.area.focus();
 	}
 
+	// Not `disabled`: it has the focus, and would lose it.
 	stopping(stopping) {
-		$('stop').disabled = stopping;
+		$('stop').setAttribute('aria-disabled', String(stopping));
 	}
 
 	limits(most) {
@@ -120,6 +121,7 @@ export class Composer {
 				this.unhint('short');
 			} else {
 				this.#show(t('price.short'), true);
+				this.#short(p.available);
 			}
 		} catch (e) {
 			if (asked.signal.aborted || this.on.onfault(e))
@@ -146,6 +148,12 @@ export class Composer {
 	unhint(kind) {
 		if (kind === undefined || $('hint').dataset.kind === kind)
 			$('hint').hidden = true;
+	}
+
+	// Not as much is known as when it was refused: what was said then stays.
+	#short(available) {
+		if ($('hint').hidden || $('hint').dataset.kind !== 'short')
+			this.hint(t(available > 0 ? 'hint.less' : 'hint.empty'), 'short');
 	}
 
 	// Why a question was not taken, and what one can do.

@@ -21,7 +21,7 @@ let models = [];
 let session = blank();
 let run = null; // the answer under way: {stream, answer, controller, question, limit, stopping}
 let keepsHistory = null; // does the server? null: not known yet
-let listed = { sessions: [], more: null };
+let listed = { sessions: [], next: null };
 
 const talk = new Talk();
 const composer = new Composer({ onsend: ask, onstop: stop, preview, onfault: signedOut });
@@ -138,8 +138,6 @@ function request(text, limit) {
 async function preview(text, limit, signal) {
 	const p = await tolld.preview(request(text, limit), { signal, retries: 1 });
 	sidebar.credit(p);
-	if (!p.allowed)
-		composer.refused({ code: 'insufficient_credit', required: p.required, available: p.available });
 	return p;
 }
 
@@ -193,7 +191,7 @@ async function begin(here, about) {
 	keepTab();
 	tell({ type: 'sent', stream: here.stream, question: here.question, limit: here.limit });
 	if (here.stopping)
-		stop();
+		cancel(here);
 	await follow(here);
 }
 
@@ -317,11 +315,15 @@ async function books(e) {
 }
 
 async function stop() {
-	if (run === null || (run.stopping && run.stream === null))
+	if (run === null || run.stopping)
 		return;
 	const here = run;
 	here.stopping = true;
 	composer.stopping(true);
+	await cancel(here);
+}
+
+async function cancel(here) {
 	if (here.stream === null) {
 		if (!Tolld.streams)
 			here.controller.abort(new NetworkError('stopped', { code: 'cancelled' }));
@@ -332,6 +334,7 @@ async function stop() {
 	} catch (e) {
 		if (!(e instanceof TolldError))
 			throw e;
+		here.stopping = false;
 		if (run === here)
 			composer.stopping(false);
 	}
@@ -413,12 +416,8 @@ function kept(here) {
 	} catch {
 		open = null;
 	}
-	if (!open?.stream || (here.id !== null && open.session !== here.id))
-		return null;
-	if (here.id === null && here.turns.length > 0)
-		return null;
-	// History knows the answer by now, if it has it.
-	return here.loaded ? null : open;
+	// Where there is a history it knows better.
+	return open?.stream && open.session === here.id && !here.loaded ? open : null;
 }
 
 async function resume({ stream, session: id, question, limit, shown = false }) {
@@ -451,10 +450,10 @@ function draw(m, question, before) {
 		},
 	}, before);
 	answer.text = m.content;
-	const reason = { complete: 'stop', cut: 'length', cancelled: 'cancelled', streaming: 'running' }[m.status];
+	const reason = { cut: 'credit', cancelled: 'cancelled', streaming: 'running' }[m.status] ?? m.finish_reason ?? 'stop';
 	answer.end({
-		reason: m.finish_reason ?? reason, error: m.status === 'failed' ? m.error ?? { message: '' } : null,
-		cost: m.cost, tokens: m.tokens, retry: before === null && m.status !== 'complete',
+		reason, error: m.status === 'failed' ? { code: 'failed' } : null, cost: m.status === 'streaming' ? undefined : m.cost,
+		tokens: m.tokens, retry: before === null && reason !== 'stop',
 	});
 }
 
@@ -500,9 +499,9 @@ function show(here, messages, before) {
 }
 
 function pager(here, page) {
-	talk.earlier(page.before ? async () => {
+	talk.earlier(page.next ? async () => {
 		try {
-			const earlier = await tolld.history(here.id, { before: page.before });
+			const earlier = await tolld.history(here.id, { before: page.next });
 			if (session !== here)
 				return;
 			talk.earlier(null);
@@ -539,12 +538,12 @@ function rows() {
 	if (tolld === null)
 		return;
 	const known = (listed.sessions ?? []).map((s) => ({
-		id: s.session_id, title: s.title, time: s.updated_at * 1000, running: s.status === 'streaming',
+		id: s.id, title: s.title, time: s.updated_at * 1000, running: s.id === session.id && run !== null,
 	}));
 	if (session.id !== null && !known.some((s) => s.id === session.id))
 		known.unshift({ id: session.id, title: session.title, running: run !== null });
 	const note = keepsHistory === false ? t('side.off') : known.length === 0 ? t('side.none') : '';
-	sidebar.sessions(known, session.id, { more: Boolean(listed.before), note });
+	sidebar.sessions(known, session.id, { more: Boolean(listed.next), note });
 	if (session.id !== null && session.title === '') {
 		session.title = known.find((s) => s.id === session.id)?.title ?? '';
 		titled();
@@ -553,7 +552,7 @@ function rows() {
 
 async function moreSessions() {
 	try {
-		const page = await tolld.sessions({ before: listed.before });
+		const page = await tolld.sessions({ before: listed.next });
 		listed = { ...page, sessions: [...listed.sessions, ...page.sessions] };
 		rows();
 	} catch (e) {
@@ -579,7 +578,7 @@ async function forget(s) {
 			return;
 		}
 	}
-	listed.sessions = (listed.sessions ?? []).filter((x) => x.session_id !== s.id);
+	listed.sessions = (listed.sessions ?? []).filter((x) => x.id !== s.id);
 	tell({ type: 'changed' });
 	new Speaker().say(t('forget.done'));
 	if (s.id === session.id) {

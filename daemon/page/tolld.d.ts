@@ -147,42 +147,63 @@ export interface StreamOptions {
 }
 
 export interface PageOptions extends CallOptions {
+	/** `next` of the page before. */
 	before?: string | number;
 	limit?: number;
 }
 
 export interface Session {
-	session_id: string;
+	id: string;
+	/** The first line of the first message. */
 	title: string;
-	[more: string]: unknown;
+	/** Seconds since 1970. */
+	created_at: number;
+	updated_at: number;
+	/** How many. */
+	messages: number;
 }
 
 export interface HistoryMessage {
+	id: string;
 	role: 'user' | 'assistant' | 'system';
 	content: string;
-	status?: 'complete' | 'cut' | 'cancelled' | 'failed' | 'streaming';
+	status: 'complete' | 'cut' | 'cancelled' | 'failed' | 'streaming';
+	/** While it is `streaming`: good for stream(). */
 	stream_id?: string;
+	finish_reason?: FinishReason | 'error';
+	model?: string;
+	prompt_tokens?: number;
+	tokens?: number;
 	cost?: number;
-	[more: string]: unknown;
+	created_at: number;
+	ended_at?: number;
 }
 
+/** The newest first. */
 export interface Sessions {
 	sessions: Session[];
-	[more: string]: unknown;
+	/** For `before`; null: there are no more. */
+	next: string | number | null;
 }
 
+/** The oldest first; a page further back is what was said before. */
 export interface History {
 	session_id: string;
+	title: string;
 	messages: HistoryMessage[];
-	[more: string]: unknown;
+	next: string | number | null;
 }
 
 export interface ChatAnswer {
 	message: string;
 	finish_reason: FinishReason;
+	usage: Usage;
 	cost: number;
+	balance: number;
+	model: string;
+	stream_id: string;
 	session_id: string;
-	[more: string]: unknown;
+	message_id: string;
 }
 
 export interface TolldOptions {

@@ -3,12 +3,14 @@
 //
 // Started by run.py, which says in the environment where all is.
 import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
 import fs from 'node:fs';
 import http from 'node:http';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { createRequire } from 'node:module';
+import { promisify } from 'node:util';
 
 export const at = JSON.parse(process.env.TOLLD_PAGE);
 const require = createRequire(path.resolve(at.npm, 'package.json'));
@@ -133,7 +135,7 @@ export async function cancelled() {
 // --- a provider ----------------------------------------------------------------------------------
 
 // Answers each model with its text, in pieces of a few characters, some time apart.
-export async function provider(texts, { piece = 7, ms = 5 } = {}) {
+export async function provider(texts, { ms = 5 } = {}) {
 	const server = http.createServer((req, res) => {
 		let body = '';
 		req.on('data', (d) => {
@@ -144,6 +146,7 @@ export async function provider(texts, { piece = 7, ms = 5 } = {}) {
 			const say = (about) => res.write(`data: ${JSON.stringify(about)}\n\n`);
 			res.writeHead(200, { 'content-type': 'text/event-stream' });
 			const letters = Array.from(text);
+			const piece = Math.max(7, Math.ceil(letters.length / 500));
 			for (let i = 0; i < letters.length && !res.destroyed; i += piece) {
 				say({ choices: [{ index: 0, delta: { content: letters.slice(i, i + piece).join('') }, finish_reason: null }] });
 				if (ms > 0)
@@ -166,7 +169,7 @@ export async function provider(texts, { piece = 7, ms = 5 } = {}) {
 
 // A way to the daemon that can be cut: all that goes over it breaks, and nothing new comes through
 // until mend().  after: each connection breaks by itself when so many bytes have come back over it.
-export async function wire({ after = () => Infinity } = {}) {
+export async function wire(t, { after = () => Infinity } = {}) {
 	const { hostname, port } = new URL(at.url);
 	const open = new Set();
 	let up = true;
@@ -184,7 +187,6 @@ export async function wire({ after = () => Infinity } = {}) {
 			daemon.destroy();
 		};
 		open.add(pair);
-		wire.connections = (wire.connections ?? 0) + 1;
 		client.on('error', both).on('close', both);
 		daemon.on('error', both).on('close', both);
 		client.pipe(daemon);
@@ -202,21 +204,29 @@ export async function wire({ after = () => Infinity } = {}) {
 		});
 	});
 	await new Promise((r) => server.listen(0, '127.0.0.1', r));
+	const cut = () => {
+		up = false;
+		for (const { client, daemon } of open) {
+			client.resetAndDestroy();
+			daemon.destroy();
+		}
+	};
+	t.after(() => {
+		cut();
+		server.close();
+	});
 	return {
 		url: `http://127.0.0.1:${server.address().port}`,
-		cut() {
-			up = false;
-			for (const { client, daemon } of open) {
-				client.resetAndDestroy();
-				daemon.destroy();
-			}
-		},
+		cut,
 		mend() {
 			up = true;
 		},
-		close() {
-			this.cut();
-			return new Promise((r) => server.close(r));
-		},
 	};
+}
+
+// --- the operator --------------------------------------------------------------------------------
+
+export async function tollctl(...args) {
+	const { stdout } = await promisify(execFile)(at.tollctl, ['-s', at.socket, ...args]);
+	return stdout;
 }

@@ -22,12 +22,10 @@ MODELS = {
     "story": f"sim:tokens=60,rate=60,{EXACT}",
     "quick": f"sim:tokens=12,{EXACT}",
     "slow": f"sim:tokens=1000,rate=50,{EXACT}",
-    "late": "sim:delay=1500,tokens=5",
     "broken": f"sim:tokens=30,fault=error@10,{EXACT}",
     "refused": "sim:status=401",
-    "russian": "sim:tokens=80,rate=200,lang=ru",
 }
-SCRIPTED = ("prose", "script", "image", "links", "nested", "marks", "huge")
+SCRIPTED = ("prose", "hostile", "wide", "long")
 
 
 def config(port):
@@ -65,9 +63,9 @@ def run(t, npm, files, port):
     keys = {name: t.account(name, 1000) for name in ("rich", *names)}
     keys["poor"] = t.account("poor", "0.15", 0)
     keys["empty"] = t.account("empty", 0, 0)
-    say = {"url": f"http://127.0.0.1:{t.port}", "npm": npm, "provider": port, "keys": keys,
-           "shots": shots, "folder": t.folder, "tollctl": os.path.join(build, "tollctl"),
-           "socket": t.socket}
+    say = {"url": f"http://127.0.0.1:{t.port}", "sim": f"http://127.0.0.1:{t.sim.port}",
+           "npm": npm, "provider": port, "keys": keys, "shots": shots,
+           "tollctl": os.path.join(build, "tollctl"), "socket": t.socket}
     p = subprocess.run(["node", "--test", "--test-concurrency=1", *files], timeout=900,
                        env=dict(os.environ, TOLLD_PAGE=json.dumps(say)))
     tolld.wait_for(lambda: t.ctl("hold", "list") == [], 30, "holds to be closed")
