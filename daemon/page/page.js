@@ -668,7 +668,7 @@ addEventListener('hashchange', () => {
 		open(sessionOf(location.hash));
 });
 addEventListener('keydown', (e) => {
-	if (e.key !== 'Escape' || e.defaultPrevented || $('confirm').open)
+	if (e.key !== 'Escape' || e.defaultPrevented || $('confirm'))
 		return;
 	if (sidebar.isOpen)
 		sidebar.close();

@@ -106,15 +106,22 @@ export class Sidebar {
 	}
 }
 
-// Asked and answered in a dialog of the page's own.
+// Asked and answered in a dialog of the page's own; a new one each time, so that no answer is taken for
+// another question's.
 export function confirm(title, text, yes) {
-	const dialog = $('confirm');
-	$('confirm-title').textContent = title;
-	$('confirm-text').textContent = text;
-	$('confirm-yes').textContent = yes;
-	dialog.returnValue = '';
+	const dialog = el('dialog', { id: 'confirm', 'aria-labelledby': 'confirm-title', 'aria-describedby': 'confirm-text' },
+		el('form', { method: 'dialog' },
+			el('h2', { id: 'confirm-title' }, title),
+			el('p', { id: 'confirm-text' }, text),
+			el('div', { class: 'row' },
+				el('button', { value: 'no', class: 'quiet' }, t('no')),
+				el('button', { value: 'yes', class: 'danger', id: 'confirm-yes' }, yes))));
+	document.body.append(dialog);
 	dialog.showModal();
 	return new Promise((resolve) => {
-		dialog.addEventListener('close', () => resolve(dialog.returnValue === 'yes'), { once: true });
+		dialog.addEventListener('close', () => {
+			dialog.remove();
+			resolve(dialog.returnValue === 'yes');
+		});
 	});
 }

@@ -228,7 +228,7 @@ test('by keyboard alone, with the focus always in sight', () => within({}, async
 	await page.keyboard.press('Enter');
 	await page.locator('#confirm').waitFor();
 	await page.keyboard.press('Escape');
-	await page.locator('#confirm').waitFor({ state: 'hidden' });
+	await page.locator('#confirm').waitFor({ state: 'detached' });
 	await page.keyboard.press('Enter');
 	await page.locator('#confirm').waitFor();
 	await to('confirm-yes');
