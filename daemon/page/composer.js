@@ -126,6 +126,12 @@ export class Composer {
 		} catch (e) {
 			if (asked.signal.aborted || this.on.onfault(e))
 				return;
+			if (e.code === 'rate_limit_exceeded') {
+				this.#show('');
+				this.refused(e);
+				this.refresh(1000 * Math.max(1, e.retryAfter ?? 1));
+				return;
+			}
 			this.#show(e.status === 0 ? t('price.unknown') : why(e), e.status !== 0);
 		}
 	}

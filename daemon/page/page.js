@@ -28,7 +28,7 @@ const composer = new Composer({ onsend: ask, onstop: stop, preview, onfault: sig
 const sidebar = new Sidebar({
 	onforget: forget, onmore: moreSessions, onleave: leave,
 	onnew: () => {
-		location.hash = '';
+		openNone();
 		composer.focus();
 	},
 });
@@ -59,6 +59,7 @@ async function enter(key, keep) {
 		tolld = client;
 		models = list;
 		sidebar.credit(books);
+		await chooseModel();
 	} catch (e) {
 		if (!(e instanceof TolldError))
 			throw e;
@@ -70,7 +71,6 @@ async function enter(key, keep) {
 	store.set(keep ? 'localStorage' : 'sessionStorage', 'key', key);
 	$('door').hidden = true;
 	$('app').hidden = false;
-	await chooseModel();
 	await open(sessionOf(location.hash));
 	composer.focus();
 }
@@ -106,7 +106,9 @@ async function chooseModel() {
 	if (!names.includes(model)) {
 		try {
 			model = (await tolld.preview({ message: '?' }, { retries: 0 })).model;
-		} catch {
+		} catch (e) {
+			if (e instanceof ScopeError)
+				throw e;
 			model = names[0]; // there is no default
 		}
 	}
@@ -171,7 +173,7 @@ async function ask(text) {
 		talk.hello();
 		if (composer.text === '')
 			composer.text = text;
-		if (!signedOut(e))
+		if (!signedOut(e) && e.code !== 'cancelled')
 			composer.refused(e);
 	}
 }
@@ -385,6 +387,13 @@ function titled() {
 	document.title = session.title ? `${session.title} – ${t('page.title')}` : t('page.title');
 }
 
+function openNone() {
+	if (location.hash === '')
+		open(null);
+	else
+		location.hash = ''; // and open() by that
+}
+
 // Shows a conversation, and goes on with its answer if one is on its way.
 async function open(id) {
 	stopReading();
@@ -426,8 +435,6 @@ async function resume({ stream, session: id, question, limit, shown = false }) {
 	if (!shown && session.turns.at(-1)?.content !== question) {
 		talk.question(question);
 		session.turns.push({ role: 'user', content: question });
-	} else if (!shown && session.turns.length > 0 && !talk.list.lastElementChild?.matches('.asked')) {
-		talk.question(question);
 	}
 	const answer = newAnswer(question);
 	const here = { answer, question, limit: limit ?? most(), stream, controller: new AbortController() };
@@ -467,8 +474,8 @@ async function load(here) {
 			throw e;
 		if (signedOut(e) || session !== here)
 			return null;
-		if (e instanceof NotFoundError) // forgotten, or of another account
-			location.hash = '';
+		if (e instanceof NotFoundError || e.status === 400) // forgotten, another account's, or none at all
+			openNone();
 		else
 			composer.hint(t('fault.load', { why: why(e) }), 'load');
 		return null;
@@ -520,7 +527,7 @@ function pager(here, page) {
 async function list() {
 	if (keepsHistory !== false) {
 		try {
-			listed = await tolld.sessions();
+			listed = joined(await tolld.sessions());
 			keepsHistory = true;
 		} catch (e) {
 			if (!(e instanceof TolldError))
@@ -532,6 +539,13 @@ async function list() {
 		}
 	}
 	rows();
+}
+
+// A new first page in front of what further pages had.
+function joined(page) {
+	const last = page.sessions.at(-1);
+	const rest = last ? listed.sessions.filter((s) => s.updated_at < last.updated_at) : [];
+	return page.next === null || rest.length === 0 ? page : { sessions: [...page.sessions, ...rest], next: listed.next };
 }
 
 function rows() {
@@ -584,7 +598,7 @@ async function forget(s) {
 	if (s.id === session.id) {
 		keepTab(null);
 		store.set('sessionStorage', 'open', null);
-		location.hash = '';
+		openNone();
 	} else {
 		rows();
 	}
@@ -668,7 +682,7 @@ addEventListener('hashchange', () => {
 		open(sessionOf(location.hash));
 });
 addEventListener('keydown', (e) => {
-	if (e.key !== 'Escape' || e.defaultPrevented || $('confirm'))
+	if (e.key !== 'Escape' || e.isComposing || e.defaultPrevented || $('confirm'))
 		return;
 	if (sidebar.isOpen)
 		sidebar.close();
