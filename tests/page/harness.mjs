@@ -20,7 +20,7 @@ const CHROMIUM = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/snap/bin/c
 const FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
 	'--disable-background-networking', '--disable-component-update', '--disable-sync'];
 
-export async function until(condition, what, seconds = 15) {
+export async function until(condition, what, seconds = 30) {
 	const end = Date.now() + seconds * 1000;
 	for (;;) {
 		const value = await condition();
@@ -44,7 +44,7 @@ export async function browser(options = {}) {
 	});
 	const faults = [];
 	const origins = new Set([at.url]);
-	context.setDefaultTimeout(15000);
+	context.setDefaultTimeout(30000);
 	await context.addInitScript(() => {
 		globalThis.violations = [];
 		document.addEventListener('securitypolicyviolation', (e) =>

@@ -19,7 +19,7 @@ import tolld  # noqa: E402
 EXACT = "exact=o200k_base"
 # What a model's provider does.
 MODELS = {
-    "story": f"sim:tokens=60,rate=60,{EXACT}",
+    "story": f"sim:tokens=60,rate=30,{EXACT}",
     "quick": f"sim:tokens=12,{EXACT}",
     "slow": f"sim:tokens=1000,rate=50,{EXACT}",
     "broken": f"sim:tokens=30,fault=error@10,{EXACT}",
@@ -61,7 +61,8 @@ def run(t, npm, files, port):
     os.makedirs(shots, exist_ok=True)
     names = [os.path.splitext(os.path.basename(f))[0][len("test_"):] for f in files]
     keys = {name: t.account(name, 1000) for name in ("rich", *names)}
-    keys["poor"] = t.account("poor", "0.15", 0)
+    for name in ("poor", "needy"):
+        keys[name] = t.account(name, "0.15", 0)
     keys["empty"] = t.account("empty", 0, 0)
     say = {"url": f"http://127.0.0.1:{t.port}", "sim": f"http://127.0.0.1:{t.sim.port}",
            "npm": npm, "provider": port, "keys": keys, "shots": shots,

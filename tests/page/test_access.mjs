@@ -148,7 +148,7 @@ for (const scheme of ['light', 'dark'])
 		await page.keyboard.press('Escape');
 		assert.ok(await page.locator('.answer').first().isVisible());
 		// Hints stand on grounds of their own.
-		for (const k of ['poor', 'empty']) {
+		for (const k of ['needy', 'empty']) {
 			await page.getByRole('button', { name: 'Sign out' }).click();
 			await signIn(page, at.keys[k]);
 			await ask(page, 'Too dear', 'slow');
