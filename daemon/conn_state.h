@@ -113,6 +113,7 @@ struct conn {
 
 struct listener {
 	int fd;
+	bool passed; /* heritage.h: listen_passed */
 	struct event *ev;
 	struct server *server;
 };

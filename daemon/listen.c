@@ -1,7 +1,8 @@
 /*
  * A worker's listeners, and the server as a whole: accept, tick, drain.
  *
- * Each worker has its own SO_REUSEPORT sockets, made and kept by the master.
+ * Each worker has its own SO_REUSEPORT sockets, made and kept by the master; those that a service
+ * manager passed may be shared.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -52,7 +53,10 @@ resume_cb(evutil_socket_t fd, short what, void *arg)
 
 static void accept_cb(evutil_socket_t, short, void *);
 
-/* Take who stands in the queue, then close: who comes later is refused at once. */
+/*
+ * Take who stands in the queue, then close: who comes later is refused at once.  Where a service
+ * manager has the socket too, who stands there waits for the next daemon.
+ */
 static void
 listeners_close(struct server *s)
 {
@@ -62,7 +66,8 @@ listeners_close(struct server *s)
 
 		do {
 			before = s->count;
-			accept_cb(l->fd, EV_READ, l);
+			if (!l->passed)
+				accept_cb(l->fd, EV_READ, l);
 		} while (s->count > before);
 		event_del(l->ev);
 		close(l->fd);
@@ -166,11 +171,12 @@ accept_cb(evutil_socket_t listen_fd, short what, void *arg)
 }
 
 static int
-listen_on(struct server *s, int fd)
+listen_on(struct server *s, int fd, bool passed)
 {
 	struct listener *l = &s->listener[s->listeners];
 
 	l->fd = fd;
+	l->passed = passed;
 	l->server = s;
 	l->ev = event_new(s->base, fd, EV_READ | EV_PERSIST, accept_cb, l);
 	if (l->ev == NULL)
@@ -206,7 +212,7 @@ server_new(struct event_base *base, struct heritage *h, uint32_t proc, const str
 	for (int i = 0; i < s->config->listen_count; i++) {
 		int fd = h->listen_fd[i][proc - PROC_WORKER];
 
-		if (fd >= 0 && listen_on(s, fd) != 0)
+		if (fd >= 0 && listen_on(s, fd, h->listen_passed[i]) != 0)
 			goto fail;
 	}
 	return s;

@@ -162,18 +162,25 @@ reset_region(struct setup *s)
 int
 setup_open(struct setup *s, struct config *config)
 {
+	struct inherited passed;
+	int result = -1;
+
 	memset(s, 0, sizeof(*s));
 	s->heritage.config = config;
 	s->heritage.region.fd = -1;
 	s->signal_fd = s->pid_fd = s->state_fd = -1;
 	sockets_init(&s->heritage);
 	raise_nofile();
-	if (spawn_owner(config->user, &s->owner) < 0 || open_signals(s) < 0 || open_dirs(s) < 0 ||
-	    open_region(s) < 0)
-		return -1;
-	reset_region(s);
-	metrics_init(&s->heritage.region, PROC_MASTER);
-	return sockets_open(&s->heritage, s->workers_end - PROC_WORKER, &s->owner);
+	/* First, before what is opened here could be taken for one that was not passed. */
+	if (inherited_read(&passed) == 0 && spawn_owner(config->user, &s->owner) == 0 &&
+	    open_signals(s) == 0 && open_dirs(s) == 0 && open_region(s) == 0) {
+		reset_region(s);
+		metrics_init(&s->heritage.region, PROC_MASTER);
+		result = sockets_open(&s->heritage, &passed, s->workers_end - PROC_WORKER,
+		    &s->owner);
+	}
+	inherited_close(&passed);
+	return result;
 }
 
 void

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "daemon/address.h"
+#include "daemon/inherited.h"
 #include "daemon/log.h"
 
 #define BACKLOG 4096 /* net.core.somaxconn caps it */
@@ -55,23 +56,30 @@ close_fd(int *fd)
  */
 #define UNSENT_MAX 32768
 
+/* TCP_NODELAY and TCP_NOTSENT_LOWAT: inherited by what is accepted. */
+static int
+tcp_tune(int fd)
+{
+	const int on = 1, unsent = UNSENT_MAX;
+	if (setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) < 0)
+		return -1;
+	return setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof(unsent));
+}
+
 /* A bound TCP socket, or -1 with errno. */
 static int
 tcp_bind(const struct address *a, bool shared)
 {
-	const int on = 1, unsent = UNSENT_MAX;
+	const int on = 1;
 	int family = a->sockaddr.ss_family, saved;
 	int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -1;
-	/* TCP_NODELAY and TCP_NOTSENT_LOWAT are inherited by what is accepted. */
 	if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 ||
 	    (shared && setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)) < 0) ||
 	    (family == AF_INET6 &&
 	        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on)) < 0) ||
-	    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) < 0 ||
-	    setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof(unsent)) < 0 ||
-	    bind(fd, (const struct sockaddr *)&a->sockaddr, a->len) < 0) {
+	    tcp_tune(fd) < 0 || bind(fd, (const struct sockaddr *)&a->sockaddr, a->len) < 0) {
 		saved = errno;
 		close(fd);
 		errno = saved;
@@ -175,8 +183,37 @@ unix_listen(const char *text, const struct address *a, uid_t uid, gid_t gid)
 	return fd;
 }
 
+/*
+ * Give out the sockets that were passed for address i: worker w has the w-th, counted round.  One
+ * is shared by all workers: whoever is awake first accepts.  SO_REUSEPORT siblings of our own are
+ * no way, for the kernel wants them from the same user, and closing one resets who waits in it.
+ * How many there are; -1 after a log line.
+ */
 static int
-open_listeners(struct heritage *h, uint32_t workers, const struct owner *owner)
+take_passed(struct heritage *h, int i, struct inherited *in, const struct address *a,
+    uint32_t workers)
+{
+	const char *text = h->config->listen[i];
+	int *fd = h->listen_fd[i], next, many = 0;
+	while ((next = inherited_take(in, a)) >= 0) {
+		if ((uint32_t)many == workers) {
+			close(next);
+			return complain("more sockets were passed for this address than there are "
+			                "workers to read them", text, 0);
+		}
+		fd[many++] = next;
+		if (!address_is_unix(a) && tcp_tune(next) < 0)
+			return complain("cannot set up a socket that was passed", text, errno);
+	}
+	h->listen_passed[i] = many > 0;
+	for (uint32_t w = (uint32_t)many; many > 0 && w < workers; w++)
+		fd[w] = fd[w % (uint32_t)many];
+	return many;
+}
+
+static int
+open_listeners(struct heritage *h, struct inherited *in, uint32_t workers,
+    const struct owner *owner)
 {
 	uid_t uid = owner->change ? owner->uid : geteuid();
 	gid_t gid = owner->change ? owner->gid : getegid();
@@ -186,6 +223,11 @@ open_listeners(struct heritage *h, uint32_t workers, const struct owner *owner)
 		struct address a;
 		if (!address_parse(text, &a, &why))
 			return complain(why, text, 0);
+		int passed = take_passed(h, i, in, &a, workers);
+		if (passed < 0)
+			return -1;
+		if (passed > 0)
+			continue;
 		if (address_is_unix(&a)) {
 			fd[0] = unix_listen(text, &a, uid, gid);
 			for (uint32_t w = 1; w < workers; w++)
@@ -200,6 +242,9 @@ open_listeners(struct heritage *h, uint32_t workers, const struct owner *owner)
 			if ((fd[w] = tcp_listen(text, &a, true)) < 0)
 				return -1;
 	}
+	if (inherited_left(in))
+		return complain("a socket was passed that `listen` does not name",
+		    inherited_left(in), 0);
 	return 0;
 }
 
@@ -276,7 +321,8 @@ sockets_init(struct heritage *h)
 }
 
 int
-sockets_open(struct heritage *h, uint32_t workers, const struct owner *owner)
+sockets_open(struct heritage *h, struct inherited *passed, uint32_t workers,
+    const struct owner *owner)
 {
 	for (uint32_t p = 0; p < h->region.h->procs; p++) {
 		h->wake_fd[p] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -287,7 +333,7 @@ sockets_open(struct heritage *h, uint32_t workers, const struct owner *owner)
 	}
 	if (open_admin(h, owner) < 0)
 		return -1;
-	return open_listeners(h, workers, owner);
+	return open_listeners(h, passed, workers, owner);
 }
 
 /* Close one address's listeners but for worker `keep`'s (-1: none). */
@@ -296,14 +342,18 @@ close_listeners(int fd[static 2 * REGION_WORKERS_MAX], int keep)
 {
 	int kept = keep >= 0 ? fd[keep] : -1;
 	for (int w = 0; w < 2 * REGION_WORKERS_MAX; w++) {
-		/* The one descriptor of a unix socket stands in several places. */
-		if (fd[w] >= 0 && fd[w] != kept && (w == 0 || fd[w] != fd[0]))
-			close(fd[w]);
-		if (w > 0 && w != keep)
-			fd[w] = -1;
+		int this = fd[w];
+		if (this < 0)
+			continue;
+		/* One that workers share stands in several places. */
+		for (int v = w; v < 2 * REGION_WORKERS_MAX; v++)
+			if (fd[v] == this)
+				fd[v] = -1;
+		if (this != kept)
+			close(this);
 	}
-	if (keep != 0)
-		fd[0] = -1;
+	if (keep >= 0)
+		fd[keep] = kept;
 }
 
 void

@@ -7,13 +7,14 @@
  */
 #include "daemon/dirs.h"
 #include "daemon/heritage.h"
+#include "daemon/inherited.h"
 
 /*
  * Make all of them, for `workers` worker slots (a listening SO_REUSEPORT socket that nobody
- * reads swallows connections).  -1 after a log line; sockets_close is to be called even then.
+ * reads swallows connections).  Listeners that were passed are taken from the inherited.  -1 after a log line; sockets_close is to be called even then.
  * Calls for h->config and h->region.
  */
-int sockets_open(struct heritage *, uint32_t workers, const struct owner *)
+int sockets_open(struct heritage *, struct inherited *, uint32_t workers, const struct owner *)
     __attribute__((warn_unused_result));
 /* All descriptors are -1; nothing to close. */
 void sockets_init(struct heritage *);

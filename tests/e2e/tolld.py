@@ -154,6 +154,7 @@ class Tolld:
         self.provider = provider
         self.env = dict(os.environ, **(env or {}))
         self.wrapper = list(wrapper)  # of the daemon: valgrind, strace
+        self.pass_fds = ()  # descriptors that the daemon inherits, as they are numbered here
         self.process = None
         self.hang = 60  # tests stop processes for longer than is right
         self.write_config()
@@ -216,7 +217,7 @@ model "{name}" {{
         with open(self.log_file, "a") as log:
             self.process = subprocess.Popen(
                 self.wrapper + [os.path.join(BUILD, "tolld"), "-c", self.config_file],
-                stderr=log, stdout=log, env=self.env)
+                stderr=log, stdout=log, env=self.env, pass_fds=self.pass_fds)
         if wait:
             wait_for(self.ready, 20, "the daemon to be ready")
         return self

@@ -4,7 +4,7 @@
  * Method: a real master in a process of its own with stand-ins for the keeper's, the admin's and
  *         the workers' mains, which write down what happens to them in shared memory and
  *         misbehave on demand.  All waits are for a condition, with a bound.
- * objs: daemon/master.o daemon/setup.o daemon/supervise.o daemon/spawn.o daemon/secret.o daemon/sockets.o
+ * objs: daemon/master.o daemon/setup.o daemon/supervise.o daemon/spawn.o daemon/secret.o daemon/sockets.o daemon/inherited.o
  * objs: daemon/calibrate.o daemon/tokenizer.o daemon/tokenizer_stream.o daemon/tokenizer_merge.o
  * objs: daemon/tokenizer_split.o daemon/tokenizer_class.o daemon/tokenizer_table.o
  * objs: daemon/dirs.o daemon/title.o daemon/notify.o daemon/address.o daemon/log.o shm/region.o
