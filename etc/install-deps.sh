@@ -6,8 +6,8 @@
 #        etc/install-deps.sh --missing GROUP...   only say what is missing; exit 1 if anything is
 #        etc/install-deps.sh --list [GROUP...]    what each group needs, and why
 #
-# Groups: build demo check bench npm page texts metrics model fuzz lint full.  Does nothing, and calls no apt, when all
-# is there.  Uses sudo when it isn't root.
+# Groups: build demo check bench npm page texts metrics model fuzz lint deb full.  Does nothing, and
+# calls no apt, when all is there.  Uses sudo when it isn't root.
 
 set -u
 
@@ -56,12 +56,22 @@ texts | -          | manpages-zh                     | Chinese
 model | spin       | spin                            | checks the model of the ledger
 model | gcc        | gcc                             | compiles what spin writes
 model | -          | libc6-dev                       | for that
+check | bash       | bash                            | completions
+check | mandoc     | mandoc                          | checks the man pages
+check | nginx      | nginx-light|nginx               | the front that is tried
+check | -          | python3-jsonschema              | answers against docs/openapi.yaml
+check | -          | python3-yaml                    | reads it
+deb   | dh         | debhelper                       | makes the package
+deb   | dpkg-shlibdeps | dpkg-dev                    | with it
+deb   | lintian    | lintian                         | checks it
+deb   | debootstrap | debootstrap                    | a system to install it into
 fuzz  | clang      | clang                           | libFuzzer
 fuzz  | -          | libclang-rt-dev|clang           | its runtime
 fuzz  | afl-clang-fast | afl++                       | fuzzes the same entry points
 fuzz  | -          | libcmocka-dev                   | linked as the unit tests are
 lint  | clang      | clang                           | a second opinion on warnings
 lint  | cppcheck   | cppcheck                        | static analysis
+lint  | mandoc     | mandoc                          | checks the man pages
 lint  | python3    | python3                         | checks who includes whom
 lint  | git        | git                             | lists the files
 metrics | promtool | prometheus                      | reads metrics and tries the alerts
@@ -76,7 +86,7 @@ usage() {
 # The groups that a group stands for.
 expand() {
     case $1 in
-    build | model | metrics | npm | texts) echo "$1" ;;
+    build | model | metrics | npm | texts | deb) echo "$1" ;;
     demo | check | bench | page | fuzz | lint) echo "build $1" ;;
     full) echo "build demo check bench npm page texts metrics model fuzz lint full" ;;
     *) return 1 ;;
