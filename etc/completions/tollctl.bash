@@ -125,13 +125,16 @@ _tollctl() {
 		place=('list id account list' 'none')
 		;;
 	'key create')
-		options='--ttl --label --scope --model --cap --per --mint-others'
+		options='--ttl --label --scope --model --cap --per --mint-others --trust-user-header --rpm --tpm --streams'
 		value[--ttl]='none'
 		value[--label]='none'
 		value[--scope]='words chat embeddings mint'
 		value[--model]='none'
 		value[--cap]='none'
 		value[--per]='words day month total'
+		value[--rpm]='none'
+		value[--tpm]='none'
+		value[--streams]='none'
 		place=('list id account list')
 		;;
 	'key list')

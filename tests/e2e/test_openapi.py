@@ -98,7 +98,8 @@ class Document(unittest.TestCase):
 class Running(Case):
     OPTIONS = {"models": {"slow": "sim:tokens=100000,rate=20", "dead": "nobody",
                           "cut": "sim:tokens=20,fault=cut@8"},
-               "config": "limits { requests_per_minute = 100000 tokens_per_minute = 100000000 }"}
+               "config": "limits { requests_per_minute = 100000 tokens_per_minute = 100000000 }\n"
+                         "first_sight { grant = 1 max_accounts = 1 }"}
 
     @classmethod
     def setUpClass(cls):
@@ -222,6 +223,25 @@ class Running(Case):
         self.call("/stream", "get", 200, query=f"?id={sent['stream_id']}&format=openai")
         sent = self.t.send(self.key, "hi", "dead")
         self.call("/stream", "get", 502, query=f"?id={sent['stream_id']}&format=openai")
+
+    def test_api_chat(self):
+        chat = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
+        for path in ("/api/chat/stream", "/api/chat"):
+            self.call(path, "post", 200, chat, self.key)
+            self.call(path, "post", 200, {"message": "hi"}, self.key)
+            for status, change, key in ((401, {}, None), (402, {}, self.poor),
+                                        (404, {"model": "none"}, self.key),
+                                        (502, {"model": "dead"}, self.key)):
+                self.call(path, "post", status, dict(chat, **change), key)
+            self.call(path, "post", 400, {}, self.key, good=False)
+        self.call("/api/chat/stream", "post", 200, dict(chat, model="cut", max_tokens=15), self.key)
+
+    def test_users(self):
+        """That a key names: the first one is let in, a second one is one too many."""
+        key = self.t.ctl("key", "create", "alice", "--trust-user-header")["key"]
+        for status, user in ((200, "u1"), (403, "u2"), (400, "u 3")):
+            self.call("/chat/preview", "post", status, {"message": "hi"}, key,
+                      {"X-OpenWebUI-User-Id": user})
 
     def test_account(self):
         self.call("/balance", "get", 200, key=self.key)
