@@ -65,6 +65,7 @@ deb   | dh         | debhelper                       | makes the package
 deb   | dpkg-shlibdeps | dpkg-dev                    | with it
 deb   | lintian    | lintian                         | checks it
 deb   | debootstrap | debootstrap                    | a system to install it into
+deb   | systemd-nspawn | systemd-container           | boots it
 fuzz  | clang      | clang                           | libFuzzer
 fuzz  | -          | libclang-rt-dev|clang           | its runtime
 fuzz  | afl-clang-fast | afl++                       | fuzzes the same entry points

@@ -156,7 +156,7 @@ class Life(unittest.TestCase):
             code = run("sh", "-c", ". /etc/os-release; echo $VERSION_CODENAME").strip()
             run("debootstrap", "--variant=minbase", "--include=systemd", code, cls.root)
         depends = run("dpkg-deb", "-f", DEB, "Depends").strip()
-        names = [d.split("|")[0].split()[0] for d in depends.split(",")]
+        names = ["curl", "dbus", "procps"] + [d.split("|")[0].split()[0] for d in depends.split(",")]
         cls.sh("DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "
                + " ".join(names))
 
@@ -234,6 +234,41 @@ class Life(unittest.TestCase):
         for gone in ("/var/lib/tolld", "/etc/tolld", "/run/tolld"):
             self.assertFalse(os.path.exists(self.root + gone), gone)
         self.assertFalse(glob.glob(self.root + "/etc/systemd/system/*/tolld*"))
+
+
+    @unittest.skipUnless(shutil.which("systemd-nspawn"), "systemd-nspawn is not here")
+    def test_a_life_under_systemd(self):
+        """The system is booted, and runs life.sh as its last service."""
+        self.sh("dpkg --purge tolld 2>/dev/null; rm -rf /var/lib/tolld")
+        shutil.copy(DEB, self.root + "/root/tolld.deb")
+        self.newer()
+        shutil.move(self.root + "/tmp/newer.deb", self.root + "/root/newer.deb")
+        self.sh("dpkg -i /root/tolld.deb")
+        shutil.copy(os.path.join(ROOT, "tests/full/life.sh"), self.root + "/root/life.sh")
+        with open(self.root + "/etc/systemd/system/life.service", "w") as f:
+            f.write("[Unit]\nAfter=tolld.service\n[Service]\nType=oneshot\n"
+                    "ExecStart=/bin/sh /root/life.sh\nTimeoutStartSec=280\n"
+                    "ExecStopPost=/bin/systemctl poweroff --no-block\n")
+        wants = self.root + "/etc/systemd/system/multi-user.target.wants"
+        os.makedirs(wants, exist_ok=True)
+        link = wants + "/life.service"
+        if not os.path.lexists(link):
+            os.symlink("../life.service", link)
+        self.addCleanup(os.unlink, link)
+        result = self.root + "/root/result"
+        if os.path.exists(result):
+            os.unlink(result)
+        run("timeout", "300", "systemd-nspawn", "-D", self.root, "--register=no", "--keep-unit",
+            "--private-network", "-b", stdin=subprocess.DEVNULL)
+        with open(result) as f:
+            got = dict(line.rstrip("\n").split("=", 1) for line in f)
+        with open(self.root + "/root/result.errors", errors="replace") as f:
+            errors = f.read()
+        self.assertEqual(got, {
+            "active": "active", "user": "toll", "workers": str(2 + os.cpu_count()),
+            "asked": "200", "with_socket": "200", "after_crash": "200", "restarted": "1",
+            "recovered": "1", "audit": "ok", "upgraded": "active,active", "replaced": "yes",
+            "asked_then": "200", "removed": "inactive,inactive", "kept": "yes"}, errors[-6000:])
 
 
 if __name__ == "__main__":
