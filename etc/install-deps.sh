@@ -6,8 +6,8 @@
 #        etc/install-deps.sh --missing GROUP...   only say what is missing; exit 1 if anything is
 #        etc/install-deps.sh --list [GROUP...]    what each group needs, and why
 #
-# Groups: build demo check bench npm page texts metrics model fuzz lint deb full.  Does nothing, and
-# calls no apt, when all is there.  Uses sudo when it isn't root.
+# Groups: build demo check bench npm page texts metrics model fuzz lint deb deb-check full.
+# Does nothing, and calls no apt, when all is there.  Uses sudo when it isn't root.
 
 set -u
 
@@ -63,9 +63,9 @@ check | -          | python3-jsonschema              | answers against docs/open
 check | -          | python3-yaml                    | reads it
 deb   | dh         | debhelper                       | makes the package
 deb   | dpkg-shlibdeps | dpkg-dev                    | with it
-deb   | lintian    | lintian                         | checks it
-deb   | debootstrap | debootstrap                    | a system to install it into
-deb   | systemd-nspawn | systemd-container           | boots it
+deb-check | lintian    | lintian                         | checks it
+deb-check | debootstrap | debootstrap                    | a system to install it into
+deb-check | systemd-nspawn | systemd-container           | boots it
 fuzz  | clang      | clang                           | libFuzzer
 fuzz  | -          | libclang-rt-dev|clang           | its runtime
 fuzz  | afl-clang-fast | afl++                       | fuzzes the same entry points
@@ -76,6 +76,8 @@ lint  | mandoc     | mandoc                          | checks the man pages
 lint  | python3    | python3                         | checks who includes whom
 lint  | git        | git                             | lists the files
 metrics | promtool | prometheus                      | reads metrics and tries the alerts
+full  | caddy      | caddy                           | the other front that is tried
+full  | zsh        | zsh                             | completions
 full  | valgrind   | valgrind                        | finds leaks and wild reads
 '
 
@@ -88,6 +90,7 @@ usage() {
 expand() {
     case $1 in
     build | model | metrics | npm | texts | deb) echo "$1" ;;
+    deb-check) echo "deb deb-check" ;;
     demo | check | bench | page | fuzz | lint) echo "build $1" ;;
     full) echo "build demo check bench npm page texts metrics model fuzz lint full" ;;
     *) return 1 ;;

@@ -39,7 +39,8 @@ before=$(pid)
 kill -9 "$before"
 say after_crash "$(ask)" # it waits in the queue
 say restarted "$(systemctl show tolld -p NRestarts --value)"
-say recovered "$(journalctl -u tolld -o cat | grep -c 'msg=recovered')"
+say recovered "$(journalctl _SYSTEMD_INVOCATION_ID="$(systemctl show tolld -p InvocationID --value)" \
+    -o cat | grep -c 'msg=recovered')"
 say audit "$(tollctl audit | cut -c 1-2)"
 
 before=$(pid)

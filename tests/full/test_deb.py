@@ -3,7 +3,7 @@ Method: built twice, the second time by somebody else elsewhere, and compared; l
         owners and modes; the unpacked daemon is started; a small Debian where it is installed,
         upgraded with a changed configuration, removed and purged.
 
-Needs what `etc/install-deps.sh deb` installs.  The second user and the system within need root.
+Needs what `etc/install-deps.sh deb-check` installs.  The second user and the system within need root.
 """
 import glob
 import os
