@@ -63,11 +63,10 @@ address_same(const struct address *a, const struct address *b)
 	if (a->sockaddr.ss_family != b->sockaddr.ss_family)
 		return false;
 	if (a->sockaddr.ss_family == AF_INET)
-		return a4->sin_port == b4->sin_port &&
-		    a4->sin_addr.s_addr == b4->sin_addr.s_addr;
+		return a4->sin_port == b4->sin_port && a4->sin_addr.s_addr == b4->sin_addr.s_addr;
 	if (a->sockaddr.ss_family == AF_INET6)
 		return a6->sin6_port == b6->sin6_port &&
-		    memcmp(&a6->sin6_addr, &b6->sin6_addr, sizeof(a6->sin6_addr)) == 0;
+		       memcmp(&a6->sin6_addr, &b6->sin6_addr, sizeof(a6->sin6_addr)) == 0;
 	return a->sockaddr.ss_family == AF_UNIX && strcmp(address_path(a), address_path(b)) == 0;
 }
 
@@ -107,7 +106,8 @@ inherited_read(struct inherited *in)
 	if (pid && fds && atol(pid) == (long)getpid())
 		count = number(fds, INHERITED_MAX + 1);
 	if (count < 0)
-		log_event(LOG_ERROR, "LISTEN_FDS must be a number of at most 64", "value", fds, NULL);
+		log_event(
+		    LOG_ERROR, "LISTEN_FDS must be a number of at most 64", "value", fds, NULL);
 	unsetenv("LISTEN_PID");
 	unsetenv("LISTEN_FDS");
 	unsetenv("LISTEN_FDNAMES");

@@ -15,9 +15,9 @@
 
 struct inherited {
 	struct {
-		int fd;              /* -1 once it was taken */
+		int fd; /* -1 once it was taken */
 		struct address a;
-		char text[160];      /* name and address, for messages */
+		char text[160]; /* name and address, for messages */
 	} socket[INHERITED_MAX];
 	size_t count; /* 0: none were passed, or they are for another process */
 };

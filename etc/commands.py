@@ -92,7 +92,8 @@ def man_page(commands):
             out.append(".Bl -tag -width Ds -compact")
             for a in c["arguments"]:
                 if a["name"].startswith("-"):
-                    out.append(f".It Fl {a['name'][1:]}" + (f" Ar {a['value']}" if a["value"] else ""))
+                    value = f" Ar {a['value']}" if a["value"] else ""
+                    out.append(f".It Fl {a['name'][1:]}{value}")
                 else:
                     out.append(f".It Ar {a['name'].removesuffix('...')}")
                 out.append(mdoc_text(a["help"]))
@@ -121,7 +122,8 @@ def bash_case(c):
         what = bash_kind(kind)
         lines.append(f"\t\tvalue[{a['name']}]='{what}'")
     if places(c):
-        lines.append("\t\tplace=(" + " ".join(f"'{bash_kind(kind_of(c, a))}'" for a in places(c)) + ")")
+        kinds = " ".join(f"'{bash_kind(kind_of(c, a))}'" for a in places(c))
+        lines.append(f"\t\tplace=({kinds})")
         if any(a["type"] == "files" for a in places(c)):
             lines.append("\t\tmore=1")
     lines.append("\t\t;;")
@@ -318,7 +320,8 @@ def zsh(commands):
             n = "*" if a["type"] == "files" else ""
             specs.append(f"'{n}:{zsh_text(a['name'])}:{zsh_quote(zsh_action(kind_of(c, a)))}'")
         specs += ["'--json[print JSON]'", "'--help[say what it takes]'"]
-        cases += f"\t'{c['command']}')\n\t\t_arguments -S \\\n\t\t\t" + " \\\n\t\t\t".join(specs) + "\n\t\t;;\n"
+        cases += (f"\t'{c['command']}')\n\t\t_arguments -S \\\n\t\t\t"
+                  + " \\\n\t\t\t".join(specs) + "\n\t\t;;\n")
     return f'''#compdef tollctl
 # zsh completion for tollctl.  {MADE}
 

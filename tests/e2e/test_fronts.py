@@ -1,7 +1,7 @@
 """Goal:   the examples of proxies in front do what they are for: streams pass token by token, a
         client that leaves is seen, addresses and WebSockets come through, nothing is sent twice.
-Method: etc/nginx/tolld.conf and etc/caddy/Caddyfile, with other ports and without TLS, in front of a
-        daemon; in front of a listener of the test's own where the raw bytes matter.
+Method: etc/nginx/tolld.conf and etc/caddy/Caddyfile, with other ports and without TLS, in front
+        of a daemon; in front of a listener of the test's own where the raw bytes matter.
 """
 import http.client
 import os

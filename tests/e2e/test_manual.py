@@ -69,7 +69,8 @@ class Pages(unittest.TestCase):
         for method, arguments in re.findall(r"^\| `([a-z]+\.[a-z]+)` \| (.*?) \| ",
                                             read("docs/admin-protocol.md"), re.M):
             entry = page.split(f".Ic {method}\n")[1].split("\n.It")[0].split(".Xc")[0]
-            for name, optional in re.findall(r"`([a-z_]+)(\??)`", re.sub(r"\(.*?\)|;.*", "", arguments)):
+            names = re.sub(r"\(.*?\)|;.*", "", arguments)
+            for name, optional in re.findall(r"`([a-z_]+)(\??)`", names):
                 self.assertIn(f"{'.Op Ar' if optional else '.Ar'} {name}\n", entry, method)
 
 
@@ -130,7 +131,8 @@ while IFS= read -r line; do IFS=$'\t' read -ra words <<<"$line."; words[-1]=${wo
             ([t, "account", "show", "alice", ""], []),
             ([t, "journal", "--account", ""], ["alice", "bob"]),
             ([t, "journal", "--account", "=", "al"], ["alice"]),
-            ([t, "journal", "--account", "alice", "-"], ["--since", "--follow", "--json", "--help"]),
+            ([t, "journal", "--account", "alice", "-"],
+             ["--since", "--follow", "--json", "--help"]),
             ([t, "price", "set", ""], ["sim"]),
             ([t, "price", "set", "sim", "re"], ["reasoning", "request"]),
             ([t, "price", "reset", "sim", "a"], ["all"]),
@@ -162,7 +164,8 @@ compadd () {{
     builtin compadd "$@"
 }}
 bindkey '^I' complete-word; bindkey '^U' kill-whole-line
-print -r -- --- >>{out}
+# When it is ready for a line: what comes before would be the terminal's, not the editor's.
+zle-line-init () {{ print -r -- --- >>{out} }}; zle -N zle-line-init
 """)
         env = {k: v for k, v in self.env.items() if k != "TOLLD_SOCKET"}
         pid, tty = pty.fork()
@@ -181,7 +184,7 @@ print -r -- --- >>{out}
                 return f.read().count("---\n") >= n
 
         os.write(tty, f". {setup}\n".encode())
-        wait_for(lambda: done(1), 20, "zsh to be ready")
+        wait_for(lambda: done(1), 60, "zsh to be ready")
         cases = [("tollctl acc", {"account"}), ("tollctl account cr", {"create"}),
                  (f"tollctl -s {self.t.socket} account show b", {"bob"}),
                  ("tollctl export --form", {"--format"}),
@@ -191,8 +194,8 @@ print -r -- --- >>{out}
                  ("tollctl help jou", {"journal"}),
                  ("tollctl journal --acc", {"--account"})]
         for n, (line, _) in enumerate(cases):
-            os.write(tty, f"{line}\t\x15print -r -- --- >>{out}\n".encode())
-            wait_for(lambda n=n: done(n + 2), 20, line)
+            os.write(tty, f"{line}\t\x15\n".encode())
+            wait_for(lambda n=n: done(n + 2), 60, line)
         with open(out) as f:
             got = [{w.rstrip("=") for w in part.split()} for part in f.read().split("---\n")[1:-1]]
         self.assertEqual(got, [want for _, want in cases])

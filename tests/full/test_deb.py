@@ -3,7 +3,8 @@ Method: built twice, the second time by somebody else elsewhere, and compared; l
         owners and modes; the unpacked daemon is started; a small Debian where it is installed,
         upgraded with a changed configuration, removed and purged.
 
-Needs what `etc/install-deps.sh deb-check` installs.  The second user and the system within need root.
+Needs what `etc/install-deps.sh deb-check` installs.  The second user, and the system within, need
+root.
 """
 import glob
 import os
@@ -156,7 +157,8 @@ class Life(unittest.TestCase):
             code = run("sh", "-c", ". /etc/os-release; echo $VERSION_CODENAME").strip()
             run("debootstrap", "--variant=minbase", "--include=systemd", code, cls.root)
         depends = run("dpkg-deb", "-f", DEB, "Depends").strip()
-        names = ["curl", "dbus", "procps"] + [d.split("|")[0].split()[0] for d in depends.split(",")]
+        names = ["curl", "dbus", "procps"]
+        names += [d.split("|")[0].split()[0] for d in depends.split(",")]
         cls.sh("DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "
                + " ".join(names))
 

@@ -88,8 +88,8 @@ test_all_keys_are_told(void **state)
 			snprintf(item, sizeof(item), ".It Cm %s", k->name);
 			if (has_line(text, len, item))
 				continue;
-			print_error("%s: %s of section \"%s\" is missing\n", MANUAL, k->name,
-			    s->section);
+			print_error(
+			    "%s: %s of section \"%s\" is missing\n", MANUAL, k->name, s->section);
 			missing++;
 		}
 	}
