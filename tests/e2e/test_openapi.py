@@ -222,6 +222,28 @@ class Running(Case):
         sent = self.t.send(self.key, "hi", "dead")
         self.call("/stream", "get", 502, query=f"?id={sent['stream_id']}&format=openai")
 
+    def test_history(self):
+        key = self.t.account("dora", "5")
+        for model in ("sim", "cut"):
+            sent = self.t.send(key, "hi", model)
+            list(self.t.open(sent["stream_id"]).events())
+        slow = self.t.send(key, "hi", "slow", session_id=sent["session_id"])
+        running = self.t.open(slow["stream_id"])
+        next(running.events())
+        one = f"?session_id={sent['session_id']}"
+        self.call("/chat/history", "get", 200, key=key)
+        self.call("/chat/history", "get", 200, key=key, query=one)
+        page = self.call("/chat/history", "get", 200, key=key, query=one + "&limit=1")
+        self.call("/chat/history", "get", 200, key=key,
+                  query=one + f"&limit=1&before={page['next']}")
+        self.t.request("DELETE", f"/stream?id={slow['stream_id']}")
+        running.close()
+        self.call("/chat/history", "get", 401)
+        self.call("/chat/history", "get", 400, key=key, query="?limit=0")
+        self.call("/chat/history", "get", 404, key=key, query="?session_id=" + "A" * 22)
+        self.call("/chat/history", "delete", 200, key=key, query=one)
+        self.call("/chat/history", "delete", 400, key=key)
+
     def test_api_chat(self):
         chat = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
         for path in ("/api/chat/stream", "/api/chat"):
