@@ -4,6 +4,7 @@
  */
 #include "daemon/config.h"
 
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,6 +17,9 @@ config_load(const char *path, FILE *errors)
 	struct config_file file;
 	struct config *c = config_realloc(NULL, 1, sizeof(*c));
 
+	/* What has held the file's text, in stdio and in libConfuse's scanner, holds keys when it is freed:
+	 * glibc fills it then. */
+	(void)mallopt(M_PERTURB, 0xff);
 	memset(c, 0, sizeof(*c));
 	c->path = config_strdup(path);
 	config_defaults(c);
@@ -26,6 +30,7 @@ config_load(const char *path, FILE *errors)
 		c = NULL;
 	}
 	config_file_free(&file);
+	(void)mallopt(M_PERTURB, 0);
 	return c;
 }
 
