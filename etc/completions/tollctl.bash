@@ -60,14 +60,14 @@ _tollctl() {
 	if ((${#words[@]} == 0)); then
 		case $cur in
 		-*) _tollctl_reply -s --json -V --version -h --help ;;
-		*) _tollctl_reply account adjust audit backup compact export help hold journal key ping price stats stream tokenizer tokens topup version workers ;;
+		*) _tollctl_reply account adjust audit backup compact export help hold journal key ping price stats stream tokenizer tokens top topup version workers ;;
 		esac
 		return
 	fi
 	command=${words[0]}
 	if [[ $command == help ]]; then
 		case ${#words[@]} in
-		1) _tollctl_reply account adjust audit backup compact export hold journal key ping price stats stream tokenizer tokens topup version workers ;;
+		1) _tollctl_reply account adjust audit backup compact export hold journal key ping price stats stream tokenizer tokens top topup version workers ;;
 		2) _tollctl_reply "$(_tollctl_second "${words[1]}")" ;;
 		esac
 		return
@@ -84,12 +84,14 @@ _tollctl() {
 
 	case $command in
 	'account create')
-		options='--balance --overdraft --rpm --tpm --streams'
+		options='--balance --overdraft --rpm --tpm --streams --budget-day --budget-month'
 		value[--balance]='none'
 		value[--overdraft]='none'
 		value[--rpm]='none'
 		value[--tpm]='none'
 		value[--streams]='none'
+		value[--budget-day]='none'
+		value[--budget-month]='none'
 		place=('none')
 		;;
 	'account show')
@@ -100,11 +102,13 @@ _tollctl() {
 		options=''
 		;;
 	'account set')
-		options='--overdraft --rpm --tpm --streams --unfreeze --reason'
+		options='--overdraft --rpm --tpm --streams --budget-day --budget-month --unfreeze --reason'
 		value[--overdraft]='none'
 		value[--rpm]='none'
 		value[--tpm]='none'
 		value[--streams]='none'
+		value[--budget-day]='none'
+		value[--budget-month]='none'
 		value[--reason]='none'
 		place=('list id account list')
 		;;
@@ -172,6 +176,12 @@ _tollctl() {
 		;;
 	'stats')
 		options=''
+		;;
+	'top')
+		options='--interval --count --sort'
+		value[--interval]='none'
+		value[--count]='none'
+		value[--sort]='none'
 		;;
 	'workers')
 		options=''
