@@ -2,8 +2,8 @@
 #define DAEMON_CONN_STATE_H
 
 /*
- * What listen.c, conn.c, conn_read.c, route.c and reply.c share of a client connection.  Only
- * these may include it; the rest of the worker sees daemon/conn.h.
+ * What listen.c, conn.c, conn_read.c, upgrade.c, route.c and reply.c share of a client connection.
+ * Only these may include it; the rest of the worker sees daemon/conn.h.
  */
 #include <event2/event.h>
 #include <event2/event_struct.h>

@@ -7,7 +7,7 @@ import socket
 import struct
 import unittest
 
-from tolld import wait_for
+from tolld import SLOW, wait_for
 from ws import (ANY, BINARY, CLOSE, CONT, MODELS, PING, PONG, TEXT, Refused, WebSocket, WsCase,
                 frame)
 
@@ -329,26 +329,34 @@ class Frames(WsCase):
             w.frame(TEXT if i == 0 else CONT, self.question(MAX)[i:i + 64], fin=i + 64 >= MAX)
         self.assertEqual(w.answer()[1]["type"], "end")
 
+    def taken(self):
+        """KiB of memory, by all workers, but for files (the tokenizer's table)."""
+        total = 0
+        for name, pid in self.t.children().items():
+            if name.startswith("tolld: worker"):
+                with open(f"/proc/{pid}/status") as f:
+                    total += sum(int(x.split()[1]) for x in f if x.startswith("RssAnon"))
+        return total
+
+    @unittest.skipIf(SLOW > 1, "sanitizers and valgrind have memory of their own")
+    def test_what_a_connection_takes(self):
+        before = self.taken()
+        for _ in range(400):
+            self.ws()
+        self.assertLess(self.taken() - before, 400 * 16)
+
+    @unittest.skipIf(SLOW > 1, "sanitizers and valgrind have memory of their own")
     def test_many_fragments_are_no_memory(self):
         """Neither empty ones, nor those of a byte."""
-        def taken():
-            """By all workers, but for files (the tokenizer's table)."""
-            total = 0
-            for name, pid in self.t.children().items():
-                if name.startswith("tolld: worker"):
-                    with open(f"/proc/{pid}/status") as f:
-                        total += sum(int(x.split()[1]) for x in f if x.startswith("RssAnon"))
-            return total
-
         w = self.ws()
         self.lives(w)
-        before = taken()
+        before = self.taken()
         w.frame(TEXT, b'{"question":"', fin=False)
         for _ in range(40):
             w.raw(frame(CONT, b"", fin=False, key=b"abcd") * 5000)
         w.raw(frame(CONT, b"x", fin=False, key=b"abcd") * (MAX - 100) + frame(PING))
         w.pong()
-        self.assertLess(taken() - before, 512)
+        self.assertLess(self.taken() - before, 512)
         w.frame(CONT, b'","model":"short"}')
         self.assertEqual(w.answer()[1]["type"], "end")
 
