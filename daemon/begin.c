@@ -264,7 +264,10 @@ gone(void *arg, struct conn *c)
 		stream_cancel(st, OUTCOME_CANCELLED);
 }
 
-/* "00-<32 hex>-<16 hex>-<2 hex>": what is not exactly that is not passed on. */
+/*
+ * "00-<32 hex>-<16 hex>-<2 hex>", W3C's trace context: what is not exactly that, or names nothing (all
+ * zeros, the version ff), is not passed on.
+ */
 static void
 trace_context(struct stream *st, struct span v)
 {
@@ -276,6 +279,8 @@ trace_context(struct stream *st, struct span v)
 		if (form[i] == 'x' ? strchr("0123456789abcdef", v.p[i]) == NULL || v.p[i] == '\0'
 				   : v.p[i] != form[i])
 			return;
+	if (memcmp(v.p, "ff", 2) == 0 || strspn(v.p + 3, "0") >= 32 || strspn(v.p + 36, "0") >= 16)
+		return;
 	memcpy(st->traceparent, v.p, v.len);
 	st->traceparent[v.len] = '\0';
 }

@@ -70,6 +70,7 @@ config_free(struct config *c)
 	free(c->admin_listen);
 	free(c->admin_group);
 	free(c->admin_full_group);
+	free(c->log_file);
 	free(c->state_dir);
 	free(c->runtime_dir);
 	free(c);

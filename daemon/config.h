@@ -90,6 +90,10 @@ struct config {
 	bool chat_page; /* served at / */
 	enum log_format log_format;
 	enum log_level log_level;
+	struct log_module log_module[LOG_MODULES_MAX];
+	int log_modules;
+	char *log_file;  /* "": stderr */
+	bool log_texts;
 	enum sandbox_mode sandbox;
 	bool core_files;
 	struct {

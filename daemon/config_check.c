@@ -44,6 +44,9 @@ static const struct config_key top_keys[] = {
 	{ "chat_page", value_bool, C(chat_page), 0, 0, false },
 	{ "log_format", value_log_format, C(log_format), 0, 0, false },
 	{ "log_level", value_log_level, C(log_level), 0, 0, false },
+	{ "log_levels", value_log_module, 0, 0, 0, true },
+	{ "log_file", value_log_file, C(log_file), 0, 0, false },
+	{ "log_texts", value_bool, C(log_texts), 0, 0, false },
 	{ "sandbox", value_sandbox, C(sandbox), 0, 0, false },
 	{ "core_files", value_bool, C(core_files), 0, 0, false },
 	{ "drain_timeout", value_uint, C(timeouts.drain), 0, DAY, false },
@@ -165,6 +168,7 @@ config_defaults(struct config *c)
 	c->chat_page = true;
 	c->log_format = LOG_LOGFMT;
 	c->log_level = LOG_INFO;
+	c->log_file = config_strdup("");
 	c->sandbox = SANDBOX_ON;
 	c->ledger.overdraft = 200 * INT64_C(1000000);
 	c->ledger.slice_tokens = 300;
@@ -405,6 +409,27 @@ check_group(struct config_file *f, const char *key, const char *name)
 }
 
 /* Rules that join values of several sections. */
+static bool
+is_within(const char *path, const char *folder)
+{
+	char *real_folder = realpath(folder, NULL), *real = NULL, *parent = config_strdup(path);
+	bool within = false;
+	*(strrchr(parent, '/') + 1) = 0;
+	real = realpath(parent, NULL);
+	if (real && real_folder) {
+		size_t len = strlen(real_folder);
+		within = strncmp(real, real_folder, len) == 0 &&
+		    (real[len] == '/' || real[len] == 0 || len == 1);
+	} else { /* one is not there yet: by name */
+		size_t len = strlen(folder);
+		within = strncmp(path, folder, len) == 0 && path[len] == '/';
+	}
+	free(real);
+	free(real_folder);
+	free(parent);
+	return within;
+}
+
 static void
 check_together(struct config_file *f, struct config *c)
 {
@@ -419,6 +444,13 @@ check_together(struct config_file *f, struct config *c)
 	    strlen(c->default_model)) < 0)
 		config_fault(f, line_of(f, 0, "default_model"), "default_model",
 		    "there is no model \"%s\"", c->default_model);
+	/* Workers may write where it is, and must not where the journal is. */
+	if (*c->log_file && is_within(c->log_file, c->state_dir))
+		config_fault(f, line_of(f, 0, "log_file"), "log_file",
+		    "must not be in state_dir: a folder of its own");
+	if (c->log_texts)
+		config_warning(f, line_of(f, 0, "log_texts"), "log_texts",
+		    "what people ask and are told is written to the log");
 	if (c->model_count == 0)
 		config_warning(f, 1, "model", "there is none: every request will be refused");
 	check_group(f, "admin_group", c->admin_group);

@@ -131,6 +131,40 @@ SETTER(value_log_level)
 		*(enum log_level *)field = (enum log_level)i;
 }
 
+/* "upstream=debug" */
+SETTER(value_log_module)
+{
+	static const char *const word[] = { "debug", "info", "warn", "error", NULL };
+	struct config *c = field;
+	size_t n = strspn(value, "abcdefghijklmnopqrstuvwxyz0123456789_-");
+	int level;
+	if (strcmp(value, CONFIG_EMPTY) == 0)
+		return;
+	if (n == 0 || n >= LOG_MODULE_LEN || value[n] != '=') {
+		config_fault(f, e->line, k->name, "\"%s\" is not MODULE=LEVEL", value);
+		return;
+	}
+	level = one_of(f, k, e, value + n + 1, word);
+	if (level < 0)
+		return;
+	if (c->log_modules == LOG_MODULES_MAX) {
+		config_fault(f, e->line, k->name, "more than %d of them", LOG_MODULES_MAX);
+		return;
+	}
+	memcpy(c->log_module[c->log_modules].name, value, n);
+	c->log_module[c->log_modules++].level = (enum log_level)level;
+}
+
+SETTER(value_log_file)
+{
+	if (*value && *value != '/')
+		config_fault(f, e->line, k->name, "\"%s\" is not an absolute path", value);
+	else if (*value && value[strlen(value) - 1] == '/')
+		config_fault(f, e->line, k->name, "\"%s\" is a folder", value);
+	else
+		replace(field, value, strlen(value));
+}
+
 SETTER(value_sandbox)
 {
 	static const char *const word[] = { "off", "log", "on", "require", NULL };

@@ -14,6 +14,8 @@ config_set_fn value_money; /* int64_t of micro-credits, not negative */
 config_set_fn value_bool; /* bool */
 config_set_fn value_log_format; /* enum log_format */
 config_set_fn value_log_level; /* enum log_level */
+config_set_fn value_log_module; /* struct config: one more level of a module */
+config_set_fn value_log_file; /* an absolute path or "" */
 config_set_fn value_sandbox; /* enum sandbox_mode */
 config_set_fn value_dialect; /* enum config_dialect */
 config_set_fn value_tokenizer; /* const struct tokenizer * */

@@ -151,7 +151,7 @@ crash_modules(void)
 struct text {
 	char bytes[LINE_BYTES];
 	size_t len;
-	bool json;
+	bool json, first; /* the next field is the line's first */
 };
 
 static void
@@ -181,9 +181,10 @@ static void
 put_key(struct text *t, const char *key)
 {
 	if (t->json)
-		put(t, t->len == 0 ? "{\"" : "\",\"");
-	else if (t->len > 0)
+		put(t, t->first ? "{\"" : "\",\"");
+	else if (!t->first)
 		put(t, " ");
+	t->first = false;
 	put(t, key);
 	put(t, t->json ? "\":\"" : "=");
 }
@@ -254,6 +255,8 @@ begin(struct text *t, const char *msg)
 {
 	t->len = 0;
 	t->json = log_is_json();
+	t->first = true;
+	put(t, log_prefix());
 	put_time(t);
 	put_field(t, "level", "error");
 	put_field(t, "proc", log_proc_name());
@@ -368,9 +371,9 @@ tell_trace(uintptr_t pc, const uintptr_t *top)
 		put(&t, " ");
 		put_place(&t, *top);
 	}
-	for (at++; at < n; at++) {
+	for (int i = at + 1; i < n; i++) {
 		put(&t, " ");
-		put_place(&t, (uintptr_t)frame[at]);
+		put_place(&t, (uintptr_t)frame[i]);
 	}
 	put(&t, t.json ? "" : "\"");
 	end(&t);

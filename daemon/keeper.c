@@ -89,6 +89,7 @@ keeper_project_all(struct keeper *k)
 static void
 heartbeat(struct keeper *k)
 {
+	log_tick();
 	k->now_us = monotonic_us();
 	/* Relaxed: the master compares it with the clock. */
 	atomic_store_explicit(&region_proc(k->region, PROC_KEEPER)->heartbeat_us, k->now_us,

@@ -22,7 +22,7 @@ static const char usage[] =
     "  -V       print the version and exit\n"
     "  -h       print this and exit\n"
     "Runs in the foreground and logs to stderr.  Signals: TERM drains and exits, INT and QUIT\n"
-    "settle and exit now, HUP applies a changed log_level.\n";
+    "settle and exit now, HUP applies changed log levels, USR1 opens log_file anew.\n";
 
 static int
 check(const char *path)

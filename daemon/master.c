@@ -18,6 +18,8 @@
 
 #include "daemon/heritage.h"
 #include "daemon/log.h"
+#include "daemon/log_file.h"
+#include "daemon/log_journal.h"
 #include "daemon/notify.h"
 #include "daemon/sandbox.h"
 #include "daemon/setup.h"
@@ -309,8 +311,9 @@ reload(struct master *m)
 		return;
 	}
 	log_set_level(c->log_level);
+	log_set_modules(c->log_module, (size_t)c->log_modules);
 	config_free(c);
-	log_info("reload: log_level applied; all other changes need a restart");
+	log_info("reload: log_level and log_levels applied; all other changes need a restart");
 }
 
 static void
@@ -332,7 +335,7 @@ read_signals(struct master *m)
 			reload(m);
 			break;
 		case SIGUSR1:
-			log_info("the log goes to stderr: there is nothing to reopen");
+			log_file_reopen();
 			break;
 		case SIGUSR2:
 			log_warnx("replacing the binary is not available yet");
@@ -381,6 +384,7 @@ loop(struct master *m)
 		enum phase before;
 		/* First "I sleep", then a look at everything: a keeper that finds us awake sees
 		 * to it that we look once more. */
+		log_tick();
 		wake_prepare(&m->h->region, PROC_MASTER);
 		tell_watchdog(m);
 		read_signals(m);
@@ -421,8 +425,13 @@ master_run(struct config *config)
 	m.started_us = monotonic_us();
 	m.watchdog_us = notify_watchdog_us();
 	log_init("master", config->log_format, config->log_level);
+	log_set_modules(config->log_module, (size_t)config->log_modules);
+	if (!*config->log_file && log_journal_there() && log_journal_open(LOG_JOURNAL_SOCKET) < 0)
+		log_warn("%s: the journal gets lines without fields", LOG_JOURNAL_SOCKET);
 	title_set("tolld: master");
 
+	if (config->log_texts)
+		log_warnx("log_texts is on: what people ask and are told is written here");
 	if (sandbox_prepare(config) < 0) {
 		config_free(config);
 		return 1;

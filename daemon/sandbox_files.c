@@ -116,6 +116,19 @@ allow_tokenizers(int list)
 	return 0;
 }
 
+/* Its folder, where the next log will be; the master makes it. */
+static int
+allow_log(int list, const struct config *c)
+{
+	char path[PATH_MAX];
+
+	if (*c->log_file == '\0' ||
+	    snprintf(path, sizeof path, "%s", c->log_file) >= (int)sizeof path)
+		return 0;
+	cut_name(path);
+	return landlock_allow(list, path, LANDLOCK_WRITE);
+}
+
 static int
 allow_worker(int list, const struct config *c)
 {
@@ -129,7 +142,8 @@ allow_worker(int list, const struct config *c)
 	    landlock_allow(list, getenv("TOLLD_FAULTS"), LANDLOCK_CHANGE) < 0)
 		return -1;
 #endif
-	if (landlock_allow(list, c->state_dir, LANDLOCK_READ) < 0 ||
+	if (allow_log(list, c) < 0 ||
+	    landlock_allow(list, c->state_dir, LANDLOCK_READ) < 0 ||
 	    allow_in(list, c->state_dir, JOURNAL_LOCK_FILE, LANDLOCK_READ | LANDLOCK_WRITE) < 0 ||
 	    allow_in(list, c->state_dir, STATE_LOCK_FILE, LANDLOCK_READ | LANDLOCK_WRITE) < 0)
 		return -1;
@@ -147,6 +161,8 @@ sandbox_files_enter(const struct config *c, enum sandbox_role role)
 		rc = allow_worker(list, c);
 	else
 		rc = landlock_allow(list, role == SANDBOX_ADMIN ? "/" : c->state_dir, ALL);
+	if (rc == 0 && role == SANDBOX_KEEPER)
+		rc = allow_log(list, c);
 #ifdef TOLLD_FAULTS
 	if (rc == 0 && role == SANDBOX_KEEPER && getenv("TOLLD_FAULTS") != NULL)
 		rc = landlock_allow(list, getenv("TOLLD_FAULTS"), LANDLOCK_CHANGE);

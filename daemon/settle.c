@@ -256,7 +256,7 @@ log_line(const struct stream *st)
 {
 	const struct settlement *x = &st->settlement;
 	char cost[MONEY_TEXT_MAX], tokens[32], ms[24], first[24], chunks[24], id[80];
-	char counted[16], reported[24], attempts[16];
+	char counted[16], reported[24], attempts[16], trace_id[33];
 
 	money_format(cost, x->charge);
 	snprintf(tokens, sizeof tokens, "%" PRIu32 "+%" PRIu32, x->prompt + x->cached,
@@ -270,13 +270,17 @@ log_line(const struct stream *st)
 	    st->opened_us != 0 ? meter_tokens(&st->meter) : 0);
 	snprintf(reported, sizeof reported, "%" PRId64, (int64_t)st->usage.completion);
 	snprintf(attempts, sizeof attempts, "%u", st->attempt.count);
+	/* Of "00-<trace>-<span>-<flags>". */
+	snprintf(trace_id, sizeof trace_id, "%.32s",
+	    st->traceparent[0] != '\0' ? st->traceparent + 3 : "");
 	/* The stream's id opens it for whoever has it: only its message is named. */
 	log_event(LOG_INFO, "stream ended", "request", st->request_id, "message",
 	    st->message_text, "account", id, "model", st->w->config->model[st->model].name,
 	    "provider", attempt_provider(st), "attempts", attempts, "outcome", outcome_text(st->outcome), "error",
 	    st->error_code == NULL ? "" : st->error_code, "tokens", tokens, "cost", cost, "ms", ms,
 	    "first_token_ms", first, "chunks", chunks, "counted", counted, "reported",
-	    st->usage.present ? reported : NULL, NULL);
+	    st->usage.present ? reported : NULL, "trace_id",
+	    trace_id[0] != '\0' ? trace_id : NULL, NULL);
 }
 
 static void

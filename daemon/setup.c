@@ -17,6 +17,7 @@
 
 #include "daemon/calibrate.h"
 #include "daemon/log.h"
+#include "daemon/log_file.h"
 #include "daemon/metrics.h"
 #include "daemon/sockets.h"
 #include "daemon/spawn.h"
@@ -159,6 +160,15 @@ reset_region(struct setup *s)
 	atomic_fetch_add_explicit(&mine->generation, 1, memory_order_relaxed);
 }
 
+static int
+open_log(const struct setup *s, const struct config *config)
+{
+	if (!*config->log_file)
+		return 0;
+	return log_file_open(config->log_file, s->owner.change ? s->owner.uid : geteuid(),
+	    s->owner.change ? s->owner.gid : getegid());
+}
+
 int
 setup_open(struct setup *s, struct config *config)
 {
@@ -173,7 +183,8 @@ setup_open(struct setup *s, struct config *config)
 	raise_nofile();
 	/* First, before what is opened here could be taken for one that was not passed. */
 	if (inherited_read(&passed) == 0 && spawn_owner(config->user, &s->owner) == 0 &&
-	    open_signals(s) == 0 && open_dirs(s) == 0 && open_region(s) == 0) {
+	    open_log(s, config) == 0 && open_signals(s) == 0 && open_dirs(s) == 0 &&
+	    open_region(s) == 0) {
 		reset_region(s);
 		metrics_init(&s->heritage.region, PROC_MASTER);
 		result = sockets_open(&s->heritage, &passed, s->workers_end - PROC_WORKER,

@@ -95,6 +95,7 @@ tick_cb(evutil_socket_t fd, short what, void *arg)
 	(void)fd;
 	(void)what;
 	atomic_store_explicit(&slot->heartbeat_us, monotonic_us(), memory_order_relaxed);
+	log_tick();
 	streams_tick(w->streams);
 	past_tick(w);
 	kept_tick(w);

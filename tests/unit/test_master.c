@@ -7,7 +7,7 @@
  * objs: daemon/master.o daemon/setup.o daemon/supervise.o daemon/spawn.o daemon/secret.o daemon/sockets.o daemon/inherited.o
  * objs: daemon/calibrate.o daemon/tokenizer.o daemon/tokenizer_stream.o daemon/tokenizer_merge.o
  * objs: daemon/tokenizer_split.o daemon/tokenizer_class.o daemon/tokenizer_table.o
- * objs: daemon/dirs.o daemon/title.o daemon/notify.o daemon/address.o daemon/log.o shm/region.o
+ * objs: daemon/dirs.o daemon/title.o daemon/notify.o daemon/log_file.o daemon/log_journal.o daemon/address.o daemon/log.o shm/region.o
  * objs: shm/claim.o shm/reap.o shm/wake.o shm/ledger.o shm/seat.o shm/account.o shm/ring.o shm/money.o shm/purse.o
  */
 #include <setjmp.h>
@@ -790,7 +790,7 @@ other_signals_are_answered(void **state)
 	AWAIT(said("need a restart"));
 	assert_true(said("from the test"));
 	kill(master, SIGUSR1);
-	AWAIT(said("nothing to reopen"));
+	AWAIT(said("nothing to open anew"));
 	kill(master, SIGUSR2);
 	AWAIT(said("not available yet"));
 	assert_int_equal(end(SIGTERM), 0);
@@ -842,7 +842,7 @@ setup(void **state)
 		.path = (char *)"tolld.conf", .user = (char *)"", .workers = WORKERS,
 		.listen = { tcp, unix_address }, .listen_count = 2, .admin_listen = (char *)"", .admin_group = "", .admin_full_group = "",
 		.state_dir = state_dir, .runtime_dir = run, .max_body = 1 << 20,
-		.log_level = LOG_INFO, .ledger = { .max_accounts = 100, .max_holds = 100 },
+		.log_level = LOG_INFO, .log_file = "", .ledger = { .max_accounts = 100, .max_holds = 100 },
 		.timeouts = { .drain = 30 },
 	};
 	return 0;
