@@ -150,6 +150,14 @@ sandbox_prepare(const struct config *c)
 	return 0;
 }
 
+void
+sandbox_bound_capabilities(void)
+{
+	for (unsigned long cap = 0; cap < 64; cap++)
+		if (prctl(PR_CAPBSET_READ, cap, 0, 0, 0) == 1)
+			(void)prctl(PR_CAPBSET_DROP, cap, 0, 0, 0); /* who may not has none */
+}
+
 /* Also of a root that stays root: it is then an ordinary user that owns much. */
 static void
 drop_capabilities(void)
@@ -157,9 +165,6 @@ drop_capabilities(void)
 	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
 	struct __user_cap_data_struct none[2] = {{0}};
 
-	for (unsigned long cap = 0; cap < 64; cap++)
-		if (prctl(PR_CAPBSET_READ, cap, 0, 0, 0) == 1)
-			(void)prctl(PR_CAPBSET_DROP, cap, 0, 0, 0); /* who may not has none */
 	(void)prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
 	/* A service manager may have forbidden the call, having left us none. */
 	if (syscall(SYS_capset, &head, none) == 0)

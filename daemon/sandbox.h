@@ -34,6 +34,9 @@ void sandbox_describe(const struct config *, char *to, size_t size);
  */
 int sandbox_prepare(const struct config *) __attribute__((warn_unused_result));
 
+/* A child, before it changes its user: which capabilities there could ever be.  To none. */
+void sandbox_bound_capabilities(void);
+
 /*
  * A child, once what it needs beyond its lists is there: a worker after its libraries were set up,
  * before it reads a byte of a peer.  Fatal if what the kernel has cannot be had.

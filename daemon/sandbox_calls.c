@@ -191,18 +191,30 @@ rule(struct filter *f, uint32_t action, const char *name, unsigned n,
 		f->error = rc;
 }
 
-/* If one argument, of 32 bits, is this. */
+/* Of these bits of an argument exactly these are set. */
+static struct scmp_arg_cmp
+bits_of(unsigned arg, uint32_t mask, uint32_t bits)
+{
+	return (struct scmp_arg_cmp){arg, SCMP_CMP_MASKED_EQ, mask, bits};
+}
+
+/* Only 32 bits of an int are the kernel's; what stands above them must change no answer. */
+static struct scmp_arg_cmp
+int_is(unsigned arg, uint32_t value)
+{
+	return bits_of(arg, UINT32_MAX, value);
+}
+
 static void
 allow_if(struct filter *f, const char *name, unsigned arg, uint32_t value)
 {
-	rule(f, SCMP_ACT_ALLOW, name, 1, &SCMP_CMP32(arg, SCMP_CMP_EQ, value));
+	rule(f, SCMP_ACT_ALLOW, name, 1, (struct scmp_arg_cmp[]){int_is(arg, value)});
 }
 
-/* If of these bits of an argument exactly these are set. */
 static void
 allow_bits(struct filter *f, const char *name, unsigned arg, uint32_t mask, uint32_t bits)
 {
-	rule(f, SCMP_ACT_ALLOW, name, 1, &SCMP_CMP32(arg, SCMP_CMP_MASKED_EQ, mask, bits));
+	rule(f, SCMP_ACT_ALLOW, name, 1, (struct scmp_arg_cmp[]){bits_of(arg, mask, bits)});
 }
 
 /* Code comes from nowhere any more. */
@@ -214,7 +226,7 @@ memory(struct filter *f)
 	for (size_t i = 0; i < 2; i++) {
 		allow_bits(f, maps[i], 2, PROT_EXEC, 0);
 		rule(f, SCMP_ACT_ERRNO(EACCES), maps[i], 1,
-		    &SCMP_CMP32(2, SCMP_CMP_MASKED_EQ, PROT_EXEC, PROT_EXEC));
+		    (struct scmp_arg_cmp[]){bits_of(2, PROT_EXEC, PROT_EXEC)});
 	}
 }
 
@@ -244,9 +256,11 @@ processes(struct filter *f, enum sandbox_role role)
 
 	for (size_t i = 0; i < sizeof options / sizeof *options; i++)
 		allow_if(f, "prctl", 0, options[i]);
-	/* The handler of what this list stops cannot be taken away. */
-	rule(f, SCMP_ACT_ALLOW, "rt_sigaction", 1, &SCMP_CMP32(0, SCMP_CMP_NE, SIGSYS));
-	rule(f, SCMP_ACT_ALLOW, "prlimit64", 1, &SCMP_CMP64(2, SCMP_CMP_EQ, 0));
+	/* The handler of what this list stops cannot be taken away: another signal has a bit that
+	 * SIGSYS has not, or lacks one.  (Signals have seven.) */
+	for (uint32_t bit = 1; bit <= 64; bit *= 2)
+		allow_bits(f, "rt_sigaction", 0, bit, ~(uint32_t)SIGSYS & bit);
+	rule(f, SCMP_ACT_ALLOW, "prlimit64", 1, (struct scmp_arg_cmp[]){{2, SCMP_CMP_EQ, 0, 0}});
 	rule(f, SCMP_ACT_ERRNO(ENOSYS), "clone3", 0, NULL);
 	if (role == SANDBOX_WORKER) {
 		/* libcurl's resolver is threads. */
@@ -266,19 +280,18 @@ sockets(struct filter *f, enum sandbox_role role)
 
 	/* Connected to each other, and for ever. */
 	rule(f, SCMP_ACT_ALLOW, "socketpair", 2,
-	    (struct scmp_arg_cmp[]){SCMP_CMP32(0, SCMP_CMP_EQ, AF_UNIX),
-	        SCMP_CMP32(1, SCMP_CMP_MASKED_EQ, type_bits, SOCK_STREAM)});
+	    (struct scmp_arg_cmp[]){int_is(0, AF_UNIX), bits_of(1, type_bits, SOCK_STREAM)});
 	if (role != SANDBOX_WORKER)
 		return;
 	for (size_t i = 0; i < 4; i++)
 		rule(f, SCMP_ACT_ALLOW, "socket", 2,
-		    (struct scmp_arg_cmp[]){SCMP_CMP32(0, SCMP_CMP_EQ, families[i / 2]),
-		        SCMP_CMP32(1, SCMP_CMP_MASKED_EQ, type_bits, types[i % 2])});
+		    (struct scmp_arg_cmp[]){
+		        int_is(0, families[i / 2]), bits_of(1, type_bits, types[i % 2])});
 	rule(f, SCMP_ACT_ALLOW, "socket", 3,
-	    (struct scmp_arg_cmp[]){SCMP_CMP32(0, SCMP_CMP_EQ, AF_NETLINK),
-	        SCMP_CMP32(1, SCMP_CMP_MASKED_EQ, type_bits, SOCK_RAW),
-	        SCMP_CMP32(2, SCMP_CMP_EQ, NETLINK_ROUTE)});
-	rule(f, SCMP_ACT_ERRNO(EAFNOSUPPORT), "socket", 1, &SCMP_CMP32(0, SCMP_CMP_EQ, AF_UNIX));
+	    (struct scmp_arg_cmp[]){
+	        int_is(0, AF_NETLINK), bits_of(1, type_bits, SOCK_RAW), int_is(2, NETLINK_ROUTE)});
+	rule(f, SCMP_ACT_ERRNO(EAFNOSUPPORT), "socket", 1,
+	    (struct scmp_arg_cmp[]){int_is(0, AF_UNIX)});
 }
 
 static void
@@ -300,7 +313,7 @@ files_opened(struct filter *f, enum sandbox_role role, bool files)
 		/* The log. */
 		allow_bits(f, opens[i], at, changing | O_APPEND, O_WRONLY | O_APPEND);
 		rule(f, SCMP_ACT_ERRNO(EACCES), opens[i], 1,
-		    &SCMP_CMP32(at, SCMP_CMP_MASKED_EQ, O_ACCMODE, O_RDWR));
+		    (struct scmp_arg_cmp[]){bits_of(at, O_ACCMODE, O_RDWR)});
 	}
 }
 

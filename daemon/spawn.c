@@ -129,6 +129,7 @@ child(struct heritage *h, uint32_t proc, const struct owner *owner, pid_t master
 	set_title(proc);
 	set_signals();
 	sockets_keep(h, proc);
+	sandbox_bound_capabilities();
 	drop_privileges(owner);
 	protect_secrets(h, proc);
 	/* After the change of user, which clears it.  A master that died before cannot send it. */

@@ -95,7 +95,10 @@ class Sandbox(Case):
                 ("execve", "/bin/sh", 0, 0), ("ptrace", 16, self.t.process.pid, 0, 0),
                 ("kill", self.t.process.pid, 0), ("listen", 3, 5), ("fork",),
                 ("socket", 17, 3, 0), ("process_vm_readv", self.t.process.pid, 0, 0, 0, 0, 0),
-                ("rt_sigaction", int(signal.SIGSYS), 0, 0, 8), ("unlink", "/tmp/x"),
+                ("rt_sigaction", int(signal.SIGSYS), 0, 0, 8),
+                # The kernel does not look at the upper half.
+                ("rt_sigaction", 2 ** 32 + int(signal.SIGSYS), 0, 0, 8), ("socket", 2 ** 32 + 17, 3, 0),
+                ("unlink", "/tmp/x"),
                 ("io_uring_setup", 1, 0), ("tgkill", self.t.process.pid, self.t.process.pid, 0))):
             with self.subTest(call):
                 self.stopped(f"tolld: worker {i % 2 + 1}", f"worker-{i % 2 + 1}", *call)
@@ -253,6 +256,25 @@ class Lacking(unittest.TestCase):
             self.assertIn("level=error proc=master msg=\"the sandbox is not whole here\"", t.log())
             self.assertFalse(os.path.exists(os.path.join(t.folder, "run", "ledger.shm")))
             t.process = None
+
+    def test_another_user(self):
+        """Started as root: what the master gives up, and what is listed, is the user's."""
+        if os.geteuid() != 0:
+            self.skipTest("not root")
+        t = self.daemon("")
+        os.chmod(t.folder, 0o755)
+        with open(t.config_file) as f:
+            text = f.read()
+        with open(t.config_file, "w") as f:
+            f.write(text.replace('user = ""', 'user = "nobody"'))
+        t.start()
+        self.serves(t)
+        for pid in t.children().values():
+            s = status(pid)
+            self.assertEqual((s["Seccomp"], s["NoNewPrivs"]), ("2", "1"))
+            self.assertEqual({int(s[x], 16) for x in ("CapPrm", "CapEff", "CapBnd", "CapAmb")}, {0})
+            self.assertNotIn("0", s["Uid"].split())
+        self.assertEqual(t.stop(), 0)
 
     def test_off_and_log(self):
         t = self.daemon("", "sandbox = off\ncore_files = true").start()

@@ -91,6 +91,11 @@ sandbox_prepare(const struct config *c)
 }
 
 void
+sandbox_bound_capabilities(void)
+{
+}
+
+void
 sandbox_enter(const struct config *c, enum sandbox_role role)
 {
 	(void)c;
