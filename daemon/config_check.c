@@ -409,25 +409,35 @@ check_group(struct config_file *f, const char *key, const char *name)
 }
 
 /* Rules that join values of several sections. */
+/* Is one in the other, or the same?  By where they really are, if both are there already. */
 static bool
 is_within(const char *path, const char *folder)
 {
-	char *real_folder = realpath(folder, NULL), *real = NULL, *parent = config_strdup(path);
-	bool within = false;
-	*(strrchr(parent, '/') + 1) = 0;
-	real = realpath(parent, NULL);
-	if (real && real_folder) {
-		size_t len = strlen(real_folder);
-		within = strncmp(real, real_folder, len) == 0 &&
-		    (real[len] == '/' || real[len] == 0 || len == 1);
-	} else { /* one is not there yet: by name */
-		size_t len = strlen(folder);
-		within = strncmp(path, folder, len) == 0 && path[len] == '/';
-	}
-	free(real);
+	char *real_path = realpath(path, NULL), *real_folder = realpath(folder, NULL);
+	const char *p = real_path ? real_path : path, *f = real_folder ? real_folder : folder;
+	size_t len = strlen(f);
+	bool within;
+	while (len > 0 && f[len - 1] == '/')
+		len--;
+	within = strncmp(p, f, len) == 0 && (p[len] == '/' || p[len] == 0);
+	free(real_path);
 	free(real_folder);
-	free(parent);
 	return within;
+}
+
+/* Whatever runs may write where the log is, and must not where the journal is. */
+static void
+check_log_folder(struct config_file *f, const struct config *c)
+{
+	char *folder;
+	if (!*c->log_file)
+		return;
+	folder = config_strdup(c->log_file);
+	*(strrchr(folder, '/') + 1) = 0; /* "/" stays */
+	if (is_within(folder, c->state_dir) || is_within(c->state_dir, folder))
+		config_fault(f, line_of(f, 0, "log_file"), "log_file",
+		    "needs a folder of its own, neither in state_dir nor around it");
+	free(folder);
 }
 
 static void
@@ -444,10 +454,7 @@ check_together(struct config_file *f, struct config *c)
 	    strlen(c->default_model)) < 0)
 		config_fault(f, line_of(f, 0, "default_model"), "default_model",
 		    "there is no model \"%s\"", c->default_model);
-	/* Workers may write where it is, and must not where the journal is. */
-	if (*c->log_file && is_within(c->log_file, c->state_dir))
-		config_fault(f, line_of(f, 0, "log_file"), "log_file",
-		    "must not be in state_dir: a folder of its own");
+	check_log_folder(f, c);
 	if (c->log_texts)
 		config_warning(f, line_of(f, 0, "log_texts"), "log_texts",
 		    "what people ask and are told is written to the log");

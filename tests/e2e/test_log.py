@@ -76,7 +76,9 @@ class Lines(Case):
         for text, fault in (('log_levels = {"worker"}', "is not MODULE=LEVEL"),
                             ('log_levels = {"worker=loud"}', "is not one of debug, info, warn, error"),
                             ('log_file = "x.log"', "is not an absolute path"),
-                            (f'log_file = "{self.t.folder}/state/x.log"', "must not be in state_dir")):
+                            (f'log_file = "{self.t.folder}/state/x.log"', "a folder of its own"),
+                            (f'log_file = "{self.t.folder}/x.log" # state', "a folder of its own"),
+                            ('log_file = "/x.log"', "a folder of its own")):
             t = Tolld(sim=False, config=text)
             self.addCleanup(t.close)
             if "state" in text:
