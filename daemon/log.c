@@ -91,11 +91,19 @@ log_set_proc(const char *proc)
 	snprintf(log_proc, sizeof(log_proc), "%s", proc);
 }
 
+/* Whoever can write there might be a process that was taken over. */
+static int
+module_count(void)
+{
+	int n = atomic_load_explicit(&levels->modules, memory_order_relaxed);
+	return n < 0 || n > LOG_MODULES_MAX ? 0 : n;
+}
+
 static void
 set_least(void)
 {
 	int least = atomic_load_explicit(&levels->all, memory_order_relaxed);
-	int n = atomic_load_explicit(&levels->modules, memory_order_relaxed);
+	int n = module_count();
 	for (int i = 0; i < n; i++)
 		if ((int)levels->module[i].level < least)
 			least = (int)levels->module[i].level;
@@ -134,7 +142,7 @@ bool
 log_enabled_at(const char *file, enum log_level level)
 {
 	int found = atomic_load_explicit(&levels->all, memory_order_relaxed);
-	int n = atomic_load_explicit(&levels->modules, memory_order_relaxed);
+	int n = module_count();
 	size_t longest = 0;
 	char name[LOG_MODULE_LEN];
 	if ((int)level < atomic_load_explicit(&levels->least, memory_order_relaxed))
