@@ -11,6 +11,7 @@
 
 #include "daemon/audit.h"
 #include "daemon/books.h"
+#include "daemon/journal_history.h"
 #include "shm/seat.h"
 #include "shm/account.h"
 #include "shm/ledger.h"
@@ -67,6 +68,7 @@ enter_reserve(const struct journal_entry *e)
 	if (head.keyed && !enter_once(e, head.model_len, t->account))
 		return false;
 	t->j_reserved = 1;
+	t->j_turn = storm_talks(number) ? e->sequence : 0;
 	t->j_first = t->j_amount = e->record.amount;
 	told->slot_stream[e->record.slot] = number + 1;
 	told->held[t->account] += e->record.amount;
@@ -319,6 +321,36 @@ judge_stream(uint32_t i, const struct told_stream *t)
 	return t->j_proc == PROC_KEEPER ? judge_rebooted(i, t) : judge_reaped(i, t);
 }
 
+/* What the history has of it, however often the keeper died meanwhile. */
+static bool
+judge_turn(struct journal_reader *journal, uint32_t i, const struct told_stream *t)
+{
+	uint8_t id[16] = {(uint8_t)(i / 2 % STORM_SESSIONS)};
+	struct history_session s;
+	struct history_turn turn;
+	struct history_view *v;
+	char text[STORM_SAID];
+	struct span said;
+	bool good;
+
+	if (t->j_turn == 0)
+		return true;
+	v = history_view_new(journal, t->account);
+	good = v != NULL && history_session_get(v, id, &s) == 1 &&
+	    history_turn_before(v, &s, t->j_turn + 1, &turn) == 1 && turn.sequence == t->j_turn &&
+	    history_said(v, t->j_turn, &said) == 1 &&
+	    said.len == (size_t)snprintf(text, sizeof text, "%u", i) &&
+	    memcmp(said.p, text, said.len) == 0;
+	history_view_free(v);
+	if (!good)
+		WRONG("stream %u: its turn %" PRIu64 " is not in the history", i, t->j_turn);
+	if (turn.ended_us == 0 || turn.outcome != t->j_outcome ||
+	    turn.charge != (t->j_type == JOURNAL_VOID ? 0 : t->j_charge))
+		WRONG("stream %u: in the history it is charged %lld, outcome %d", i,
+		    (long long)turn.charge, turn.outcome);
+	return true;
+}
+
 static bool
 judge_credit(uint32_t i, const struct told_credit *t)
 {
@@ -480,7 +512,7 @@ examine(const struct heritage *h)
 		storm_fail("readers: %s", why);
 	good = good && walk(journal);
 	for (i = told->streams_done; good && i < atomic_load(&told->streams); i++)
-		good = judge_stream(i, &told->stream[i]);
+		good = judge_stream(i, &told->stream[i]) && judge_turn(journal, i, &told->stream[i]);
 	told->streams_done = i;
 	/* A ref of before may have been repeated since. */
 	for (i = told->credits_done; good && i < atomic_load(&told->credits); i++)

@@ -194,7 +194,7 @@ begin(struct player *p, struct stream *s)
 	uint32_t account = atomic_load(&told->active[storm_draw(&p->rng, STORM_ACCOUNTS)]);
 	struct journal_reserve head = {.model_len = 5};
 	struct journal_keyed keyed;
-	unsigned char payload[sizeof head + 5 + sizeof keyed];
+	unsigned char payload[sizeof head + 5 + sizeof keyed + STORM_SAID];
 	size_t len = sizeof head + 5;
 	enum ledger_result result;
 	struct hold_terms t = {.price = storm_price,
@@ -231,6 +231,9 @@ begin(struct player *p, struct stream *s)
 		memcpy(payload + len, &keyed, sizeof keyed);
 		len += sizeof keyed;
 	}
+	head.session_id[0] = (uint8_t)(number / 2 % STORM_SESSIONS);
+	if (storm_talks(number))
+		len += (size_t)snprintf((char *)payload + len, STORM_SAID, "%u", number);
 	memcpy(payload, &head, sizeof head);
 	memcpy(payload + sizeof head, "model", 5);
 	result = ledger_reserve(p->ledger, &t, payload, len, &s->h, &s->position);

@@ -20,7 +20,7 @@
  * each daemon ends.  How the processes interleave is the kernel's, so a seed that failed is likely
  * to fail again, not certain.
  *
- * objs: daemon/keeper.o daemon/compact_make.o daemon/title.o daemon/compact.o daemon/keeper_batch.o daemon/recover.o daemon/keeper_prices.o daemon/audit.o daemon/proof.o daemon/checkpoint.o daemon/books_rows.o daemon/state.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_check.o daemon/metrics.o daemon/buf.o daemon/log.o daemon/utf8.o daemon/supervise.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o shm/claim.o shm/reap.o shm/mail.o shm/wake.o daemon/keeper_gone.o daemon/keeper_refs.o shm/purse.o daemon/books_caps.o daemon/journal_history.o daemon/keeper_history.o
+ * objs: daemon/keeper.o daemon/compact_make.o daemon/title.o daemon/compact.o daemon/keeper_batch.o daemon/recover.o daemon/keeper_prices.o daemon/audit.o daemon/proof.o daemon/checkpoint.o daemon/books_rows.o daemon/state.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_check.o daemon/metrics.o daemon/buf.o daemon/log.o daemon/utf8.o daemon/supervise.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o shm/claim.o shm/reap.o shm/mail.o shm/wake.o daemon/keeper_gone.o daemon/keeper_refs.o shm/purse.o daemon/books_caps.o daemon/journal_history.o daemon/keeper_history.o daemon/journal_history_read.o
  */
 #include <errno.h>
 #include <poll.h>

@@ -53,7 +53,17 @@ struct told_stream {
 	uint32_t j_key; /* under whose cap, + 1 */
 	uint8_t j_budgets; /* a bit for each that it is under */
 	uint16_t j_window[BUDGETS];
+	uint64_t j_turn; /* of the history: its reserve's sequence; 0: it is in none */
 };
+
+/* Every other stream is a turn of a session, with its number as what was said. */
+#define STORM_SESSIONS 8 /* of an account */
+#define STORM_SAID 12
+static inline bool
+storm_talks(uint32_t number)
+{
+	return number % 2 == 0;
+}
 
 /* A key of repeated reserves (Idempotency-Key); by its number. */
 struct told_once {
