@@ -512,6 +512,43 @@ class Kept(Case):
         self.assertNotIn("xyzzy", self.t.log())
 
 
+class Dialects(unittest.TestCase):
+    def test_the_past_in_each(self):
+        """A provider of any dialect is told a session's past in its own words."""
+        t = Tolld(workers=2, models={"short": "sim:tokens=5"})
+        self.addCleanup(t.close)
+        text = ""
+        for dialect, base in (("anthropic", ""), ("ollama", ""), ("openai", "/v1")):
+            text += f"""
+provider "{dialect}" {{
+    dialect = "{dialect}" retries = 0
+    base_url = "http://127.0.0.1:{t.sim.port}{base}"
+}}
+model "{dialect}" {{
+    provider = "{dialect}" upstream = "sim:echo=1,tokens=90000" tokenizer = "o200k_base"
+    price_prompt = 1 price_completion = 1 max_completion = 90000
+}}
+"""
+        t.extra = (text,) + t.extra[1:]
+        t.write_config()
+        t.start()
+        c = Client(t, t.account("alice", "100"))
+        for dialect in ("anthropic", "ollama", "openai"):
+            sent, events = c.say("What is \"this\"?\nи это 😀", "short")
+            expected = [{"role": "user", "content": "What is \"this\"?\nи это 😀"},
+                        {"role": "assistant", "content": text_of(events)},
+                        {"role": "user", "content": "and that?"}]
+            p = c.preview("and that?", dialect, session_id=sent["session_id"])
+            self.assertEqual(p["prompt_tokens"], prompt_of(expected))
+            _, events = c.say("and that?", dialect, session_id=sent["session_id"])
+            self.assertEqual(end_of(events)[0], "done", dialect)
+            got = [(m["role"], m["content"] if isinstance(m["content"], str) else
+                    "".join(part["text"] for part in m["content"])) for m in asked(events)]
+            self.assertEqual(got, [(m["role"], m["content"]) for m in expected], dialect)
+        t.audit()
+        self.assertEqual(t.stop(), 0, t.log())
+
+
 class Deaths(unittest.TestCase):
     """What was acknowledged, and what was saved of an answer, is there after any death."""
 
