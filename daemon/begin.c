@@ -178,8 +178,8 @@ payload(struct buf *b, const struct stream *st, const struct chat_request *r,
 	buf_str(b, model);
 	if (st->has_key)
 		buf_add(b, &st->keyed, sizeof st->keyed);
-	/* On /v1 the client keeps its own history. */
-	if (!r->v1)
+	/* On /v1 the client keeps its own history; and where none is kept nobody needs it again. */
+	if (!r->v1 && st->w->config->history.enabled)
 		buf_add(b, said.p, said.len);
 }
 

@@ -27,7 +27,7 @@
 enum journal_type {
 	/* A hold was opened.  amount: the hold; extra: deadline_us in its lower 56 bits; prompt;
 	 * price; payload: struct journal_reserve with what follows it, then the user's message (JSON)
-	 * as it was accepted.
+	 * as it was accepted, if it is to be kept.
 	 * Under a key's cap: cached, completion: the lower and upper half of that key's id; outcome:
 	 * the last 8 bits of the window's number (shm/purse.h).
 	 * Under its account's budgets: the upper byte of extra, by JOURNAL_BUDGET; else 0. */

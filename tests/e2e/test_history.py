@@ -883,6 +883,10 @@ class Retention(unittest.TestCase):
             self.assertEqual((status, body["error"]["code"]), (404, "not_found"))
         sent, events = c.say("hello", "echo", session_id=session)
         self.assertEqual(asked(events), [{"role": "user", "content": "hello"}])
+        c.say("a secret xyzzy question", "short")
+        for name in ("journal.mdb", "state.mdb"):
+            with open(os.path.join(t.folder, "state", name), "rb") as f:
+                self.assertNotIn(b"xyzzy", f.read())
         again = list(t.open(sent["stream_id"]).typed())
         self.assertEqual(text_of(again), text_of(events))
         wait_for(lambda: "what there was of it is removed" in t.log(), 20, "all of it to go")
