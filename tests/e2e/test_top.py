@@ -171,7 +171,7 @@ class Top(Case):
         term.shows(r"\033\[12;1Hby name")
         term.key("q")
         code, after = term.end()
-        self.assertEqual((code, after), (0, term.before))
+        self.assertEqual((code, after), (0, term.before), term.text[-200:])
         self.assertTrue(term.text.rstrip().endswith("\033[?25h\033[?1049l"), term.text[-100:])
 
     def test_signals_leave_the_terminal(self):

@@ -5,7 +5,9 @@ started here are ended, by their ids.  Nothing waits for a fixed time: wait_for(
 condition with a bound.  Python's standard library only.
 """
 import http.client
+import errno
 import json
+import random
 import os
 import shutil
 import signal
@@ -51,9 +53,19 @@ def micro(credits):
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """Below those that the kernel gives to connections, or one of these could have it by the time
+    that it is listened on."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range") as f:
+        end = int(f.read().split()[0])
+    while True:
+        with socket.socket() as s:
+            port = random.randrange(5000, end) if end > 10000 else 0
+            try:
+                s.bind(("127.0.0.1", port))
+                return s.getsockname()[1]
+            except OSError as e:
+                if e.errno != errno.EADDRINUSE:
+                    raise
 
 
 class Sim:
