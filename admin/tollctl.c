@@ -32,6 +32,8 @@ static const struct command *const commands[] = {
     &cmd_stream_cancel,
     &cmd_stats,
     &cmd_workers,
+    &cmd_reload,
+    &cmd_drain,
     &cmd_journal,
     &cmd_export,
     &cmd_audit,

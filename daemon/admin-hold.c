@@ -114,7 +114,6 @@ put_hold(struct proto_out *out, const struct admin *a, const struct hold_report 
 static void
 put_stream(struct proto_out *out, const struct admin *a, const struct hold_report *h)
 {
-	const struct config *config = a->heritage->config;
 	const struct account *account = account_at(a->region, h->account);
 	char stream[STREAM_ID_LEN + 1], name[HOLD_NAME_LEN];
 
@@ -123,8 +122,9 @@ put_stream(struct proto_out *out, const struct admin *a, const struct hold_repor
 	proto_put_map(out, 9);
 	proto_put_kstr(out, "stream_id", stream);
 	proto_put_ktext(out, "account", account->id, account->id_len);
+	/* Also of a model that the config has no more. */
 	proto_put_kstr(out, "model",
-	    h->model < config->model_count ? config->model[h->model].name : NULL);
+	    h->model < REGION_MODELS_MAX ? region_names(a->region)->model[h->model] : NULL);
 	proto_put_kstr(out, "state", h->ending ? "ending" : h->opened ? "running" : "waiting");
 	proto_put_kint(out, "worker", hold_proc(a->region, h->slot) - PROC_WORKER + 1);
 	proto_put_kint(out, "metered", h->metered);

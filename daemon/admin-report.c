@@ -7,6 +7,7 @@
 #include "daemon/admin.h"
 #include "daemon/ids.h"
 #include "daemon/metrics_table.h"
+#include "shm/clock.h"
 
 static const char *
 proc_state(const struct proc_slot *p)
@@ -29,7 +30,10 @@ holds_of(const struct region *r, uint32_t proc)
 	return n;
 }
 
-/* [{"worker", "pid", "state", "generation", "streams", "holds"}]. */
+/*
+ * [{"worker", "pid", "state", "generation", "up", "streams", "connections", "holds", "restarts",
+ * "heartbeat_ms", "config", "version"}].
+ */
 enum admin_step
 admin_workers_list(struct admin_call *call, const struct proto_value *v)
 {
@@ -45,9 +49,15 @@ admin_workers_list(struct admin_call *call, const struct proto_value *v)
 	proto_put_array(out, n);
 	for (uint32_t i = 0; i < n; i++) {
 		const struct proc_slot *p = region_proc(r, shown[i]);
+		/* Relaxed, all of them: a report. */
 		uint32_t pid = atomic_load_explicit(&p->pid, memory_order_relaxed);
+		uint64_t since = atomic_load_explicit(&p->started_s, memory_order_relaxed);
+		uint64_t beat = atomic_load_explicit(&p->heartbeat_us, memory_order_relaxed);
+		uint64_t now_s = realtime_us() / 1000000, now_us = monotonic_us();
+		char version[REGION_PROGRAM_LEN];
 
-		proto_put_map(out, 6);
+		(void)snprintf(version, sizeof version, "%.*s", (int)sizeof version - 1, p->version);
+		proto_put_map(out, 12);
 		proto_put_kint(out, "worker", shown[i] - PROC_WORKER + 1);
 		proto_put_kint(out, "pid", pid);
 		proto_put_kstr(out, "state", proc_state(p));
@@ -57,6 +67,15 @@ admin_workers_list(struct admin_call *call, const struct proto_value *v)
 		    pid == 0 ? 0
 			     : (int64_t)atomic_load_explicit(&p->streams, memory_order_relaxed));
 		proto_put_kint(out, "holds", holds_of(r, shown[i]));
+		proto_put_kint(out, "up", pid == 0 || since > now_s ? 0 : (int64_t)(now_s - since));
+		proto_put_kint(out, "connections",
+		    pid == 0 ? 0 : atomic_load_explicit(&p->connections, memory_order_relaxed));
+		proto_put_kint(
+		    out, "restarts", atomic_load_explicit(&p->restarts, memory_order_relaxed));
+		proto_put_kint(out, "heartbeat_ms",
+		    pid == 0 || beat == 0 || beat > now_us ? 0 : (int64_t)(now_us - beat) / 1000);
+		proto_put_kint(out, "config", atomic_load_explicit(&p->config, memory_order_relaxed));
+		proto_put_kstr(out, "version", version);
 	}
 	return ADMIN_DONE;
 }

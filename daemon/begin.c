@@ -105,7 +105,7 @@ static void
 payload(struct buf *b, const struct stream *st, const struct chat_request *r,
     const uint8_t message_id[static 16])
 {
-	const char *model = st->w->config->model[r->model].name;
+	const char *model = st->config->model[r->model].name;
 	struct json_value said = chat_request_said(r);
 	struct journal_reserve j = {
 	    .generation = st->w->generation,
@@ -265,7 +265,7 @@ reserve(struct stream *st, struct key_entry *key, const struct chat_request *r,
 	    .max_tokens = r->max_tokens,
 	    .min_tokens = q->min_tokens,
 	    .want_tokens = q->want_tokens,
-	    .seats = limit_account_streams(st->w->config, st->account),
+	    .seats = limit_account_streams(st->config, st->account),
 	    .key = key,
 	    .key_seats = key == NULL ? 0 : key->concurrent_streams,
 	    .model = (uint16_t)r->model,
@@ -317,7 +317,9 @@ ask_or_refuse(struct worker *w, struct conn *c, const struct journal_keyed *keye
 static bool
 open_for_requests(struct worker *w, struct conn *c)
 {
-	if (w->draining) {
+	/* Relaxed: whoever is in time to be taken is taken. */
+	if (w->draining ||
+	    atomic_load_explicit(&w->region->h->draining, memory_order_relaxed) != 0) {
 		conn_header(c, "Retry-After", "1");
 		conn_error(c, 503, "server_error", "draining", NULL, "the gateway is draining");
 		return false;

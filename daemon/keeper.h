@@ -47,6 +47,7 @@ struct keeper {
 	uint64_t unprojected_us;          /* when the oldest unprojected commit ended; 0: none */
 	uint64_t swept_us;                /* when expiry and dead readers were last looked after */
 	struct compact *compact;          /* compact.c; NULL before it begins */
+	uint32_t offered;                 /* the last config that was looked for */
 	int signal_fd;
 	bool stop; /* CHILD_SIG_STOP came */
 };

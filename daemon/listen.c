@@ -140,6 +140,38 @@ listen_on(struct server *s, int fd)
 	return event_add(l->ev, NULL);
 }
 
+static bool
+any_origin(const struct config *c)
+{
+	for (int i = 0; i < c->origin_count; i++)
+		if (strcmp(c->origins[i], "*") == 0)
+			return true;
+	return false;
+}
+
+/* Where an origin of one config stands in another. */
+static int8_t
+same_origin(const struct config *here, const char *origin)
+{
+	for (int i = 0; i < here->origin_count; i++)
+		if (strcmp(here->origins[i], origin) == 0)
+			return (int8_t)i;
+	return any_origin(here) ? CORS_ANY : CORS_NONE;
+}
+
+void
+server_renew(struct server *s, const struct config *next)
+{
+	struct conn *c;
+
+	/* Replies that are still to begin. */
+	TAILQ_FOREACH(c, &s->all, all)
+		if (c->cors >= 0)
+			c->cors = same_origin(next, s->config->origins[c->cors]);
+	s->config = next;
+	s->cors_any = any_origin(next);
+}
+
 struct server *
 server_new(struct event_base *base, struct heritage *h, uint32_t proc, const struct route *routes,
     void *arg)
@@ -155,8 +187,7 @@ server_new(struct event_base *base, struct heritage *h, uint32_t proc, const str
 	s->arg = arg;
 	TAILQ_INIT(&s->all);
 	TAILQ_INIT(&s->deferred);
-	for (int i = 0; i < s->config->origin_count; i++)
-		s->cors_any |= strcmp(s->config->origins[i], "*") == 0;
+	s->cors_any = any_origin(s->config);
 	if (getrandom(&s->id_seed, sizeof(s->id_seed), 0) != (ssize_t)sizeof(s->id_seed))
 		s->id_seed = (uint64_t)getpid();
 	s->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);

@@ -66,6 +66,12 @@ log_set_level(enum log_level level)
 	atomic_store_explicit(level_now, (int)level, memory_order_relaxed);
 }
 
+void
+log_set_format(enum log_format format)
+{
+	log_format_now = format;
+}
+
 bool
 log_enabled(enum log_level level)
 {

@@ -22,6 +22,8 @@ void log_init(const char *proc, enum log_format, enum log_level);
 void log_set_proc(const char *proc); /* after fork: "worker-1", "keeper", "admin" */
 /* The level of this process and of all that were forked since log_init; takes effect at once. */
 void log_set_level(enum log_level);
+/* The form of this process's lines. */
+void log_set_format(enum log_format);
 /* Would a line of this level be written?  (To save the work of preparing one.) */
 bool log_enabled(enum log_level);
 

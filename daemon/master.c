@@ -1,6 +1,7 @@
 /*
- * The master: one small loop over signals and one eventfd.  It parses nothing that a peer sent,
- * allocates nothing once it runs (but for a reload's check), and never waits for a child.
+ * The master: one small loop over signals, one eventfd and what the admin process passes on.  It
+ * parses nothing that a peer sent, allocates nothing once it runs (but for a reload), and never
+ * waits for a child.
  *
  * Its life is a row of phases; each says what must have happened before the next begins.
  */
@@ -10,7 +11,6 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
@@ -19,10 +19,13 @@
 #include "daemon/heritage.h"
 #include "daemon/log.h"
 #include "daemon/notify.h"
+#include "daemon/order.h"
+#include "daemon/reload.h"
 #include "daemon/setup.h"
 #include "daemon/sockets.h"
 #include "daemon/supervise.h"
 #include "daemon/title.h"
+#include "daemon/tokenizer.h"
 #include "shm/clock.h"
 #include "shm/ring.h"
 #include "shm/wake.h"
@@ -53,6 +56,7 @@ struct master {
 	struct setup up;
 	struct heritage *h; /* up.heritage */
 	struct supervisor s;
+	struct reload reload;
 	enum phase phase;
 	uint64_t deadline_us; /* of the phase; UINT64_MAX: none */
 	uint64_t started_us;
@@ -94,14 +98,31 @@ enter_stop_workers(struct master *m)
 	enter(m, PHASE_STOP_WORKERS, STOP_US_MAX);
 }
 
+static void
+set_draining(struct master *m, uint32_t how)
+{
+	/* Relaxed: a flag that is looked at now and then. */
+	atomic_store_explicit(&m->h->region.h->draining, how, memory_order_relaxed);
+}
+
+/* An operator keeps new work away, and later not any more. */
+static void
+keep_draining(struct master *m, bool on)
+{
+	if (m->phase != PHASE_SERVE)
+		return; /* nobody is served, or nobody will be */
+	log_event(LOG_INFO, on ? "draining: nothing new is taken until it is resumed"
+	                       : "taking requests again", NULL);
+	set_draining(m, on ? REGION_DRAIN_KEEP : REGION_DRAIN_NONE);
+}
+
 /* The end has been asked for: tell all who run. */
 static void
 enter_shutdown(struct master *m, bool drain)
 {
 	log_event(LOG_INFO, drain ? "draining" : "stopping", NULL);
 	notify("STOPPING=1");
-	/* Relaxed: a flag that is looked at now and then. */
-	atomic_store_explicit(&m->h->region.h->draining, 1, memory_order_relaxed);
+	set_draining(m, REGION_DRAIN_END);
 	/* Now the workers' copies are the only ones: closing one refuses new connections. */
 	sockets_stop_listening(m->h);
 	supervise_unwant(&m->s, PROC_WORKER, m->s.procs);
@@ -284,34 +305,6 @@ step_phase(struct master *m)
 
 /* Signals. */
 
-/* Check the file again; the log's level is what can change in a running daemon so far. */
-static void
-reload(struct master *m)
-{
-	char *said = NULL, *rest, *line;
-	size_t size;
-	FILE *errors = open_memstream(&said, &size);
-	struct config *c;
-	if (!errors) {
-		log_warn("reload");
-		return;
-	}
-	c = config_load(m->h->config->path, errors);
-	fclose(errors);
-	rest = said;
-	while ((line = strsep(&rest, "\n")))
-		if (*line)
-			log_warnx("%s", line);
-	free(said);
-	if (!c) {
-		log_warnx("reload: the file has faults, nothing was changed");
-		return;
-	}
-	log_set_level(c->log_level);
-	config_free(c);
-	log_info("reload: log_level applied; all other changes need a restart");
-}
-
 static void
 read_signals(struct master *m)
 {
@@ -328,7 +321,7 @@ read_signals(struct master *m)
 			ask_shutdown(m, false);
 			break;
 		case SIGHUP:
-			reload(m);
+			reload_ask(&m->reload, 0);
 			break;
 		case SIGUSR1:
 			log_info("the log goes to stderr: there is nothing to reopen");
@@ -342,12 +335,46 @@ read_signals(struct master *m)
 	}
 }
 
+/* What operators ask for by way of the admin process. */
+static void
+read_orders(struct master *m)
+{
+	static struct order_received r;
+	while (order_receive(m->h->order_ours[PROC_ADMIN], &r) == 1) {
+		order_close(&r);
+		switch ((enum order_kind)r.order.kind) {
+		case ORDER_RELOAD:
+			reload_ask(&m->reload, r.order.number);
+			break;
+		case ORDER_DRAIN:
+			if (m->phase == PHASE_SERVE)
+				ask_shutdown(m, true);
+			break;
+		case ORDER_KEEP:
+		case ORDER_RESUME:
+			keep_draining(m, r.order.kind == ORDER_KEEP);
+			break;
+		default:
+			break;
+		}
+	}
+}
+
+static void
+other_ended(void *arg, pid_t pid, int status)
+{
+	struct master *m = arg;
+	(void)reload_ended(&m->reload, pid, status);
+}
+
 static int
 wait_ms(const struct master *m)
 {
 	uint64_t now = monotonic_us(), next = supervise_next_us(&m->s);
 	if (m->deadline_us < next)
 		next = m->deadline_us;
+	if (reload_next_us(&m->reload) < next)
+		next = reload_next_us(&m->reload);
 	if (m->watchdog_us > 0 && m->told_us + m->watchdog_us < next)
 		next = m->told_us + m->watchdog_us;
 	if ((m->phase == PHASE_LOAD || supervise_reaping(&m->s)) && now + LOOK_US < next)
@@ -375,6 +402,7 @@ loop(struct master *m)
 	struct pollfd poll_fd[] = {
 		{ .fd = m->up.signal_fd, .events = POLLIN },
 		{ .fd = m->h->wake_fd[PROC_MASTER], .events = POLLIN },
+		{ .fd = m->h->order_ours[PROC_ADMIN], .events = POLLIN },
 	};
 	for (;;) {
 		enum phase before;
@@ -383,15 +411,17 @@ loop(struct master *m)
 		wake_prepare(&m->h->region, PROC_MASTER);
 		tell_watchdog(m);
 		read_signals(m);
+		read_orders(m);
 		supervise_collect(&m->s);
 		do {
 			before = m->phase;
 			supervise_step(&m->s);
 			step_phase(m);
 		} while (m->phase != before);
+		reload_step(&m->reload, m->phase == PHASE_SERVE, m->phase <= PHASE_SERVE);
 		if (m->phase == PHASE_CLEAN || m->phase == PHASE_UNFINISHED)
 			return;
-		if (poll(poll_fd, 2, wait_ms(m)) < 0 && errno != EINTR)
+		if (poll(poll_fd, 3, wait_ms(m)) < 0 && errno != EINTR)
 			log_warn("poll");
 		wake_done(&m->h->region, PROC_MASTER, m->h->wake_fd[PROC_MASTER]);
 	}
@@ -428,17 +458,22 @@ master_run(struct config *config)
 		return 1;
 	}
 	supervise_init(&m.s, m.h, &m.up.owner, m.up.signal_fd);
+	m.s.other = other_ended;
+	m.s.arg = &m;
+	reload_init(&m.reload, m.h, &m.s);
+	tokenizer_keep_files(); /* what is opened later is for those who run already */
 	enter(&m, PHASE_LOAD, UINT64_MAX);
 	supervise_want(&m.s, PROC_KEEPER, PROC_KEEPER + 1);
 	loop(&m);
 
 	bool clean = m.phase == PHASE_CLEAN;
 	kill_all(&m);
+	reload_close(&m.reload);
 	setup_close(&m.up, clean);
 	if (clean)
 		log_event(LOG_INFO, "ended", NULL);
 	else
 		log_event(LOG_ERROR, "ended with work left to the next start", NULL);
-	config_free(config);
+	config_free(m.h->config);
 	return clean && !m.failed ? 0 : 1;
 }

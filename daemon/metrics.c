@@ -55,12 +55,17 @@ code_text(const struct config *c, uint32_t i)
 	return text;
 }
 
+static const struct region_names *names; /* of the region that metrics_init was given */
+
 static const char *
 model_text(const struct config *c, uint32_t i)
 {
 	if (i == CONFIG_MODELS_MAX)
 		return "other";
-	return (int)i < c->model_count ? c->model[i].name : NULL;
+	if ((int)i < c->model_count && c->model[i].name != NULL)
+		return c->model[i].name;
+	/* A counter does not end with its model. */
+	return names != NULL && names->model[i][0] != '\0' ? names->model[i] : NULL;
 }
 
 static const char *
@@ -68,7 +73,9 @@ provider_text(const struct config *c, uint32_t i)
 {
 	if (i == CONFIG_PROVIDERS_MAX)
 		return "other";
-	return (int)i < c->provider_count ? c->provider[i].name : NULL;
+	if ((int)i < c->provider_count && c->provider[i].name != NULL)
+		return c->provider[i].name;
+	return names != NULL && names->provider[i][0] != '\0' ? names->provider[i] : NULL;
 }
 
 static const char *
@@ -306,6 +313,14 @@ const struct metrics_family metrics_families[M_FAMILIES] = {
     [M_ACCOUNTS_FROZEN] = {"tolld_accounts_frozen",
         "Accounts whose books were contradicted and that an operator has to unfreeze.", GAUGE,
         UNIT_ONE, .base = W_FROZEN},
+    [M_CONFIG_GENERATION] = {"tolld_config_generation",
+        "Which config is in force: 1 is that of the start, one more with each reload.", GAUGE,
+        UNIT_ONE, .base = W_NONE},
+    [M_CONFIG_GOOD] = {"tolld_config_last_reload_successful",
+        "0 if the last reload was refused; the config before it is in force.", GAUGE, UNIT_ONE,
+        .base = W_NONE},
+    [M_CONFIG_TIME] = {"tolld_config_last_reload_success_timestamp_seconds",
+        "When the config that is in force was loaded.", GAUGE, UNIT_SECONDS, .base = W_NONE},
     [M_BUILD_INFO] = {"tolld_build_info", "Always 1; the version is the label.", GAUGE, UNIT_ONE,
         {&l_version}, .base = W_NONE},
 };
@@ -318,6 +333,7 @@ void
 metrics_init(const struct region *r, uint32_t proc)
 {
 	words = region_counters(r, proc);
+	names = region_names(r);
 }
 
 static void

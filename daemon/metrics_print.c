@@ -72,7 +72,7 @@ gauge(const struct region *r, enum metrics_family_id id, uint32_t i)
 	case M_JOURNAL_OK:
 		return (int64_t)atomic_load_explicit(&h->journal_ok, memory_order_relaxed);
 	case M_DRAINING:
-		return (int64_t)atomic_load_explicit(&h->draining, memory_order_relaxed);
+		return atomic_load_explicit(&h->draining, memory_order_relaxed) != 0;
 	case M_ACCOUNTS:
 		return (int64_t)atomic_load_explicit(&h->accounts, memory_order_relaxed);
 	case M_KEYS:
@@ -87,6 +87,13 @@ gauge(const struct region *r, enum metrics_family_id id, uint32_t i)
 		return (int64_t)atomic_load_explicit(
 		    &region_counters(r, PROC_KEEPER)[metrics_families[id].base],
 		    memory_order_relaxed);
+	case M_CONFIG_GENERATION:
+		return (int64_t)atomic_load_explicit(&h->config.generation, memory_order_relaxed);
+	case M_CONFIG_GOOD:
+		return atomic_load_explicit(&h->config.failed, memory_order_relaxed) == 0;
+	case M_CONFIG_TIME: /* in microseconds, as all times are here */
+		return (int64_t)atomic_load_explicit(&h->config.loaded_s, memory_order_relaxed) *
+		    1000000;
 	case M_BUILD_INFO:
 		return 1;
 	default:

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "daemon/calibrate.h"
+#include "daemon/config_change.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "daemon/sockets.h"
@@ -141,6 +142,21 @@ open_region(struct setup *s)
 	return 0;
 }
 
+/* A crashed daemon's holds and counters keep their models, whatever the config says now. */
+static int
+place_config(struct setup *s)
+{
+	struct region_names *names = region_names(&s->heritage.region);
+	const char *why = config_place(s->heritage.config, names, true);
+	if (why) {
+		config_names_forget(s->heritage.config, names);
+		why = config_place(s->heritage.config, names, true);
+	}
+	if (why)
+		log_event(LOG_ERROR, "cannot number the models and providers", "error", why, NULL);
+	return why ? -1 : 0;
+}
+
 /* What a killed daemon's marks must not say about this one. */
 static void
 reset_region(struct setup *s)
@@ -164,12 +180,13 @@ setup_open(struct setup *s, struct config *config)
 {
 	memset(s, 0, sizeof(*s));
 	s->heritage.config = config;
+	s->heritage.generation = 1;
 	s->heritage.region.fd = -1;
 	s->signal_fd = s->pid_fd = s->state_fd = -1;
 	sockets_init(&s->heritage);
 	raise_nofile();
 	if (spawn_owner(config->user, &s->owner) < 0 || open_signals(s) < 0 || open_dirs(s) < 0 ||
-	    open_region(s) < 0)
+	    open_region(s) < 0 || place_config(s) < 0)
 		return -1;
 	reset_region(s);
 	metrics_init(&s->heritage.region, PROC_MASTER);

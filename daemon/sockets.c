@@ -261,7 +261,8 @@ sockets_init(struct heritage *h)
 	h->admin_http_fd = -1;
 	h->admin_unix_fd = -1;
 	for (int p = 0; p < REGION_PROCS_MAX; p++)
-		h->wake_fd[p] = h->inbox_rd[p] = h->inbox_wr[p] = -1;
+		h->wake_fd[p] = h->inbox_rd[p] = h->inbox_wr[p] = h->order_ours[p] =
+		    h->order_theirs[p] = -1;
 }
 
 int
@@ -270,7 +271,8 @@ sockets_open(struct heritage *h, uint32_t workers, const struct owner *owner)
 	for (uint32_t p = 0; p < h->region.h->procs; p++) {
 		h->wake_fd[p] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 		if (h->wake_fd[p] < 0 ||
-		    (p >= PROC_WORKER && open_inbox(&h->inbox_rd[p], &h->inbox_wr[p]) < 0))
+		    (p >= PROC_WORKER && open_inbox(&h->inbox_rd[p], &h->inbox_wr[p]) < 0) ||
+		    (p >= PROC_KEEPER && open_inbox(&h->order_theirs[p], &h->order_ours[p]) < 0))
 			return complain("cannot make the descriptors between processes", NULL,
 			    errno);
 	}
@@ -312,6 +314,8 @@ sockets_close(struct heritage *h)
 		close_fd(&h->wake_fd[p]);
 		close_fd(&h->inbox_rd[p]);
 		close_fd(&h->inbox_wr[p]);
+		close_fd(&h->order_ours[p]);
+		close_fd(&h->order_theirs[p]);
 	}
 	while (bound_count > 0) {
 		unlink(bound[--bound_count]);
@@ -330,8 +334,11 @@ sockets_keep(struct heritage *h, uint32_t proc)
 		close_fd(&h->admin_unix_fd);
 	}
 	for (uint32_t p = 0; p < REGION_PROCS_MAX; p++) {
-		if (p != proc)
+		close_fd(&h->order_ours[p]);
+		if (p != proc) {
 			close_fd(&h->inbox_rd[p]);
+			close_fd(&h->order_theirs[p]);
+		}
 		if (proc == PROC_KEEPER)
 			close_fd(&h->inbox_wr[p]);
 	}

@@ -17,6 +17,7 @@
 #include "daemon/secret.h"
 #include "daemon/sockets.h"
 #include "daemon/title.h"
+#include "daemon/tokenizer.h"
 
 const char *
 spawn_name(uint32_t proc, char text[static 16])
@@ -43,6 +44,9 @@ spawn_owner(const char *user, struct owner *owner)
 		    NULL);
 		return -1;
 	}
+	owner->name = strdup(user); /* it outlives the config */
+	if (!owner->name)
+		fatal("start");
 	owner->uid = pw->pw_uid;
 	owner->gid = pw->pw_gid;
 	return 0;
@@ -119,6 +123,7 @@ child(struct heritage *h, uint32_t proc, const struct owner *owner, pid_t master
 	set_title(proc);
 	set_signals();
 	sockets_keep(h, proc);
+	tokenizer_drop_files();
 	drop_privileges(owner);
 	protect_secrets(h->config);
 	/* After the change of user, which clears it.  A master that died before cannot send it. */

@@ -178,11 +178,17 @@ supervise_collect(struct supervisor *s)
 {
 	int status;
 	pid_t pid;
-	while ((pid = waitpid(-1, &status, WNOHANG)) > 0 || (pid < 0 && errno == EINTR))
-		for (uint32_t p = PROC_KEEPER; pid > 0 && p < s->procs; p++)
-			if (s->child[p].state == CHILD_RUNNING && s->child[p].pid == pid)
-				note_death(s, p, status);
-	/* A pid that is nobody's is an orphan that pid 1 of a container has inherited. */
+	while ((pid = waitpid(-1, &status, WNOHANG)) > 0 || (pid < 0 && errno == EINTR)) {
+		uint32_t p = PROC_KEEPER;
+		while (p < s->procs &&
+		       (s->child[p].state != CHILD_RUNNING || s->child[p].pid != pid))
+			p++;
+		if (pid > 0 && p < s->procs)
+			note_death(s, p, status);
+		/* A pid that is nobody's is an orphan that pid 1 of a container has inherited. */
+		else if (pid > 0 && s->other)
+			s->other(s->arg, pid, status);
+	}
 }
 
 static void
@@ -194,6 +200,14 @@ start(struct supervisor *s, uint32_t proc, uint64_t now_us)
 	atomic_store_explicit(&slot->bad, 0, memory_order_relaxed);
 	/* The last one's says nothing of this one. */
 	atomic_store_explicit(&slot->heartbeat_us, 0, memory_order_relaxed);
+	atomic_store_explicit(&slot->connections, 0, memory_order_relaxed);
+	atomic_store_explicit(&slot->started_s, realtime_us() / SECOND_US, memory_order_relaxed);
+	atomic_store_explicit(&slot->restarts, c->starts, memory_order_relaxed);
+	snprintf(slot->version, sizeof(slot->version), "%s", TOLLD_VERSION);
+	/* The keeper runs on a config once its prices are there: it says so itself. */
+	atomic_store_explicit(&slot->config, proc == PROC_KEEPER ? 0 : s->heritage->generation,
+	    memory_order_relaxed);
+	atomic_store_explicit(&slot->config_refused, 0, memory_order_relaxed);
 	FAULT("master.respawning");
 	pid_t pid = spawn(s->heritage, proc, s->owner, s->signal_fd);
 	if (pid < 0) {
@@ -204,7 +218,7 @@ start(struct supervisor *s, uint32_t proc, uint64_t now_us)
 	atomic_store_explicit(&slot->pid, (uint32_t)pid, memory_order_relaxed);
 	FAULT("master.spawned");
 	c->pid = pid;
-	c->condemned = false;
+	c->condemned = c->leaving = false;
 	c->started_us = now_us;
 	if (c->starts++ > 0 && proc >= PROC_WORKER)
 		metrics_restart();

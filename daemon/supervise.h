@@ -33,6 +33,7 @@ struct child {
 	unsigned quick;      /* deaths in a row within a second of the start */
 	unsigned starts;
 	bool condemned;      /* it was sent a SIGKILL because it hangs */
+	bool leaving;        /* it was told to drain, and another one has its place */
 	struct reap reap;
 };
 
@@ -42,6 +43,9 @@ struct supervisor {
 	int signal_fd;
 	uint32_t procs; /* slots in use */
 	struct child child[REGION_PROCS_MAX];
+	/* Told of the end of a child that is in no slot.  May be NULL. */
+	void (*other)(void *arg, pid_t, int status);
+	void *arg;
 };
 
 void supervise_init(struct supervisor *, struct heritage *, const struct owner *, int signal_fd);

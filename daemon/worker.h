@@ -40,6 +40,7 @@ struct worker {
 	struct kept *kept;          /* daemon/kept.c: who waits for an answer that is kept */
 	struct past *pasts;         /* daemon/past.c: who waits for a dead worker's stream */
 	struct handover *handover;  /* daemon/handover.c */
+	struct event *orders;       /* the master's, daemon/renew.h */
 	struct buf scratch;         /* frames on their way out; empty between events */
 	struct buf decoded;         /* the decoder's */
 	struct buf burst;           /* text of events that came together; empty between reads */

@@ -101,6 +101,7 @@ layout(struct region_header *h, const struct region_dims *d)
 	h->holds_at = place(&at, (uint64_t)h->holds_per_proc * rings, sizeof(struct hold));
 	h->claims_at = place(&at, CLAIM_WORDS, sizeof(uint32_t));
 	h->strangers_at = place(&at, STRANGER_SETS, sizeof(struct stranger_set));
+	h->names_at = place(&at, 1, sizeof(struct region_names));
 	h->key_index_at = place(&at, h->key_index_len, sizeof(uint64_t));
 	h->keys_at = place(&at, d->max_keys, sizeof(struct key_entry));
 	h->account_index_at = place(&at, h->account_index_len, sizeof(uint64_t));
@@ -367,6 +368,12 @@ struct price *
 region_price(const struct region *region, uint32_t price_id)
 {
 	return (struct price *)(void *)(region->base + region->h->prices_at) + price_id;
+}
+
+struct region_names *
+region_names(const struct region *region)
+{
+	return (struct region_names *)(void *)(region->base + region->h->names_at);
 }
 
 _Atomic uint64_t *

@@ -7,7 +7,7 @@
  * objs: daemon/master.o daemon/setup.o daemon/supervise.o daemon/spawn.o daemon/secret.o daemon/sockets.o
  * objs: daemon/calibrate.o daemon/tokenizer.o daemon/tokenizer_stream.o daemon/tokenizer_merge.o
  * objs: daemon/tokenizer_split.o daemon/tokenizer_class.o daemon/tokenizer_table.o
- * objs: daemon/dirs.o daemon/title.o daemon/notify.o daemon/address.o daemon/log.o shm/region.o
+ * objs: daemon/reload.o daemon/order.o daemon/buf.o daemon/utf8.o daemon/dirs.o daemon/title.o daemon/notify.o daemon/address.o daemon/log.o shm/region.o
  * objs: shm/claim.o shm/reap.o shm/wake.o shm/ledger.o shm/seat.o shm/account.o shm/ring.o shm/money.o shm/purse.o
  */
 #include <setjmp.h>
@@ -35,9 +35,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "daemon/config_change.h"
+#include "daemon/config_source.h"
 #include "daemon/heritage.h"
 #include "daemon/master.h"
 #include "daemon/metrics.h"
+#include "daemon/order.h"
 #include "daemon/supervise.h"
 #include "daemon/title.h"
 #include "shm/clock.h"
@@ -130,6 +133,86 @@ config_load(const char *path, FILE *errors)
 	return c;
 }
 
+struct config *
+config_replay(const char *path, const char *record, size_t len, FILE *errors)
+{
+	assert_int_equal(len, 1);
+	assert_int_equal(*record, 'r');
+	return config_load(path, errors);
+}
+
+bool
+config_source_record(int fd)
+{
+	return fd < 0 || write(fd, "r", 1) == 1;
+}
+
+void
+config_source_replay(const char *record, size_t len)
+{
+	(void)record;
+	(void)len;
+}
+
+bool
+config_source_tokenizer(size_t *at, char *name, size_t size)
+{
+	(void)at;
+	(void)name;
+	(void)size;
+	return false;
+}
+
+const char *
+config_place(struct config *c, struct region_names *names, bool enter)
+{
+	(void)c;
+	(void)names;
+	assert_true(enter);
+	return NULL;
+}
+
+void
+config_names_forget(const struct config *c, struct region_names *names)
+{
+	(void)c;
+	(void)names;
+}
+
+void
+config_carry(struct config *next, const struct config *now, uint32_t max_body_most,
+    struct buf *restart)
+{
+	(void)max_body_most;
+	next->timeouts = now->timeouts;
+	buf_str(restart, "listen\n");
+}
+
+void
+config_describe(const struct config *next, const struct config *now, struct buf *b)
+{
+	if (next->log_level != now->log_level)
+		buf_str(b, "log_level\n");
+}
+
+/* What children do with a config. */
+static void
+take_orders(struct heritage *h, uint32_t proc)
+{
+	static struct order_received r;
+	while (order_receive(h->order_theirs[proc], &r) == 1) {
+		assert_int_equal(r.order.kind, ORDER_CONFIG);
+		assert_int_equal(r.fds, 1);
+		order_close(&r);
+		/* The keeper before all others. */
+		if (proc != PROC_KEEPER)
+			assert_int_equal(region_proc(&h->region, PROC_KEEPER)->config,
+			    r.order.generation);
+		region_proc(&h->region, proc)->config = r.order.generation;
+		wake(&h->region, PROC_MASTER, h->wake_fd[PROC_MASTER]);
+	}
+}
+
 void
 config_free(struct config *c)
 {
@@ -208,9 +291,11 @@ keeper_main(struct heritage *h)
 			return 1;
 	}
 	atomic_store(&header->filled, REGION_FILLED);
+	region_proc(&h->region, PROC_KEEPER)->config = h->generation;
 	wake(&h->region, PROC_MASTER, h->wake_fd[PROC_MASTER]);
 	for (;;) {
 		keep(h);
+		take_orders(h, PROC_KEEPER);
 		control->available = account_available(account_at(&h->region, 0));
 		if (atomic_exchange(&control->bad, 0)) {
 			atomic_store(&region_proc(&h->region, PROC_WORKER)->bad, 1);
@@ -229,8 +314,8 @@ int
 admin_main(struct heritage *h)
 {
 	note_start(h, PROC_ADMIN);
-	while (told(1000) != CHILD_SIG_STOP)
-		;
+	while (told(20) != CHILD_SIG_STOP)
+		take_orders(h, PROC_ADMIN);
 	note(EV_STOP, PROC_ADMIN);
 	return 0;
 }
@@ -263,7 +348,8 @@ worker_main(struct heritage *h, uint32_t proc)
 	if (dies)
 		return 7;
 	for (;;) {
-		int sig = told(1000);
+		int sig = told(20);
+		take_orders(h, proc);
 		if (sig != 0)
 			note(sig == CHILD_SIG_DRAIN ? EV_DRAIN : EV_STOP, proc);
 		if ((sig == CHILD_SIG_DRAIN && !control->ignore_drain) ||
@@ -767,8 +853,11 @@ other_signals_are_answered(void **state)
 	start();
 	assert_false(said("level=debug"));
 	kill(master, SIGHUP);
-	AWAIT(said("need a restart"));
+	AWAIT(said("config reloaded"));
+	assert_true(said("generation=2 changed=log_level need_restart=listen"));
 	assert_true(said("from the test"));
+	kill(master, SIGHUP);
+	AWAIT(said("config unchanged"));
 	kill(master, SIGUSR1);
 	AWAIT(said("nothing to reopen"));
 	kill(master, SIGUSR2);
