@@ -8,7 +8,6 @@
 #include <string.h>
 
 #include "daemon/config_file.h"
-#include "daemon/config_source.h"
 #include "daemon/secret.h"
 
 struct config *
@@ -33,17 +32,6 @@ config_load(const char *path, FILE *errors)
 		file.traces = 0;
 	}
 	config_file_free(&file);
-	return c;
-}
-
-struct config *
-config_replay(const char *path, const char *record, size_t len, FILE *errors)
-{
-	struct config *c;
-
-	config_source_replay(record, len);
-	c = config_load(path, errors);
-	config_source_replay(NULL, 0);
 	return c;
 }
 

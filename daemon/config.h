@@ -123,12 +123,6 @@ struct config {
  * "FILE:LINE: KEY: what is wrong"; warnings go there too.  Fatal when out of memory.
  */
 struct config *config_load(const char *path, FILE *errors) __attribute__((warn_unused_result));
-/*
- * The same from a record of what such a reading read (config_source.h), which is the caller's.
- * `path` is for messages.
- */
-struct config *config_replay(const char *path, const char *record, size_t len, FILE *errors)
-    __attribute__((warn_unused_result));
 /* One more who needs it: each lets go of it by config_free, the last frees it.  One process. */
 struct config *config_ref(const struct config *);
 void config_free(struct config *); /* NULL is allowed */

@@ -13,6 +13,7 @@
 struct heritage {
 	struct config *config;
 	uint32_t generation; /* which config that is: region_config */
+	int config_record;   /* what it was made from (config_record.h); the master's alone */
 	struct region region;
 	uint8_t key_secret[32]; /* of the API keys' HMAC */
 

@@ -4,7 +4,6 @@
 #include "daemon/reload.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,7 +16,7 @@
 
 #include "daemon/calibrate.h"
 #include "daemon/config_change.h"
-#include "daemon/config_source.h"
+#include "daemon/config_record.h"
 #include "daemon/log.h"
 #include "daemon/notify.h"
 #include "daemon/order.h"
@@ -109,19 +108,17 @@ report_text(struct reload *r, const char *kind, const char *text)
 static void
 join(const struct buf *lines, char text[static LOGGED_MAX])
 {
-	size_t len = lines->len < LOGGED_MAX - 8 ? lines->len : LOGGED_MAX - 8, at = 0;
+	size_t at = 0, i = 0;
 
-	for (size_t i = 0; i < len && !lines->failed; i++) {
+	for (; i < lines->len && !lines->failed && at < LOGGED_MAX - 8; i++) {
 		if (lines->data[i] != '\n') {
 			text[at++] = lines->data[i];
-		} else if (i + 1 < lines->len && at < LOGGED_MAX - 8) {
+		} else if (i + 1 < lines->len) {
 			text[at++] = ';';
 			text[at++] = ' ';
 		}
 	}
-	if (len < lines->len)
-		at += (size_t)snprintf(text + at, 8, " ...");
-	text[at] = '\0';
+	(void)snprintf(text + at, LOGGED_MAX - at, "%s", i < lines->len ? " ..." : "");
 }
 
 static void
@@ -169,7 +166,6 @@ static void
 check(const struct reload *r, pid_t master)
 {
 	FILE *said = fdopen(r->said, "w");
-	struct config *c;
 	sigset_t none;
 	bool good;
 
@@ -179,11 +175,7 @@ check(const struct reload *r, pid_t master)
 	if (said == NULL || sigprocmask(SIG_SETMASK, &none, NULL) != 0 ||
 	    prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != master)
 		_exit(1);
-	(void)config_source_record(r->record);
-	c = config_load(r->h->config->path, said);
-	good = config_source_record(-1) && c != NULL;
-	if (c != NULL && !good)
-		fprintf(said, "%s: no memory for what was read\n", r->h->config->path);
+	good = config_record_load(r->record, r->h->config->path, said) != NULL;
 	_exit(fflush(said) == 0 && good ? 0 : 1);
 }
 
@@ -198,7 +190,7 @@ begin(struct reload *r)
 	r->began_us = monotonic_us();
 	snprintf(us, sizeof us, "RELOADING=1\nMONOTONIC_USEC=%llu", (unsigned long long)r->began_us);
 	notify(us);
-	r->record = memfd_create("tolld: config", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	r->record = config_record_new();
 	r->said = memfd_create("tolld: faults", MFD_CLOEXEC);
 	fflush(NULL);
 	r->checker = r->record < 0 || r->said < 0 ? -1 : fork();
@@ -238,63 +230,26 @@ repeat(struct reload *r, const char *kind)
 	free(text);
 }
 
-/* Tokenizers that the record names and that are new: mapped here, for all. */
-static const char *
-open_tokenizers(const char *record, size_t len)
-{
-	static char why[300];
-	char name[4096], fault[256];
-	size_t at = 0;
-
-	config_source_replay(record, len);
-	while (config_source_tokenizer(&at, name, sizeof name))
-		if (tokenizer_open(name, fault, sizeof fault) == NULL) {
-			snprintf(why, sizeof why, "tokenizer: %s", fault);
-			config_source_replay(NULL, 0);
-			return why;
-		}
-	config_source_replay(NULL, 0);
-	return NULL;
-}
-
 /* The master's own, from the record; what is wrong, or NULL. */
 static const char *
 make(struct reload *r)
 {
 	struct heritage *h = r->h;
-	struct stat st;
-	void *record;
-	FILE *errors;
-	const char *why;
+	FILE *errors = fopen("/dev/null", "we");
 
-	if (fcntl(r->record, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) <
-	        0 || fstat(r->record, &st) != 0 || st.st_size == 0)
-		return "the record of what was read is not there";
-	record = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, r->record, 0);
-	if (record == MAP_FAILED)
-		return strerror(errno);
+	if (errors == NULL)
+		return "/dev/null cannot be opened";
 	r->tokenizers = tokenizer_opened();
-	why = open_tokenizers(record, (size_t)st.st_size);
-	errors = fopen("/dev/null", "we");
-	if (why == NULL && errors != NULL) {
-		r->next = config_replay(h->config->path, record, (size_t)st.st_size, errors);
-		if (r->next == NULL)
-			why = "the file was good when it was checked, and is not any more";
-	}
-	if (errors != NULL)
-		fclose(errors);
-	munmap(record, (size_t)st.st_size);
+	r->next = config_record_read(r->record, h->config->path, true, errors);
+	fclose(errors);
 	if (r->next == NULL)
-		return why != NULL ? why : "/dev/null cannot be opened";
+		return "what was good when it was checked is not any more; try again";
 	/* A file that is just being written is empty for a moment. */
 	if (r->next->model_count == 0 && h->config->model_count > 0)
 		return "no model would be left: every request would be refused (a restart does that)";
 	config_carry(r->next, h->config, h->region.h->dims.ring_arena / 4, &r->restart);
 	config_describe(r->next, h->config, &r->changed);
-	why = config_place(r->next, region_names(&h->region), true);
-	if (why == NULL)
-		calibrate_config(r->next, true);
-	return why;
+	return config_place(r->next, region_names(&h->region), true);
 }
 
 static void finish(struct reload *);
@@ -323,6 +278,7 @@ checked(struct reload *r, int status)
 		refuse_for(r, why);
 		return;
 	}
+	calibrate_config(r->next, true);
 	if (r->changed.len == 0) {
 		finish(r);
 		return;
@@ -415,6 +371,9 @@ put_in_force(struct reload *r)
 	for (uint32_t p = PROC_ADMIN; p < r->s->procs; p++)
 		if (waits_for(r, p))
 			(void)offer(r, p);
+	close_fd(&h->config_record);
+	h->config_record = r->record;
+	r->record = -1;
 	r->deadline_us = monotonic_us() + ALL_US_MAX;
 	r->state = RELOAD_ALL;
 }

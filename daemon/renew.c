@@ -6,11 +6,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 
 #include "daemon/calibrate.h"
 #include "daemon/config_change.h"
+#include "daemon/config_record.h"
 #include "daemon/log.h"
 #include "daemon/tokenizer.h"
 #include "shm/wake.h"
@@ -35,7 +34,7 @@ adopt_tokenizers(const struct order_received *r)
 
 /* It was found good: what is wrong with it now is our machine's fault. */
 static struct config *
-parse(const struct heritage *h, const char *record, size_t len)
+make(const struct heritage *h, const struct order_received *r)
 {
 	char *said = NULL;
 	size_t size;
@@ -47,37 +46,19 @@ parse(const struct heritage *h, const char *record, size_t len)
 		log_warn("the new config");
 		return NULL;
 	}
-	c = config_replay(h->config->path, record, len, errors);
+	if (r->fds >= 1 && adopt_tokenizers(r))
+		c = config_record_read(r->fd[0], h->config->path, false, errors);
 	fclose(errors);
-	if (c == NULL) {
+	if (c == NULL)
 		log_warnx("the new config is none here: %s", said);
-	} else if ((why = config_place(c, region_names(&h->region), false)) != NULL) {
-		log_warnx("the new config: %s", why);
-		config_free(c);
-		c = NULL;
-	}
 	free(said);
-	return c;
-}
-
-static struct config *
-make(const struct heritage *h, const struct order_received *r)
-{
-	struct config *c;
-	struct stat st;
-	void *record;
-
-	if (r->fds < 1 || fstat(r->fd[0], &st) != 0 || st.st_size == 0 || !adopt_tokenizers(r))
-		return NULL;
-	record = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, r->fd[0], 0);
-	if (record == MAP_FAILED) {
-		log_warn("the new config");
-		return NULL;
-	}
-	c = parse(h, record, (size_t)st.st_size);
-	munmap(record, (size_t)st.st_size);
 	if (c == NULL)
 		return NULL;
+	if ((why = config_place(c, region_names(&h->region), false)) != NULL) {
+		log_warnx("the new config: %s", why);
+		config_free(c);
+		return NULL;
+	}
 	config_carry(c, h->config, h->region.h->dims.ring_arena / 4, NULL);
 	calibrate_config(c, false);
 	return c;
@@ -120,6 +101,7 @@ renew_done(struct heritage *h, uint32_t proc, struct config *c, uint32_t generat
 	h->config = c;
 	h->generation = generation;
 	log_set_format(c->log_format);
+	log_set_level(c->log_level); /* the master's may be another page: daemon/legacy.h */
 	/* Release: who sees it finds all that this process did by the new one. */
 	atomic_store_explicit(
 	    &region_proc(&h->region, proc)->config, generation, memory_order_release);

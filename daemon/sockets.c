@@ -260,6 +260,7 @@ sockets_init(struct heritage *h)
 			h->listen_fd[i][w] = -1;
 	h->admin_http_fd = -1;
 	h->admin_unix_fd = -1;
+	h->config_record = -1;
 	for (int p = 0; p < REGION_PROCS_MAX; p++)
 		h->wake_fd[p] = h->inbox_rd[p] = h->inbox_wr[p] = h->order_ours[p] =
 		    h->order_theirs[p] = -1;
@@ -310,6 +311,7 @@ sockets_close(struct heritage *h)
 	sockets_stop_listening(h);
 	close_fd(&h->admin_http_fd);
 	close_fd(&h->admin_unix_fd);
+	close_fd(&h->config_record);
 	for (int p = 0; p < REGION_PROCS_MAX; p++) {
 		close_fd(&h->wake_fd[p]);
 		close_fd(&h->inbox_rd[p]);
@@ -329,6 +331,7 @@ sockets_keep(struct heritage *h, uint32_t proc)
 	int worker = proc >= PROC_WORKER ? (int)(proc - PROC_WORKER) : -1;
 	for (int i = 0; i < CONFIG_LISTEN_MAX; i++)
 		close_listeners(h->listen_fd[i], worker);
+	close_fd(&h->config_record);
 	if (proc != PROC_ADMIN) {
 		close_fd(&h->admin_http_fd);
 		close_fd(&h->admin_unix_fd);

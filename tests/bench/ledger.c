@@ -17,7 +17,7 @@
  * objs: daemon/books.o daemon/books_refs.o daemon/books_apply.o shm/purse.o daemon/books_check.o daemon/metrics.o daemon/buf.o
  * objs: daemon/log.o daemon/utf8.o shm/money.o shm/account.o shm/region.o shm/ring.o
  * objs: shm/ledger.o shm/seat.o shm/wake.o shm/purse.o
- * objs: daemon/renew.o daemon/order.o daemon/config.o daemon/config_file.o daemon/config_text.o
+ * objs: daemon/renew.o daemon/config_record.o daemon/order.o daemon/config.o daemon/config_file.o daemon/config_text.o
  * objs: daemon/config_value.o daemon/config_jwt.o daemon/config_check.o daemon/config_source.o
  * objs: daemon/config_change.o daemon/auth_scope.o daemon/secret.o daemon/address.o
  * objs: daemon/calibrate.o daemon/tokenizer.o daemon/tokenizer_stream.o daemon/tokenizer_merge.o

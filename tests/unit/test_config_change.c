@@ -4,7 +4,8 @@
  * Method: real files and variables, which are taken away before the record is read; configs one
  *         after the other over one table of names.
  * objs: daemon/config.o daemon/config_file.o daemon/config_text.o daemon/config_value.o
- * objs: daemon/config_jwt.o daemon/config_source.o daemon/config_change.o daemon/buf.o daemon/utf8.o
+ * objs: daemon/config_jwt.o daemon/config_source.o daemon/config_record.o daemon/config_change.o daemon/buf.o
+ * objs: daemon/utf8.o
  * objs: daemon/auth_scope.o daemon/config_check.o daemon/secret.o daemon/address.o daemon/log.o
  * objs: shm/money.o
  */
@@ -23,6 +24,7 @@
 #include <unistd.h>
 
 #include "daemon/config_change.h"
+#include "daemon/config_record.h"
 #include "daemon/config_source.h"
 
 /* Stand-in: nothing is mapped here; "late" is opened by whoever reads a record, or not. */
@@ -83,7 +85,7 @@ load(const char *text)
 static void
 a_record_is_enough(void **state)
 {
-	int fd = memfd_create("record", 0);
+	int fd = config_record_new();
 	struct stat st;
 	struct config *c, *again;
 	char *record;
@@ -95,17 +97,16 @@ a_record_is_enough(void **state)
 	    MODEL("m", "p", "tokenizer = \"o200k_base\"")
 	    MODEL("n", "p", "tokenizer = \"cl100k_base\"") "limits { requests_per_minute = 7 }\n");
 	setenv("TEST_KEY", key, 1);
-	assert_true(config_source_record(fd));
-	c = config_load(path, quiet);
-	assert_true(config_source_record(-1));
+	c = config_record_load(fd, path, quiet);
 	assert_non_null(c);
+	assert_int_equal(write(fd, "x", 1), -1); /* sealed */
 	unsetenv("TEST_URL");
 	unsetenv("TEST_KEY");
 	unlink(path);
 	unlink(key);
 	assert_int_equal(fstat(fd, &st), 0);
 	record = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
-	again = config_replay(path, record, (size_t)st.st_size, quiet);
+	again = config_record_read(fd, path, true, quiet);
 	assert_non_null(again);
 	assert_string_equal(again->provider[0].base_url[0], "http://127.0.0.1:1/v1");
 	assert_string_equal(again->provider[0].api_key[0], "sk-secret");
@@ -116,13 +117,11 @@ a_record_is_enough(void **state)
 	assert_false(config_source_replayed());
 	/* Cut anywhere, it is another config or none, and no process is the worse for it. */
 	for (size_t len = 0; len < (size_t)st.st_size; len++) {
-		FILE *errors = fopen("/dev/null", "w");
-		char *part = malloc(len + 1);
+		int part = config_record_new();
 
-		memcpy(part, record, len);
-		config_free(config_replay(path, part, len, errors));
-		free(part);
-		fclose(errors);
+		assert_int_equal(write(part, record, len), len);
+		config_free(config_record_read(part, path, true, quiet));
+		close(part);
 	}
 	munmap(record, (size_t)st.st_size);
 	close(fd);

@@ -36,7 +36,7 @@
 #include <unistd.h>
 
 #include "daemon/config_change.h"
-#include "daemon/config_source.h"
+#include "daemon/config_record.h"
 #include "daemon/heritage.h"
 #include "daemon/master.h"
 #include "daemon/metrics.h"
@@ -133,34 +133,25 @@ config_load(const char *path, FILE *errors)
 	return c;
 }
 
-struct config *
-config_replay(const char *path, const char *record, size_t len, FILE *errors)
+int
+config_record_new(void)
 {
-	assert_int_equal(len, 1);
-	assert_int_equal(*record, 'r');
+	return open("/dev/null", O_RDWR | O_CLOEXEC);
+}
+
+struct config *
+config_record_load(int record, const char *path, FILE *errors)
+{
+	(void)record;
 	return config_load(path, errors);
 }
 
-bool
-config_source_record(int fd)
-{
-	return fd < 0 || write(fd, "r", 1) == 1;
-}
-
-void
-config_source_replay(const char *record, size_t len)
+struct config *
+config_record_read(int record, const char *path, bool tokenizers, FILE *errors)
 {
 	(void)record;
-	(void)len;
-}
-
-bool
-config_source_tokenizer(size_t *at, char *name, size_t size)
-{
-	(void)at;
-	(void)name;
-	(void)size;
-	return false;
+	assert_true(tokenizers);
+	return config_load(path, errors);
 }
 
 const char *
