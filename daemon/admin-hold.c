@@ -126,7 +126,7 @@ put_stream(struct proto_out *out, const struct admin *a, const struct hold_repor
 	proto_put_kstr(out, "model",
 	    h->model < REGION_MODELS_MAX ? region_names(a->region)->model[h->model] : NULL);
 	proto_put_kstr(out, "state", h->ending ? "ending" : h->opened ? "running" : "waiting");
-	proto_put_kint(out, "worker", hold_proc(a->region, h->slot) - PROC_WORKER + 1);
+	proto_put_kint(out, "worker", region_worker(a->region, hold_proc(a->region, h->slot)));
 	proto_put_kint(out, "metered", h->metered);
 	proto_put_kint(out, "amount", h->amount);
 	proto_put_kstr(out, "hold", name);

@@ -7,6 +7,7 @@
 #include "daemon/admin.h"
 #include "daemon/ids.h"
 #include "daemon/metrics_table.h"
+#include "daemon/version.h"
 #include "shm/clock.h"
 
 static const char *
@@ -15,7 +16,15 @@ proc_state(const struct proc_slot *p)
 	/* Relaxed: words that only the master changes. */
 	if (atomic_load_explicit(&p->reaping, memory_order_relaxed) != 0)
 		return "reaping";
+	if (atomic_load_explicit(&p->leaving, memory_order_relaxed) != 0)
+		return "leaving";
 	return atomic_load_explicit(&p->pid, memory_order_relaxed) != 0 ? "running" : "down";
+}
+
+static bool
+is_there(const struct region *r, uint32_t proc)
+{
+	return strcmp(proc_state(region_proc(r, proc)), "down") != 0;
 }
 
 static uint32_t
@@ -38,14 +47,19 @@ enum admin_step
 admin_workers_list(struct admin_call *call, const struct proto_value *v)
 {
 	const struct region *r = call->admin->region;
-	uint32_t shown[2 * REGION_WORKERS_MAX], n = 0;
+	uint32_t shown[2 * REGION_WORKERS_MAX], n = 0, half = r->h->dims.workers;
 	struct proto_out *out = admin_result(call);
 
 	(void)v;
-	for (uint32_t p = PROC_WORKER; p < r->h->procs; p++)
-		if (p < PROC_WORKER + r->h->dims.workers ||
-		    strcmp(proc_state(region_proc(r, p)), "down") != 0)
+	/* Each worker, wherever it is now, and those that leave. */
+	for (uint32_t p = PROC_WORKER; p < PROC_WORKER + half; p++) {
+		bool other = is_there(r, p + half);
+
+		if (is_there(r, p) || !other)
 			shown[n++] = p;
+		if (other)
+			shown[n++] = p + half;
+	}
 	proto_put_array(out, n);
 	for (uint32_t i = 0; i < n; i++) {
 		const struct proc_slot *p = region_proc(r, shown[i]);
@@ -58,7 +72,7 @@ admin_workers_list(struct admin_call *call, const struct proto_value *v)
 
 		(void)snprintf(version, sizeof version, "%.*s", (int)sizeof version - 1, p->version);
 		proto_put_map(out, 12);
-		proto_put_kint(out, "worker", shown[i] - PROC_WORKER + 1);
+		proto_put_kint(out, "worker", region_worker(r, shown[i]));
 		proto_put_kint(out, "pid", pid);
 		proto_put_kstr(out, "state", proc_state(p));
 		proto_put_kint(out, "generation",
@@ -170,7 +184,7 @@ admin_daemon_ping(struct admin_call *call, const struct proto_value *v)
 
 	(void)v;
 	proto_put_map(out, 5);
-	proto_put_kstr(out, "version", TOLLD_VERSION);
+	proto_put_kstr(out, "version", tolld_version);
 	/* Relaxed: single words, for a look. */
 	proto_put_kint(out, "pid",
 	    atomic_load_explicit(&region_proc(r, PROC_MASTER)->pid, memory_order_relaxed));

@@ -46,7 +46,7 @@ resume_cb(evutil_socket_t fd, short what, void *arg)
 
 	(void)fd;
 	(void)what;
-	if (!s->draining)
+	if (!s->draining && !s->leaving)
 		listeners_enable(s, true);
 }
 
@@ -60,6 +60,8 @@ listeners_close(struct server *s)
 		struct listener *l = &s->listener[i];
 		size_t before;
 
+		if (l->fd < 0)
+			continue;
 		do {
 			before = s->count;
 			accept_cb(l->fd, EV_READ, l);
@@ -217,6 +219,13 @@ size_t
 server_conns(const struct server *s)
 {
 	return s->count;
+}
+
+void
+server_leave(struct server *s)
+{
+	s->leaving = true;
+	listeners_close(s);
 }
 
 void

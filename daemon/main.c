@@ -7,9 +7,12 @@
 #include <unistd.h>
 
 #include "daemon/config.h"
+#include "daemon/config_record.h"
+#include "daemon/legacy.h"
 #include "daemon/master.h"
 #include "daemon/secret.h"
 #include "daemon/title.h"
+#include "daemon/upgrade.h"
 
 #define DEFAULT_CONFIG "/etc/tolld/tolld.conf"
 
@@ -20,7 +23,8 @@ static const char usage[] =
     "  -V       print the version and exit\n"
     "  -h       print this and exit\n"
     "Runs in the foreground and logs to stderr.  Signals: TERM drains and exits, INT and QUIT\n"
-    "settle and exit now, HUP applies a changed log_level.\n";
+    "settle and exit now, HUP reads the config again, USR2 puts the program that is at its path now\n"
+    "in its place.\n";
 
 static int
 check(const char *path)
@@ -45,16 +49,21 @@ main(int argc, char **argv)
 {
 	const char *path = DEFAULT_CONFIG;
 	int check_only = 0, option;
+	const char *abi = NULL;
+	int legacy, record;
 	struct config *config;
 
 	title_init(argc, argv);
-	while ((option = getopt(argc, argv, "c:tVh")) != -1) {
+	while ((option = getopt(argc, argv, "c:tU:Vh")) != -1) {
 		switch (option) {
 		case 'c':
 			path = optarg;
 			break;
 		case 't':
 			check_only = 1;
+			break;
+		case 'U': /* asked by another program (daemon/upgrade.h), so not in the usage */
+			abi = optarg;
 			break;
 		case 'V':
 			puts("tolld " TOLLD_VERSION);
@@ -73,8 +82,15 @@ main(int argc, char **argv)
 	if (check_only)
 		return check(path);
 	secret_no_core();
-	config = config_load(path, stderr);
+	if (abi)
+		return upgrade_answer(abi, path);
+	upgrade_program(argv);
+	legacy = legacy_given();
+	if (legacy >= 0)
+		return master_resume(path, legacy);
+	record = config_record_new();
+	config = config_record_load(record, path, stderr);
 	if (!config)
 		return 1;
-	return master_run(config);
+	return master_run(config, record);
 }

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "daemon/heritage.h"
+#include "daemon/legacy.h"
 #include "daemon/log.h"
 #include "daemon/notify.h"
 #include "daemon/order.h"
@@ -26,6 +27,8 @@
 #include "daemon/supervise.h"
 #include "daemon/title.h"
 #include "daemon/tokenizer.h"
+#include "daemon/upgrade.h"
+#include "daemon/version.h"
 #include "shm/clock.h"
 #include "shm/ring.h"
 #include "shm/wake.h"
@@ -57,6 +60,7 @@ struct master {
 	struct heritage *h; /* up.heritage */
 	struct supervisor s;
 	struct reload reload;
+	struct upgrade upgrade;
 	enum phase phase;
 	uint64_t deadline_us; /* of the phase; UINT64_MAX: none */
 	uint64_t started_us;
@@ -87,7 +91,7 @@ log_ready(const struct master *m)
 	snprintf(workers, sizeof(workers), "%u", (unsigned)(m->up.workers_end - PROC_WORKER));
 	snprintf(ms, sizeof(ms), "%llu",
 	    (unsigned long long)(monotonic_us() - m->started_us) / 1000);
-	log_event(LOG_INFO, "ready", "version", TOLLD_VERSION, "workers", workers, "listen",
+	log_event(LOG_INFO, "ready", "version", tolld_version, "workers", workers, "listen",
 	    m->h->config->listen[0], "startup_ms", ms, NULL);
 }
 
@@ -327,7 +331,7 @@ read_signals(struct master *m)
 			log_info("the log goes to stderr: there is nothing to reopen");
 			break;
 		case SIGUSR2:
-			log_warnx("replacing the binary is not available yet");
+			upgrade_ask(&m->upgrade);
 			break;
 		default:
 			break;
@@ -364,7 +368,22 @@ static void
 other_ended(void *arg, pid_t pid, int status)
 {
 	struct master *m = arg;
-	(void)reload_ended(&m->reload, pid, status);
+	if (!reload_ended(&m->reload, pid, status))
+		(void)upgrade_ended(&m->upgrade, pid, status);
+}
+
+/* Who was sent there while its worker was on its way out finds another one. */
+static void
+slot_emptied(void *arg, uint32_t proc)
+{
+	struct master *m = arg;
+	if (proc < PROC_WORKER || m->phase != PHASE_SERVE)
+		return;
+	for (uint32_t p = PROC_WORKER; p < m->s.procs; p++)
+		if (m->s.child[p].wanted) {
+			sockets_forward(m->h, proc, p);
+			return;
+		}
 }
 
 static int
@@ -375,6 +394,8 @@ wait_ms(const struct master *m)
 		next = m->deadline_us;
 	if (reload_next_us(&m->reload) < next)
 		next = reload_next_us(&m->reload);
+	if (upgrade_next_us(&m->upgrade) < next)
+		next = upgrade_next_us(&m->upgrade);
 	if (m->watchdog_us > 0 && m->told_us + m->watchdog_us < next)
 		next = m->told_us + m->watchdog_us;
 	if ((m->phase == PHASE_LOAD || supervise_reaping(&m->s)) && now + LOOK_US < next)
@@ -394,6 +415,15 @@ tell_watchdog(struct master *m)
 		return;
 	m->told_us = now;
 	notify("WATCHDOG=1");
+}
+
+/* One after the other: a reload that is asked for first is carried out first. */
+static void
+step_changes(struct master *m)
+{
+	bool serve = m->phase == PHASE_SERVE, alive = m->phase <= PHASE_SERVE;
+	reload_step(&m->reload, serve && !upgrade_pending(&m->upgrade), alive);
+	upgrade_step(&m->upgrade, serve && !reload_pending(&m->reload), alive);
 }
 
 static void
@@ -418,7 +448,7 @@ loop(struct master *m)
 			supervise_step(&m->s);
 			step_phase(m);
 		} while (m->phase != before);
-		reload_step(&m->reload, m->phase == PHASE_SERVE, m->phase <= PHASE_SERVE);
+		step_changes(m);
 		if (m->phase == PHASE_CLEAN || m->phase == PHASE_UNFINISHED)
 			return;
 		if (poll(poll_fd, 3, wait_ms(m)) < 0 && errno != EINTR)
@@ -441,8 +471,8 @@ kill_all(struct master *m)
 				;
 }
 
-int
-master_run(struct config *config)
+static struct master *
+new_master(const struct config *config)
 {
 	static struct master m; /* large, and children inherit it */
 	memset(&m, 0, sizeof(m));
@@ -451,29 +481,83 @@ master_run(struct config *config)
 	m.watchdog_us = notify_watchdog_us();
 	log_init("master", config->log_format, config->log_level);
 	title_set("tolld: master");
+	return &m;
+}
 
-	if (setup_open(&m.up, config) < 0) {
-		setup_close(&m.up, !m.h->region.leftover); /* one that we made is still empty */
-		config_free(config);
-		return 1;
-	}
-	supervise_init(&m.s, m.h, &m.up.owner, m.up.signal_fd);
-	m.s.other = other_ended;
-	m.s.arg = &m;
-	reload_init(&m.reload, m.h, &m.s);
+static void
+init_parts(struct master *m)
+{
+	supervise_init(&m->s, m->h, &m->up.owner, m->up.signal_fd);
+	m->s.other = other_ended;
+	m->s.emptied = slot_emptied;
+	m->s.arg = m;
+	reload_init(&m->reload, m->h, &m->s);
+	upgrade_init(&m->upgrade, &m->up, &m->s, &m->reload);
 	tokenizer_keep_files(); /* what is opened later is for those who run already */
-	enter(&m, PHASE_LOAD, UINT64_MAX);
-	supervise_want(&m.s, PROC_KEEPER, PROC_KEEPER + 1);
-	loop(&m);
+}
 
-	bool clean = m.phase == PHASE_CLEAN;
-	kill_all(&m);
-	reload_close(&m.reload);
-	setup_close(&m.up, clean);
+/* The loop, and the end; the exit status. */
+static int
+run(struct master *m)
+{
+	bool clean;
+	loop(m);
+	clean = m->phase == PHASE_CLEAN;
+	kill_all(m);
+	reload_close(&m->reload);
+	upgrade_close(&m->upgrade);
+	setup_close(&m->up, clean);
 	if (clean)
 		log_event(LOG_INFO, "ended", NULL);
 	else
 		log_event(LOG_ERROR, "ended with work left to the next start", NULL);
-	config_free(m.h->config);
-	return clean && !m.failed ? 0 : 1;
+	config_free(m->h->config);
+	return clean && !m->failed ? 0 : 1;
+}
+
+int
+master_run(struct config *config, int record)
+{
+	struct master *m = new_master(config);
+	if (setup_open(&m->up, config, record) < 0) {
+		setup_close(&m->up, !m->h->region.leftover); /* one that we made is still empty */
+		config_free(config);
+		return 1;
+	}
+	init_parts(m);
+	enter(m, PHASE_LOAD, UINT64_MAX);
+	supervise_want(&m->s, PROC_KEEPER, PROC_KEEPER + 1);
+	return run(m);
+}
+
+int
+master_resume(const char *path, int fd)
+{
+	const char *why;
+	const struct legacy *l = legacy_read(fd, &why);
+	struct config *config;
+	struct master *m;
+
+	if (!l) {
+		log_warnx("upgrade: %s", why);
+		return 1;
+	}
+	config = legacy_config(l, path);
+	if (!config)
+		return 1;
+	m = new_master(config);
+	/* Without us the children end, and the next start recovers: that is all that is left. */
+	if (setup_adopt(&m->up, config, l) < 0)
+		return 1;
+	init_parts(m);
+	legacy_children(l, &m->s);
+	m->phase = PHASE_SERVE;
+	m->deadline_us = UINT64_MAX;
+	upgrade_begin(&m->upgrade, l);
+	if (l->reload)
+		reload_ask(&m->reload, l->reload_number);
+	log_event(LOG_INFO, "upgrade: taken over", "version", tolld_version, "from", l->program,
+	    NULL);
+	notify("READY=1");
+	return run(m);
 }

@@ -508,3 +508,20 @@ metrics_restart(void)
 {
 	add(series(M_RESTARTS, 0, 0), 1);
 }
+
+uint64_t
+metrics_layout(void)
+{
+	uint64_t h = UINT64_C(0xcbf29ce484222325);
+
+	for (int id = 0; id < M_FAMILIES; id++) {
+		const struct metrics_family *f = &metrics_families[id];
+		uint64_t place[] = {f->base, metrics_count(f), metrics_width(f)};
+
+		for (const char *p = f->name; *p != '\0'; p++)
+			h = (h ^ (unsigned char)*p) * UINT64_C(0x100000001b3);
+		for (size_t i = 0; i < sizeof place / sizeof *place; i++)
+			h = (h ^ place[i]) * UINT64_C(0x100000001b3);
+	}
+	return h;
+}

@@ -43,13 +43,12 @@ holds_open(const struct region *r)
 static int64_t
 worker_up(const struct region *r, uint32_t i)
 {
-	bool up;
+	uint32_t half = r->h->dims.workers, p = PROC_WORKER + i;
 
-	if (PROC_WORKER + i >= r->h->procs)
-		return -1;
-	up = atomic_load_explicit(&region_proc(r, PROC_WORKER + i)->pid, memory_order_relaxed) != 0;
-	/* The upper half of the slots is for the overlap of a reload. */
-	return up || i < r->h->dims.workers ? up : -1;
+	/* In one of its two slots: the other is for the overlap of an upgrade. */
+	return i >= half ? -1
+	    : atomic_load_explicit(&region_proc(r, p)->pid, memory_order_relaxed) != 0 ||
+	        atomic_load_explicit(&region_proc(r, p + half)->pid, memory_order_relaxed) != 0;
 }
 
 /* The value of a gauge's series i, or -1: there is no such series. */

@@ -13,6 +13,7 @@ enum order_kind {
 	/* The master's. */
 	ORDER_CONFIG = 1, /* a config's record, then tokenizers' tables, whose names are the text,
 			     each with its NUL; `number` of the first of them.  daemon/renew.h */
+	ORDER_LEAVE,      /* to a worker: another one has its listeners */
 	ORDER_REPORT,     /* to the admin process: what became of its `number`th wish; a text file */
 	/* The admin process's. */
 	ORDER_RELOAD, /* as HUP */

@@ -45,6 +45,9 @@ reload_init(struct reload *r, struct heritage *h, struct supervisor *s)
 	/* Relaxed, here and below: reports, but for `offered`. */
 	atomic_store_explicit(&c->generation, h->generation, memory_order_relaxed);
 	atomic_store_explicit(&c->offered, h->generation, memory_order_relaxed);
+	/* After an exec it is that of before. */
+	if (h->generation > 1)
+		return;
 	atomic_store_explicit(&c->failed, 0, memory_order_relaxed);
 	atomic_store_explicit(&c->loaded_s, realtime_us() / SECOND_US, memory_order_relaxed);
 }
@@ -479,6 +482,12 @@ reload_step(struct reload *r, bool serving, bool alive)
 		step_all(r);
 		break;
 	}
+}
+
+bool
+reload_pending(const struct reload *r)
+{
+	return r->again || r->state != RELOAD_IDLE;
 }
 
 uint64_t

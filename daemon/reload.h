@@ -50,6 +50,8 @@ void reload_ask(struct reload *, uint64_t number);
 bool reload_ended(struct reload *, pid_t, int status);
 /* As far as it goes now.  `serving`: a new one may begin; if not `alive` none will any more. */
 void reload_step(struct reload *, bool serving, bool alive);
+/* Is one under way, or asked for? */
+bool reload_pending(const struct reload *);
 /* When it is to be looked at without any event (CLOCK_MONOTONIC); UINT64_MAX: never. */
 uint64_t reload_next_us(const struct reload *);
 /* At the end of the master. */

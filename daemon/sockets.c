@@ -282,20 +282,80 @@ sockets_open(struct heritage *h, uint32_t workers, const struct owner *owner)
 	return open_listeners(h, workers, owner);
 }
 
-/* Close one address's listeners but for worker `keep`'s (-1: none). */
+/*
+ * Close one address's listeners but for worker `keep`'s (-1: none).  One descriptor may stand in
+ * several places: that of a unix socket, and in an upgrade a worker's and its successor's.
+ */
 static void
 close_listeners(int fd[static 2 * REGION_WORKERS_MAX], int keep)
 {
 	int kept = keep >= 0 ? fd[keep] : -1;
 	for (int w = 0; w < 2 * REGION_WORKERS_MAX; w++) {
-		/* The one descriptor of a unix socket stands in several places. */
-		if (fd[w] >= 0 && fd[w] != kept && (w == 0 || fd[w] != fd[0]))
-			close(fd[w]);
-		if (w > 0 && w != keep)
-			fd[w] = -1;
+		int one = fd[w];
+		if (one < 0)
+			continue;
+		for (int v = w; v < 2 * REGION_WORKERS_MAX; v++)
+			if (fd[v] == one && v != keep)
+				fd[v] = -1;
+		if (one != kept)
+			close(one);
 	}
-	if (keep != 0)
-		fd[0] = -1;
+}
+
+static void
+note_bound(const char *text)
+{
+	struct address a;
+	const char *why;
+	if (address_parse(text, &a, &why) && address_is_unix(&a) &&
+	    !(bound[bound_count++] = strdup(address_path(&a))))
+		fatal("sockets");
+}
+
+void
+sockets_adopt(struct heritage *h)
+{
+	char text[256];
+	for (int i = 0; i < h->config->listen_count; i++)
+		note_bound(h->config->listen[i]);
+	if (*h->config->admin_listen)
+		note_bound(h->config->admin_listen);
+	snprintf(text, sizeof(text), "unix:%s/admin.sock", h->config->runtime_dir);
+	note_bound(text);
+}
+
+void
+sockets_forward(const struct heritage *h, uint32_t from, uint32_t to)
+{
+	static char bytes[65536];
+	union {
+		struct cmsghdr align;
+		char space[CMSG_SPACE(sizeof(int))];
+	} control;
+	struct iovec iov = { bytes, sizeof(bytes) };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+	for (;;) {
+		struct cmsghdr *cm;
+		ssize_t n;
+		int fd = -1;
+		iov.iov_len = sizeof(bytes);
+		msg.msg_control = control.space;
+		msg.msg_controllen = sizeof(control.space);
+		n = recvmsg(h->inbox_rd[from], &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return;
+		cm = CMSG_FIRSTHDR(&msg);
+		if (cm && cm->cmsg_level == SOL_SOCKET && cm->cmsg_type == SCM_RIGHTS)
+			memcpy(&fd, CMSG_DATA(cm), sizeof(fd));
+		iov.iov_len = (size_t)n;
+		/* As it came, its descriptor with it; who cannot be told is closed. */
+		if (sendmsg(h->inbox_wr[to], &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+			log_warn("a connection for a worker that is gone");
+		if (fd >= 0)
+			close(fd);
+	}
 }
 
 void

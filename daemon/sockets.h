@@ -17,6 +17,10 @@ int sockets_open(struct heritage *, uint32_t workers, const struct owner *)
     __attribute__((warn_unused_result));
 /* All descriptors are -1; nothing to close. */
 void sockets_init(struct heritage *);
+/* After an exec, where the descriptors of *h are there already: what else of them is to be known. */
+void sockets_adopt(struct heritage *);
+/* Master: what waits in an inbox that nobody reads, for the worker in another slot. */
+void sockets_forward(const struct heritage *, uint32_t from, uint32_t to);
 /* Master, when a drain begins: clients' listeners live on in their workers only. */
 void sockets_stop_listening(struct heritage *);
 /* Master, at the end: close all and unlink the unix sockets. */

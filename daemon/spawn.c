@@ -19,11 +19,19 @@
 #include "daemon/title.h"
 #include "daemon/tokenizer.h"
 
+static uint32_t workers = 2 * REGION_WORKERS_MAX;
+
+void
+spawn_workers(uint32_t n)
+{
+	workers = n;
+}
+
 const char *
 spawn_name(uint32_t proc, char text[static 16])
 {
 	if (proc >= PROC_WORKER)
-		snprintf(text, 16, "worker-%u", (unsigned)(proc - PROC_WORKER + 1) % 1000);
+		snprintf(text, 16, "worker-%u", (unsigned)((proc - PROC_WORKER) % workers + 1) % 1000);
 	else
 		snprintf(text, 16, "%s", proc == PROC_KEEPER ? "keeper"
 		    : proc == PROC_ADMIN                 ? "admin"
@@ -55,7 +63,7 @@ spawn_owner(const char *user, struct owner *owner)
 static void
 set_title(uint32_t proc)
 {
-	unsigned worker = (unsigned)(proc - PROC_WORKER) + 1;
+	unsigned worker = (unsigned)((proc - PROC_WORKER) % workers) + 1;
 	char name[16], title[40];
 	spawn_name(proc, name);
 	log_set_proc(name);

@@ -45,6 +45,8 @@ struct supervisor {
 	struct child child[REGION_PROCS_MAX];
 	/* Told of the end of a child that is in no slot.  May be NULL. */
 	void (*other)(void *arg, pid_t, int status);
+	/* A slot is empty now, and will stay so for a while.  May be NULL. */
+	void (*emptied)(void *arg, uint32_t proc);
 	void *arg;
 };
 
@@ -53,6 +55,8 @@ void supervise_init(struct supervisor *, struct heritage *, const struct owner *
 void supervise_want(struct supervisor *, uint32_t first, uint32_t end);
 /* Let them end. */
 void supervise_unwant(struct supervisor *, uint32_t first, uint32_t end);
+/* Its end is wanted, and no fault; whether another one comes is up to want and unwant. */
+void supervise_leave(struct supervisor *, uint32_t proc);
 /* A former daemon's slot: finish its holds.  All its processes are dead. */
 void supervise_leftover(struct supervisor *, uint32_t proc);
 

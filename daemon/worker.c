@@ -9,6 +9,7 @@
 
 #include <malloc.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,6 +27,7 @@
 #include "daemon/settle.h"
 #include "daemon/sight.h"
 #include "daemon/stream.h"
+#include "daemon/title.h"
 #include "shm/clock.h"
 
 #define TICK_MS 250
@@ -66,7 +68,7 @@ maybe_done(struct loop *l)
 {
 	struct worker *w = &l->w;
 
-	if (!w->draining || streams_open(w->streams) > 0)
+	if ((!w->draining && !w->leaving) || streams_open(w->streams) > 0)
 		return;
 	if (server_conns(w->server) == 0 ||
 	    (w->stopping && monotonic_us() - l->stop_us > STOP_MS * UINT64_C(1000)))
@@ -155,16 +157,41 @@ renew(struct worker *w, struct config *next, uint32_t generation)
 	renew_done(w->heritage, w->proc, next, generation, true);
 }
 
+/* Whatever it has accepted is served as ever; who is sent here by others, too. */
+static void
+leave(struct loop *l)
+{
+	struct worker *w = &l->w;
+	char title[48];
+
+	if (w->leaving)
+		return;
+	w->leaving = true;
+	(void)snprintf(title, sizeof title, "tolld: worker %u (leaving)",
+	    (unsigned)region_worker(w->region, w->proc));
+	title_set(title);
+	log_event(LOG_INFO, "leaving", NULL);
+	server_leave(w->server);
+	maybe_done(l);
+}
+
 static void
 orders_cb(evutil_socket_t fd, short what, void *arg)
 {
 	static struct order_received order;
-	struct worker *w = arg;
+	struct loop *l = arg;
+	struct worker *w = &l->w;
 
 	(void)what;
 	while (order_receive(fd, &order) == 1) {
-		struct config *next = renew_make(w->heritage, w->proc, &order);
+		struct config *next;
 
+		if (order.order.kind == ORDER_LEAVE) {
+			order_close(&order);
+			leave(l);
+			continue;
+		}
+		next = renew_make(w->heritage, w->proc, &order);
 		if (next != NULL)
 			renew(w, next, order.order.generation);
 	}
@@ -193,7 +220,7 @@ init(struct loop *l)
 	l->drain = evsignal_new(w->base, CHILD_SIG_DRAIN, drain_cb, l);
 	l->stop = evsignal_new(w->base, CHILD_SIG_STOP, stop_cb, l);
 	w->orders = event_new(
-	    w->base, w->heritage->order_theirs[w->proc], EV_READ | EV_PERSIST, orders_cb, w);
+	    w->base, w->heritage->order_theirs[w->proc], EV_READ | EV_PERSIST, orders_cb, l);
 	if (l->tick == NULL || l->drain == NULL || l->stop == NULL || w->orders == NULL)
 		return -1;
 	if (event_add(l->tick, &tick) != 0 || event_add(l->drain, NULL) != 0 ||

@@ -48,6 +48,7 @@ struct worker {
 	uint64_t event_us;          /* CLOCK_MONOTONIC when the provider was last heard */
 	struct stream *retry;       /* streams that found the journal's ring full */
 	bool draining, stopping;
+	bool leaving;               /* another one accepts: end with the last stream and connection */
 	bool stalled;               /* nothing has become durable for long: nobody is kept waiting */
 };
 

@@ -308,6 +308,23 @@ fail:
 	return -1;
 }
 
+const char *
+region_adopt(struct region *region, int fd)
+{
+	struct region_header found;
+	struct stat st;
+	const char *why;
+
+	memset(region, 0, sizeof *region);
+	region->fd = -1;
+	if (fstat(fd, &st) < 0 || pread(fd, &found, sizeof found, 0) != sizeof found)
+		return "cannot be read";
+	why = header_wrong(&found, (uint64_t)st.st_size);
+	if (why == NULL && map(region, fd, found.size) < 0)
+		why = "cannot be mapped";
+	return why;
+}
+
 int
 region_anonymous(struct region *region, const struct region_dims *dims)
 {

@@ -61,6 +61,7 @@ struct proc_slot { /* 192 bytes, three lines */
 	_Atomic uint32_t restarts;     /* times that it was started again since the master's start */
 	_Atomic uint32_t config;       /* generation of the config that it runs on (release) */
 	_Atomic uint32_t config_refused; /* the one that it could not take (release) */
+	_Atomic uint32_t leaving;      /* another one has its place: it goes with its last stream */
 	_Alignas(64) struct proc_box { /* a letter from the admin process: shm/mail.h */
 		_Atomic uint32_t verb;
 		uint32_t slot, generation;
@@ -183,6 +184,8 @@ struct region {
  */
 int region_open(struct region *, const char *path, const struct region_dims *, const char **why)
     __attribute__((warn_unused_result));
+/* Master, after an exec: the one that is open already, whose fd and lock stay.  NULL, or why not. */
+const char *region_adopt(struct region *, int fd) __attribute__((warn_unused_result));
 /* Master: unmap and unlink (clean shutdown). */
 void region_remove(struct region *, const char *path);
 /* Tests: the same in anonymous shared memory. */
@@ -191,6 +194,12 @@ int region_anonymous(struct region *, const struct region_dims *)
 void region_unmap(struct region *);
 
 struct proc_slot *region_proc(const struct region *, uint32_t proc);
+/* The number, from 1, of the worker in a slot: it has two, one for its successor. */
+static inline uint32_t
+region_worker(const struct region *r, uint32_t proc)
+{
+	return (proc - PROC_WORKER) % r->h->dims.workers + 1;
+}
 struct ring *region_ring(const struct region *, uint32_t proc); /* admin and workers only */
 struct region_names *region_names(const struct region *);
 struct price *region_price(const struct region *, uint32_t price_id);

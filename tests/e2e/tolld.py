@@ -154,6 +154,7 @@ class Tolld:
         self.provider = provider
         self.env = dict(os.environ, **(env or {}))
         self.wrapper = list(wrapper)  # of the daemon: valgrind, strace
+        self.program = os.path.join(BUILD, "tolld")
         self.process = None
         self.hang = 60  # tests stop processes for longer than is right
         self.write_config()
@@ -214,7 +215,7 @@ model "{name}" {{
     def start(self, wait=True):
         with open(self.log_file, "a") as log:
             self.process = subprocess.Popen(
-                self.wrapper + [os.path.join(BUILD, "tolld"), "-c", self.config_file],
+                self.wrapper + [self.program, "-c", self.config_file],
                 stderr=log, stdout=log, env=self.env)
         if wait:
             wait_for(self.ready, 20, "the daemon to be ready")
