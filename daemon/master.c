@@ -36,6 +36,7 @@
 #define SECOND_US UINT64_C(1000000)
 #define STOP_US_MAX (5 * SECOND_US) /* from "stop now" to SIGKILL */
 #define REAP_US_MAX (10 * SECOND_US) /* from there until the keeper counts as stuck */
+#define ORDERS_MAX 16
 #define KEEPER_TRIES_MAX 5 /* exits by itself before it has loaded the books */
 /* How often to look without being woken, in case a keeper dies between its work and its wake. */
 #define LOOK_US UINT64_C(50000)
@@ -344,7 +345,9 @@ static void
 read_orders(struct master *m)
 {
 	static struct order_received r;
-	while (order_receive(m->h->order_ours[PROC_ADMIN], &r) == 1) {
+	/* So many a turn: whatever has become of that process, it must not keep us busy. */
+	for (int i = 0; i < ORDERS_MAX && order_receive(m->h->order_ours[PROC_ADMIN], &r) == 1;
+	    i++) {
 		order_close(&r);
 		switch ((enum order_kind)r.order.kind) {
 		case ORDER_RELOAD:
@@ -422,8 +425,15 @@ static void
 step_changes(struct master *m)
 {
 	bool serve = m->phase == PHASE_SERVE, alive = m->phase <= PHASE_SERVE;
-	reload_step(&m->reload, serve && !upgrade_pending(&m->upgrade), alive);
-	upgrade_step(&m->upgrade, serve && !reload_pending(&m->reload), alive);
+	enum reload_state reload;
+	enum upgrade_state upgrade;
+	/* Again: what one's end lets begin would otherwise wait for the next event. */
+	do {
+		reload = m->reload.state;
+		upgrade = m->upgrade.state;
+		reload_step(&m->reload, serve && !upgrade_pending(&m->upgrade), alive);
+		upgrade_step(&m->upgrade, serve && !reload_pending(&m->reload), alive);
+	} while (m->reload.state != reload || m->upgrade.state != upgrade);
 }
 
 static void

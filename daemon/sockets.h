@@ -17,7 +17,7 @@ int sockets_open(struct heritage *, uint32_t workers, const struct owner *)
     __attribute__((warn_unused_result));
 /* All descriptors are -1; nothing to close. */
 void sockets_init(struct heritage *);
-/* After an exec, where the descriptors of *h are there already: what else of them is to be known. */
+/* After an exec, where the descriptors of *h are there already: what else is to be known. */
 void sockets_adopt(struct heritage *);
 /* Master: what waits in an inbox that nobody reads, for the worker in another slot. */
 void sockets_forward(const struct heritage *, uint32_t from, uint32_t to);

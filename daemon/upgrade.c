@@ -1,5 +1,6 @@
 /*
- * Replacing the program in place.  Master; upgrade_answer runs in the new program, asked by the old.
+ * Replacing the program in place.  Master; upgrade_answer runs in the new program, which the old
+ * one asks.
  */
 #include "daemon/upgrade.h"
 
@@ -450,7 +451,10 @@ upgrade_step(struct upgrade *u, bool may, bool alive)
 uint64_t
 upgrade_next_us(const struct upgrade *u)
 {
-	return u->state >= UPGRADE_READY ? monotonic_us() + LOOK_US : u->deadline_us;
+	if (u->state < UPGRADE_READY)
+		return u->deadline_us;
+	/* Streams may take long. */
+	return monotonic_us() + (u->waits_said ? 10 * LOOK_US : LOOK_US);
 }
 
 void

@@ -56,8 +56,8 @@ struct upgrade {
 
 /* How the program was started; from main. */
 void upgrade_program(char **argv);
-/* "tolld -U ABI": can this program go on where one that says this of itself is?  The config's record
- * is descriptor 3.  Says why not on stdout.  The exit status. */
+/* "tolld -U ABI": can this program go on where one that says this of itself is?  The config's
+ * record is descriptor 3.  Says why not on stdout.  The exit status. */
 int upgrade_answer(const char *abi, const char *path);
 
 void upgrade_init(struct upgrade *, struct setup *, struct supervisor *, const struct reload *);

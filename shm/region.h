@@ -184,7 +184,7 @@ struct region {
  */
 int region_open(struct region *, const char *path, const struct region_dims *, const char **why)
     __attribute__((warn_unused_result));
-/* Master, after an exec: the one that is open already, whose fd and lock stay.  NULL, or why not. */
+/* Master, after an exec: the one that is open already, fd and lock stay.  NULL, or why not. */
 const char *region_adopt(struct region *, int fd) __attribute__((warn_unused_result));
 /* Master: unmap and unlink (clean shutdown). */
 void region_remove(struct region *, const char *path);

@@ -34,6 +34,11 @@ def rss_kb(pid):
         return next(int(x.split()[1]) for x in f if x.startswith("VmRSS"))
 
 
+def sanitized():
+    with open(os.path.join(BUILD, "tolld"), "rb") as f:
+        return b"libasan" in f.read()
+
+
 class Counting(Provider):
     """Knows how many of its connections have ended."""
     ended = 0
@@ -255,12 +260,12 @@ provider "p" {{ base_url = "http://127.0.0.1:%d/v1" api_key = "%s" retries = 0 }
     def test_a_file_with_faults_is_refused_whole(self):
         before = self.t.metrics()
         self.assertEqual(before["tolld_config_last_reload_successful"], 1)
-        self.write(self.model("young") + self.text.replace("price_prompt = 0.15",
-                                                           "price_prompt = -3", 1) + "nonsense = 1\n")
+        self.write(self.model("young") + "nonsense = 1\n" +
+                   self.text.replace("price_prompt = 0.15", "price_prompt = -3", 1))
         out = self.refused()
         lines = self.read().splitlines()
         self.assertEqual(len(out["errors"]), 2)
-        for error, key in zip(out["errors"], ("price_prompt", "nonsense")):
+        for error, key in zip(out["errors"], ("nonsense", "price_prompt")):
             file, line, rest = error.split(":", 2)
             self.assertEqual(file, self.t.config_file)
             self.assertIn(key, lines[int(line) - 1])
@@ -445,7 +450,18 @@ class Storm(Reloading):
         self.reload()
         for pid, (n, kb) in zip(pids, before):
             self.assertLessEqual(fds(pid), n + 4)
-            self.assertLess(rss_kb(pid), kb + 8192)
+            if not sanitized():  # it keeps what was freed
+                self.assertLess(rss_kb(pid), kb + 8192)
+
+    def test_the_last_one_counts(self):
+        """A change that comes while another one is put into force is not forgotten."""
+        for i in range(20):
+            self.write(self.text + f"limits {{ concurrent_streams = {1000 + i} }}\n")
+            self.t.process.send_signal(signal.SIGHUP)
+            time.sleep(0.001 * (i % 7))
+        self.write(self.text + self.model("last"))
+        self.t.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: 'model \\"last\\" is new' in self.t.log(), 5, "the last change")
 
     def test_processes_die_meanwhile(self):
         victims = ["tolld: keeper", "tolld: admin", "tolld: keeper", "tolld: worker 2"]

@@ -223,6 +223,29 @@ class Upgrade(Upgrading):
         wait_for(lambda: self.t.ctl("hold", "list") == [], 20, "holds to be closed")
         self.assertEqual(end_of(self.t.run(self.key, "hi", "quick"))[0], "done")
 
+    def test_its_workers_do_not_live(self):
+        """They die before they have done anything: the old ones never stop."""
+        old = set(self.t.children().values())
+        self.install(OTHER)
+        self.usr2()
+
+        def kill_the_young():
+            for title, pid in self.t.children().items():
+                if title.startswith("tolld: worker") and pid not in old:
+                    os.kill(pid, signal.SIGKILL)
+            return self.log_count("the old ones go on")
+        wait_for(kill_the_young, 60, "the upgrade to be given up")
+        wait_for(lambda: self.versions() == [("running", VERSION)] * 2, 10, "the old ones")
+        self.assertEqual(self.t.ctl("ping")["version"], OTHER)
+        for _ in range(4):
+            self.assertEqual(end_of(self.t.run(self.key, "hi", "quick"))[0], "done")
+        # One that dies is replaced by a new one; and then it is tried again.
+        os.kill(next(w["pid"] for w in self.t.ctl("workers") if w["worker"] == 1), signal.SIGKILL)
+        wait_for(lambda: self.versions() == [("running", VERSION), ("running", OTHER)], 20,
+                 "a successor")
+        self.upgrade()
+        wait_for(lambda: self.versions() == [("running", OTHER)] * 2, 30, "the old ones to leave")
+
     def test_usr2_during_a_reload_and_the_other_way_round(self):
         text = self.config()
         for i in range(8):
