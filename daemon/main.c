@@ -50,7 +50,8 @@ main(int argc, char **argv)
 	const char *path = DEFAULT_CONFIG;
 	int check_only = 0, option;
 	const char *abi = NULL;
-	int legacy, record;
+	int legacy = legacy_given(); /* before the environment is copied */
+	int record;
 	struct config *config;
 
 	title_init(argc, argv);
@@ -85,7 +86,6 @@ main(int argc, char **argv)
 	if (abi)
 		return upgrade_answer(abi, path);
 	upgrade_program(argv);
-	legacy = legacy_given();
 	if (legacy >= 0)
 		return master_resume(path, legacy);
 	record = config_record_new();
