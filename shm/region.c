@@ -97,11 +97,11 @@ layout(struct region_header *h, const struct region_dims *d)
 	h->procs_at = place(&at, h->procs, sizeof(struct proc_slot));
 	h->prices_at = place(&at, PRICE_MAX, sizeof(struct price));
 	h->counters_at = place(&at, h->procs, COUNTERS_BYTES);
+	h->names_at = place(&at, 1, sizeof(struct region_names));
 	h->rings_at = place(&at, rings, h->ring_stride);
 	h->holds_at = place(&at, (uint64_t)h->holds_per_proc * rings, sizeof(struct hold));
 	h->claims_at = place(&at, CLAIM_WORDS, sizeof(uint32_t));
 	h->strangers_at = place(&at, STRANGER_SETS, sizeof(struct stranger_set));
-	h->names_at = place(&at, 1, sizeof(struct region_names));
 	h->key_index_at = place(&at, h->key_index_len, sizeof(uint64_t));
 	h->keys_at = place(&at, d->max_keys, sizeof(struct key_entry));
 	h->account_index_at = place(&at, h->account_index_len, sizeof(uint64_t));

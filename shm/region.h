@@ -6,7 +6,7 @@
  * It outlives a crash of all of them (that is what makes recovery exact to the chunk) and is
  * unlinked after a clean shutdown.  Offsets only, never pointers.  Sections start on pages:
  *
- *   header | procs | prices | counters | rings | holds | claims | strangers | names |
+ *   header | procs | prices | counters | names | rings | holds | claims | strangers |
  *   key index | keys | account index | accounts
  *
  * Everything but keys and accounts is allocated at creation, so that "no space" is an error at
