@@ -15,6 +15,9 @@ const struct command cmd_account_create = {
 	{"--tpm", "N", "tpm", CMD_COUNT, false, "tokens a minute (0: the configuration's)"},
 	{"--streams", "N", "streams", CMD_COUNT, false,
 	    "streams at once (0: the configuration's)"},
+	{"--budget-day", "N", "budget_day", CMD_MONEY, false,
+	    "credits that it may spend a day, in UTC (0: as many as it has)"},
+	{"--budget-month", "N", "budget_month", CMD_MONEY, false, "the same, a month"},
 	{0},
     },
     ctl_show,
@@ -53,7 +56,7 @@ const struct command cmd_account_list = {
 
 const struct command cmd_account_set = {
     "account set", "account.set",
-    "Change an account's overdraft or limits, or lift its freeze.  What is not given stays.\n"
+    "Change an account's overdraft, limits or budgets, or lift its freeze.  What is not given stays.\n"
     "A lowered overdraft may put the account below its floor; it can reserve nothing then.",
     {
 	{"ID", NULL, "id", CMD_TEXT, true, "the account"},
@@ -62,6 +65,9 @@ const struct command cmd_account_set = {
 	{"--tpm", "N", "tpm", CMD_COUNT, false, "tokens a minute (0: the configuration's)"},
 	{"--streams", "N", "streams", CMD_COUNT, false,
 	    "streams at once (0: the configuration's)"},
+	{"--budget-day", "N", "budget_day", CMD_MONEY, false,
+	    "credits that it may spend a day, in UTC (0: as many as it has)"},
+	{"--budget-month", "N", "budget_month", CMD_MONEY, false, "the same, a month"},
 	{"--unfreeze", NULL, "unfreeze", CMD_FLAG, false,
 	    "it may be used again; needs a --reason"},
 	{"--reason", "TEXT", "reason", CMD_TEXT, false, "kept in the journal"},

@@ -13,6 +13,7 @@ list(struct ctl *ctl, const struct command *c)
 	    {"state", "STATE", false},
 	    {"worker", "WORKER", true},
 	    {"metered", "TOKENS", true},
+	    {"cost", "COST", true},
 	    {"amount", "HELD", true},
 	    {"age", "AGE", true},
 	    {NULL, NULL, false},

@@ -15,8 +15,9 @@ print_is_money(const char *key, size_t len)
 {
 	static const char *const names[] = {
 	    "balance", "held", "available", "overdraft", "amount", "charge", "expected", "found",
-	    "total", "uncollected", "cap", "used", "price_prompt", "price_cached",
-	    "price_completion", "price_reasoning", "price_cache_write", "price_request"};
+	    "total", "uncollected", "cost", "cap", "used", "price_prompt", "price_cached",
+	    "price_completion", "price_reasoning", "price_cache_write", "price_request",
+	    "budget_day", "budget_month", "limit", "spent", "left"};
 
 	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
 		if (strlen(names[i]) == len && memcmp(names[i], key, len) == 0)
@@ -170,6 +171,15 @@ print_field(const msgpack_object *key, const msgpack_object *o)
 		(void)fputs(o->via.boolean ? "yes" : "no", stdout);
 	else if (ends_with(key, "_at") && proto_int(o, &v))
 		print_time(v);
+	else if (o->type == MSGPACK_OBJECT_MAP)
+		for (uint32_t i = 0; i < o->via.map.size; i++) {
+			const msgpack_object_kv *kv = &o->via.map.ptr[i];
+
+			(void)fputs(i > 0 ? ", " : "", stdout);
+			print_text(kv->key.via.str.ptr, kv->key.via.str.size);
+			(void)putchar(' ');
+			print_field(&kv->key, &kv->val);
+		}
 	else
 		print_value(o, key_money(key));
 }

@@ -14,6 +14,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* One higher when a peer of before would misunderstand: not for new methods, arguments or members. */
+#define PROTO_VERSION 1
 #define PROTO_REQUEST_MAX (1u << 20) /* bytes of a message to the daemon */
 #define PROTO_ANSWER_MAX (4u << 20)  /* bytes of a message from it */
 #define PROTO_DEPTH_MAX 12

@@ -31,6 +31,7 @@ static const struct command *const commands[] = {
     &cmd_stream_list,
     &cmd_stream_cancel,
     &cmd_stats,
+    &cmd_top,
     &cmd_workers,
     &cmd_reload,
     &cmd_drain,
@@ -99,9 +100,46 @@ print_help(FILE *to)
 	    "  -s SOCKET   the daemon's control socket; else $TOLLD_SOCKET, else\n"
 	    "              " DEFAULT_SOCKET "\n"
 	    "  --json      print one JSON object, or an array for lists; money in credits\n"
+	    "              (help --json: this table)\n"
 	    "  -V          print the version\n\n"
 	    "Amounts are credits with at most six decimals.  Exit status: 0 done, 1 refused by\n"
 	    "the daemon, 2 usage, 3 cannot reach it.\n");
+}
+
+static void
+print_json_field(const char *key, const char *text, const char *end)
+{
+	(void)printf("\"%s\":", key);
+	if (text == NULL)
+		(void)printf("null");
+	else
+		print_json_text(text, strlen(text));
+	(void)printf("%s", end);
+}
+
+/* The table of commands, for who makes completions or documents of it. */
+static void
+print_json_help(void)
+{
+	static const char *const types[] = {[CMD_TEXT] = "text", [CMD_MONEY] = "money",
+	    [CMD_COUNT] = "count", [CMD_DURATION] = "duration", [CMD_TIME] = "time",
+	    [CMD_FLAG] = "flag", [CMD_FILES] = "files"};
+
+	for (int i = 0; commands[i] != NULL; i++) {
+		(void)printf(i == 0 ? "[{" : ",\n{");
+		print_json_field("command", commands[i]->name, ",");
+		print_json_field("help", commands[i]->help, ",\"arguments\":[");
+		for (const struct cmd_arg *a = commands[i]->args; a->name != NULL; a++) {
+			(void)printf(a == commands[i]->args ? "{" : ",{");
+			print_json_field("name", a->name, ",");
+			print_json_field("value", a->value, ",");
+			print_json_field("type", types[a->type], ",");
+			(void)printf("\"required\":%s,", a->required ? "true" : "false");
+			print_json_field("help", a->help, "}");
+		}
+		(void)printf("]}");
+	}
+	(void)printf("]\n");
 }
 
 /* The command that these words name, and how many of them it takes. */
@@ -311,13 +349,16 @@ run_command(struct ctl *ctl, const struct command *c, int argc, char **argv)
 }
 
 static enum ctl_exit
-help(int argc, char **argv)
+help(const struct ctl *ctl, int argc, char **argv)
 {
 	const struct command *c;
 	int words;
 
 	if (argc == 0) {
-		print_help(stdout);
+		if (ctl->json)
+			print_json_help();
+		else
+			print_help(stdout);
 		return CTL_DONE;
 	}
 	c = find_command(argc, argv, &words);
@@ -384,7 +425,7 @@ main(int argc, char **argv)
 		return CTL_USAGE;
 	}
 	if (strcmp(argv[0], "help") == 0)
-		return (int)help(argc - 1, argv + 1);
+		return (int)help(&ctl, argc - 1, argv + 1);
 	c = find_command(argc, argv, &words);
 	status = c == NULL ? unknown_command(argc, argv)
 			   : run_command(&ctl, c, argc - words, argv + words);

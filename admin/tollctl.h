@@ -118,6 +118,6 @@ extern const struct command cmd_hold_list, cmd_hold_void, cmd_stream_list, cmd_s
 extern const struct command cmd_journal, cmd_export, cmd_backup, cmd_compact;
 extern const struct command cmd_tokens, cmd_tokenizer_build;
 extern const struct command cmd_reload, cmd_drain;
-extern const struct command cmd_stats, cmd_workers, cmd_audit, cmd_ping, cmd_version;
+extern const struct command cmd_stats, cmd_top, cmd_workers, cmd_audit, cmd_ping, cmd_version;
 
 #endif

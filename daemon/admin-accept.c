@@ -13,29 +13,42 @@
 #include "daemon/admin.h"
 #include "daemon/log.h"
 
-/* Root, the daemon's own user, and members of the group that the socket file has. */
+/* By the kernel's word, not the name service's: that could block. */
 static bool
-peer_may(const struct admin *a, int fd, const struct ucred *peer)
+peer_in(int fd, const struct ucred *peer, gid_t gid)
 {
-	char path[4096];
 	gid_t groups[1024];
 	socklen_t len = sizeof groups;
-	struct stat st;
 
-	if (peer->uid == 0 || peer->uid == a->uid)
+	if (peer->gid == gid)
 		return true;
-	(void)snprintf(path, sizeof path, "%s/admin.sock", a->heritage->config->runtime_dir);
-	if (stat(path, &st) != 0)
-		return false;
-	if (peer->gid == st.st_gid)
-		return true;
-	/* The kernel's answer, not the name service's: that could block. */
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &len) != 0)
 		return false;
 	for (size_t i = 0; i < len / sizeof groups[0]; i++)
-		if (groups[i] == st.st_gid)
+		if (groups[i] == gid)
 			return true;
 	return false;
+}
+
+/*
+ * Root, the daemon's own user, and members of the group that the socket file has; *full: may it
+ * change things?
+ */
+static bool
+peer_may(const struct admin *a, int fd, const struct ucred *peer, bool *full)
+{
+	gid_t full_gid = a->heritage->admin_full_gid;
+	char path[4096];
+	struct stat st;
+
+	*full = true;
+	if (peer->uid == 0 || peer->uid == a->uid)
+		return true;
+	(void)snprintf(path, sizeof path, "%s/admin.sock", a->heritage->config->runtime_dir);
+	if (stat(path, &st) != 0 || !peer_in(fd, peer, st.st_gid))
+		return false;
+	*full = full_gid == ADMIN_ALL || peer_in(fd, peer, full_gid);
+	return true;
 }
 
 static void
@@ -44,6 +57,7 @@ accept_cb(evutil_socket_t listener, short what, void *arg)
 	struct admin *a = arg;
 	struct ucred peer;
 	socklen_t len = sizeof peer;
+	bool full;
 	int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
 	(void)what;
@@ -56,11 +70,11 @@ accept_cb(evutil_socket_t listener, short what, void *arg)
 		return;
 	}
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) != 0 ||
-	    !peer_may(a, fd, &peer)) {
+	    !peer_may(a, fd, &peer, &full)) {
 		log_warnx("admin socket: uid %u (pid %d) may not use it", (unsigned)peer.uid,
 		    (int)peer.pid);
 		close(fd);
-	} else if (!admin_client_new(a, fd, peer.uid, peer.pid)) {
+	} else if (!admin_client_new(a, fd, &peer, full)) {
 		log_warnx("admin socket: %u clients already", a->client_count);
 		close(fd);
 	}

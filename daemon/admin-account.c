@@ -2,8 +2,10 @@
  * account.create, account.show, account.list.  Admin process.
  */
 #include <stdio.h>
+#include <string.h>
 
 #include "daemon/admin.h"
+#include "daemon/budget.h"
 #include "daemon/log.h"
 #include "shm/clock.h"
 
@@ -16,6 +18,24 @@ status_text(const struct account *a)
 	return flags & ACCOUNT_FROZEN ? "frozen" : flags & ACCOUNT_CLOSED ? "closed" : "open";
 }
 
+/* A budget, what is charged and held under it now, and when it begins anew; nil: there is none. */
+static void
+put_budget(struct proto_out *out, const char *key, const struct account *a, unsigned which)
+{
+	struct budget_now now;
+
+	proto_put_str(out, key);
+	if (!budget_now(a, which, &now)) {
+		proto_put_nil(out);
+		return;
+	}
+	proto_put_map(out, 4);
+	proto_put_kint(out, "limit", now.limit);
+	proto_put_kint(out, "spent", now.spent);
+	proto_put_kint(out, "left", now.left);
+	proto_put_kint(out, "resets_at", now.resets_at);
+}
+
 void
 admin_put_account(struct proto_out *out, const struct account *a, const int64_t *balance,
     bool repeated)
@@ -25,7 +45,7 @@ admin_put_account(struct proto_out *out, const struct account *a, const int64_t 
 	account_books(a, &books);
 	if (balance != NULL)
 		books.balance = *balance;
-	proto_put_map(out, repeated ? 10 : 9);
+	proto_put_map(out, repeated ? 12 : 11);
 	proto_put_ktext(out, "id", a->id, a->id_len);
 	proto_put_kint(out, "balance", books.balance);
 	proto_put_kint(out, "held", books.held);
@@ -41,6 +61,8 @@ admin_put_account(struct proto_out *out, const struct account *a, const int64_t 
 	    out, "tpm", atomic_load_explicit(&a->tokens_per_minute, memory_order_relaxed));
 	proto_put_kint(
 	    out, "streams", atomic_load_explicit(&a->concurrent_streams, memory_order_relaxed));
+	put_budget(out, "budget_day", a, BUDGET_DAY);
+	put_budget(out, "budget_month", a, BUDGET_MONTH);
 	if (repeated)
 		proto_put_kbool(out, "repeated", true);
 }
@@ -176,11 +198,16 @@ enum admin_step
 admin_account_create(struct admin_call *call, const struct proto_value *v)
 {
 	struct admin *a = call->admin;
+	char text[ACCOUNT_ID_MAX + sizeof(struct journal_budgets)];
+	size_t len = v[0].len;
+	struct journal_budgets budgets = {.cap = {
+	    [BUDGET_DAY] = v[6].number, [BUDGET_MONTH] = v[7].number}};
 	struct journal_account payload = {
 	    .requests_per_minute = (uint32_t)v[3].number,
 	    .tokens_per_minute = (uint32_t)v[4].number,
 	    .concurrent_streams = (uint32_t)v[5].number,
 	    .id_len = (uint16_t)v[0].len,
+	    .budgets = v[6].given || v[7].given,
 	};
 	struct journal_record record = {
 	    .type = JOURNAL_ACCOUNT,
@@ -201,8 +228,13 @@ admin_account_create(struct admin_call *call, const struct proto_value *v)
 	if (account_find(a->region, v[0].text, v[0].len) != NULL)
 		return admin_refused(call, RING_EXISTS);
 	call->amount = v[1].number;
-	position = ring_push2(
-	    ledger_ring(a->ledger), &record, &payload, sizeof payload, v[0].text, v[0].len);
+	memcpy(text, v[0].text, v[0].len); /* is one: bounded */
+	if (payload.budgets) {
+		memcpy(text + len, &budgets, sizeof budgets);
+		len += sizeof budgets;
+	}
+	position =
+	    ring_push2(ledger_ring(a->ledger), &record, &payload, sizeof payload, text, len);
 	if (position == 0)
 		return ADMIN_BUSY;
 	durable_wait(a->durable, position, created_cb, call);

@@ -27,6 +27,7 @@ struct admin_client {
 	int fd;
 	uid_t uid;
 	pid_t pid;
+	bool full;
 	struct event *rd, *wr, *run;
 	struct buf in, out;
 	struct proto_scan scan; /* of the request at the start of `in` */
@@ -161,6 +162,9 @@ call_start(struct admin_call *call, const struct proto_message *m)
 	call->method = method_find(m->method, m->method_len);
 	if (call->method == NULL)
 		return admin_error(call, "unknown_method", NULL, "no such method");
+	if (!call->full && !admin_method_reads(call->method))
+		return admin_error(call, "forbidden", NULL,
+		    "only members of admin_full_group may do this");
 	if (!proto_args(call->method->args, m->args, value, &fault)) {
 		if (fault.field == NULL)
 			return admin_error(call, "invalid_argument", NULL, "%s", fault.why);
@@ -192,6 +196,7 @@ client_request(struct admin_client *c, const struct proto_message *m)
 	call->client = c;
 	call->id = m->id;
 	call->peer = c->uid;
+	call->full = c->full;
 	proto_out_init(&call->out);
 	TAILQ_INSERT_TAIL(&c->calls, call, link);
 	c->call_count++;
@@ -491,7 +496,7 @@ make_room(struct admin *a)
 }
 
 bool
-admin_client_new(struct admin *a, int fd, uid_t uid, pid_t pid)
+admin_client_new(struct admin *a, int fd, const struct ucred *peer, bool full)
 {
 	struct admin_client *c = make_room(a) ? calloc(1, sizeof *c) : NULL;
 
@@ -499,8 +504,9 @@ admin_client_new(struct admin *a, int fd, uid_t uid, pid_t pid)
 		return false;
 	c->admin = a;
 	c->fd = fd;
-	c->uid = uid;
-	c->pid = pid;
+	c->uid = peer->uid;
+	c->pid = peer->pid;
+	c->full = full;
 	c->progress_us = monotonic_us();
 	TAILQ_INIT(&c->calls);
 	TAILQ_INSERT_TAIL(&a->clients, c, link);

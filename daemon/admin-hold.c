@@ -26,6 +26,7 @@ struct hold_report {
 	uint16_t model;
 	bool opened, ending;
 	int64_t amount;
+	int64_t cost; /* of what it has up to now */
 	uint32_t metered;
 	uint64_t opened_us;
 	uint8_t stream_id[16];
@@ -45,6 +46,7 @@ hold_report(const struct admin *a, uint32_t slot, struct hold_report *out)
 		/* Acquire, pairs with hold_move. */
 		uint64_t word = atomic_load_explicit(&h->state, memory_order_acquire);
 		enum hold_state st = HOLD_STATE(word);
+		uint64_t meter;
 
 		if (st != HOLD_HELD && st != HOLD_EXTENDING && st != HOLD_SETTLING)
 			return false;
@@ -52,8 +54,13 @@ hold_report(const struct admin *a, uint32_t slot, struct hold_report *out)
 		    .generation = h->generation, .amount = h->amount, .model = h->model,
 		    .ending = st == HOLD_SETTLING};
 		out->opened = atomic_load_explicit(&h->opened, memory_order_relaxed) != 0;
-		out->metered =
-		    METER_TOKENS(atomic_load_explicit(&h->meter, memory_order_relaxed));
+		meter = atomic_load_explicit(&h->meter, memory_order_relaxed);
+		out->metered = METER_TOKENS(meter);
+		/* Without a token it would be void. */
+		if (out->metered > 0)
+			out->cost = price_cost_of(&h->price,
+			    &(struct tokens){.prompt = h->prompt, .completion = out->metered,
+				.reasoning = METER_REASONING(meter)});
 		out->opened_us = h->reserved_us;
 		memcpy(out->stream_id, h->stream_id, sizeof out->stream_id);
 		/* The second look must not slip in front of the copies. */
@@ -95,8 +102,9 @@ age_s(const struct hold_report *h)
 }
 
 static void
-put_hold(struct proto_out *out, const struct admin *a, const struct hold_report *h)
+put_hold(const struct admin_call *call, struct proto_out *out, const struct hold_report *h)
 {
+	const struct admin *a = call->admin;
 	const struct account *account = account_at(a->region, h->account);
 	char stream[STREAM_ID_LEN + 1], name[HOLD_NAME_LEN];
 
@@ -107,20 +115,22 @@ put_hold(struct proto_out *out, const struct admin *a, const struct hold_report 
 	proto_put_ktext(out, "account", account->id, account->id_len);
 	proto_put_kint(out, "amount", h->amount);
 	proto_put_kint(out, "metered", h->metered);
-	proto_put_kstr(out, "stream_id", stream);
+	/* It opens the stream for whoever has it. */
+	proto_put_kstr(out, "stream_id", call->full ? stream : NULL);
 	proto_put_kint(out, "age", age_s(h));
 }
 
 static void
-put_stream(struct proto_out *out, const struct admin *a, const struct hold_report *h)
+put_stream(const struct admin_call *call, struct proto_out *out, const struct hold_report *h)
 {
+	const struct admin *a = call->admin;
 	const struct account *account = account_at(a->region, h->account);
 	char stream[STREAM_ID_LEN + 1], name[HOLD_NAME_LEN];
 
 	stream_name(a, h, stream);
 	hold_name(h->slot, h->stream_id, name);
-	proto_put_map(out, 9);
-	proto_put_kstr(out, "stream_id", stream);
+	proto_put_map(out, 10);
+	proto_put_kstr(out, "stream_id", call->full ? stream : NULL);
 	proto_put_ktext(out, "account", account->id, account->id_len);
 	/* Also of a model that the config has no more. */
 	proto_put_kstr(out, "model",
@@ -128,6 +138,7 @@ put_stream(struct proto_out *out, const struct admin *a, const struct hold_repor
 	proto_put_kstr(out, "state", h->ending ? "ending" : h->opened ? "running" : "waiting");
 	proto_put_kint(out, "worker", region_worker(a->region, hold_proc(a->region, h->slot)));
 	proto_put_kint(out, "metered", h->metered);
+	proto_put_kint(out, "cost", h->cost);
 	proto_put_kint(out, "amount", h->amount);
 	proto_put_kstr(out, "hold", name);
 	proto_put_kint(out, "age", age_s(h));
@@ -136,7 +147,7 @@ put_stream(struct proto_out *out, const struct admin *a, const struct hold_repor
 /* A page: {key: [...], "next": the slot to go on with, or nil}. */
 static enum admin_step
 list(struct admin_call *call, const struct proto_value *v, const char *key,
-    void (*put)(struct proto_out *, const struct admin *, const struct hold_report *))
+    void (*put)(const struct admin_call *, struct proto_out *, const struct hold_report *))
 {
 	const struct admin *a = call->admin;
 	uint32_t count = hold_count(a->region), at = (uint32_t)v[0].number;
@@ -151,7 +162,7 @@ list(struct admin_call *call, const struct proto_value *v, const char *key,
 	proto_put_str(out, key);
 	proto_put_array(out, n);
 	for (uint32_t i = 0; i < n; i++)
-		put(out, a, &found[i]);
+		put(call, out, &found[i]);
 	proto_put_str(out, "next");
 	if (at < count)
 		proto_put_int(out, at);

@@ -3,6 +3,8 @@
  */
 #include "daemon/admin.h"
 
+#include <string.h>
+
 #define ID {"id", PROTO_TEXT, true, 1, ACCOUNT_ID_MAX}
 #define PAGE                                                                                       \
 	{"after", PROTO_NUMBER, false, 0, UINT32_MAX},                                             \
@@ -12,6 +14,11 @@
 #define REF {"ref", PROTO_TEXT, false, 1, 128}
 #define REASON_MAX 512
 #define REASON(required) {"reason", PROTO_TEXT, required, 1, REASON_MAX}
+#define BUDGETS_SET                                                                                \
+	{"budget_day", PROTO_NUMBER, false, 0, PURSE_MAX},                                         \
+	{                                                                                          \
+		"budget_month", PROTO_NUMBER, false, 0, PURSE_MAX                                  \
+	}
 #define END {NULL, PROTO_TEXT, false, 0, 0}
 /* The keeper takes no more (its sums of several amounts must not overflow). */
 #define CREDIT_MAX (INT64_MAX / 8)
@@ -25,6 +32,7 @@ const struct admin_method admin_methods[] = {
             {"rpm", PROTO_NUMBER, false, 0, UINT32_MAX},
             {"tpm", PROTO_NUMBER, false, 0, UINT32_MAX},
             {"streams", PROTO_NUMBER, false, 0, UINT32_MAX},
+            BUDGETS_SET,
             END}},
     {"account.set", admin_account_set, true, true,
         {ID,
@@ -32,6 +40,7 @@ const struct admin_method admin_methods[] = {
             {"rpm", PROTO_NUMBER, false, 0, UINT32_MAX},
             {"tpm", PROTO_NUMBER, false, 0, UINT32_MAX},
             {"streams", PROTO_NUMBER, false, 0, UINT32_MAX},
+            BUDGETS_SET,
             {"unfreeze", PROTO_BOOL, false, 0, 1},
             REASON(false),
             END}},
@@ -97,3 +106,17 @@ const struct admin_method admin_methods[] = {
     {"daemon.ping", admin_daemon_ping, false, false, {END}},
     {NULL, NULL, false, false, {END}},
 };
+
+bool
+admin_method_reads(const struct admin_method *m)
+{
+	/* Not a backup: it writes a copy of everything, keys' hashes included. */
+	static const char *const names[] = {"account.list", "account.show", "audit.run",
+	    "daemon.ping", "hold.list", "journal.read", "key.list", "price.list", "stats.get",
+	    "stream.list", "workers.list"};
+
+	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+		if (strcmp(m->name, names[i]) == 0)
+			return true;
+	return false;
+}

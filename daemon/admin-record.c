@@ -60,7 +60,8 @@ type_text(uint8_t type)
 	    [JOURNAL_FREEZE] = "freeze",
 	    [JOURNAL_CHECKPOINT] = "checkpoint",
 	    [JOURNAL_PRICE_SET] = "price_set",
-	    [JOURNAL_SIGHT] = "first_sight"};
+	    [JOURNAL_SIGHT] = "first_sight",
+	    [JOURNAL_FORGET] = "forget"};
 
 	return type < JOURNAL_TYPES && text[type] != NULL ? text[type] : "unknown";
 }
@@ -128,14 +129,26 @@ credit_fields(struct fields *fs, const struct journal_entry *e)
 }
 
 static void
+put_budgets(struct fields *fs, const struct journal_budgets *b, uint32_t what)
+{
+	if (what & JOURNAL_SET_DAY)
+		put_number(fs, "budget_day", b->cap[BUDGET_DAY]);
+	if (what & JOURNAL_SET_MONTH)
+		put_number(fs, "budget_month", b->cap[BUDGET_MONTH]);
+}
+
+static void
 account_fields(struct fields *fs, const struct journal_entry *e)
 {
 	struct journal_account head;
+	struct journal_budgets budgets;
+	const char *id;
 
 	put_number(fs, "overdraft", e->record.amount);
-	if (e->payload_len < sizeof head)
+	if (e->payload_len != e->record.payload_len ||
+	    !books_account_of(&e->record, e->payload, &head, &budgets, &id))
 		return;
-	memcpy(&head, e->payload, sizeof head);
+	put_budgets(fs, &budgets, head.budgets != 0 ? JOURNAL_SET_BUDGETS : 0);
 	put_number(fs, "rpm", head.requests_per_minute);
 	put_number(fs, "tpm", head.tokens_per_minute);
 	put_number(fs, "streams", head.concurrent_streams);
@@ -145,10 +158,12 @@ static void
 set_fields(struct fields *fs, const struct journal_entry *e)
 {
 	struct journal_account_set set;
+	struct journal_budgets budgets;
 
-	if (e->payload_len < sizeof set)
+	if (e->payload_len != e->record.payload_len ||
+	    !books_set_of(&e->record, e->payload, &set, &budgets))
 		return;
-	memcpy(&set, e->payload, sizeof set);
+	put_budgets(fs, &budgets, set.what);
 	if (set.what & JOURNAL_SET_OVERDRAFT) {
 		put_number(fs, "amount", e->record.amount);
 		put_number(fs, "overdraft", set.overdraft);
@@ -163,8 +178,8 @@ set_fields(struct fields *fs, const struct journal_entry *e)
 		put_str(fs, "status", "closed");
 	if (set.what & JOURNAL_SET_UNFROZEN)
 		put_str(fs, "status", "unfrozen");
-	if (sizeof set + set.reason_len <= e->payload_len)
-		put_text(fs, "reason", (const char *)e->payload + sizeof set, set.reason_len);
+	put_text(fs, "reason", (const char *)e->payload + e->payload_len - set.reason_len,
+	    set.reason_len);
 }
 
 static void
@@ -364,6 +379,12 @@ record_fields(
 		break;
 	case JOURNAL_CHECKPOINT:
 		checkpoint_fields(fs, e, t);
+		break;
+	case JOURNAL_FORGET:
+		if (e->payload_len != JOURNAL_FORGET_LEN)
+			break;
+		id_format(e->payload, t->session);
+		put_str(fs, "session_id", t->session);
 		break;
 	default:
 		break;

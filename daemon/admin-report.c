@@ -124,9 +124,15 @@ put_family(void *arg, const struct metrics_family *f)
 	struct stats *st = arg;
 	uint32_t n = st->series[f - metrics_families];
 
-	proto_put_map(st->out, 3);
+	proto_put_map(st->out, f->type == METRIC_HISTOGRAM ? 4 : 3);
 	proto_put_kstr(st->out, "name", f->name);
 	proto_put_kstr(st->out, "unit", unit_text(f->unit));
+	if (f->type == METRIC_HISTOGRAM) {
+		proto_put_str(st->out, "bounds");
+		proto_put_array(st->out, f->buckets->n);
+		for (uint32_t i = 0; i < f->buckets->n; i++)
+			proto_put_int(st->out, (int64_t)f->buckets->le[i]);
+	}
 	proto_put_str(st->out, "series");
 	proto_put_array(st->out, n);
 }
@@ -140,7 +146,7 @@ put_sample(void *arg, const struct metrics_sample *s)
 	size_t labels = (s->value[0] != NULL) + (size_t)(s->value[1] != NULL);
 	uint64_t count = 0;
 
-	proto_put_map(st->out, histogram ? 3 : 2);
+	proto_put_map(st->out, histogram ? 4 : 2);
 	proto_put_str(st->out, "labels");
 	proto_put_map(st->out, labels);
 	for (size_t i = 0; i < labels; i++)
@@ -153,9 +159,14 @@ put_sample(void *arg, const struct metrics_sample *s)
 		count += s->words[i];
 	proto_put_kint(st->out, "count", (int64_t)count);
 	proto_put_kint(st->out, "sum", (int64_t)s->words[f->buckets->n + 1]);
+	proto_put_str(st->out, "buckets");
+	proto_put_array(st->out, f->buckets->n + 1);
+	for (uint32_t i = 0; i <= f->buckets->n; i++)
+		proto_put_int(st->out, (int64_t)s->words[i]);
 }
 
-/* [{"name", "unit", "series": [{"labels": {}, "value"}]}]; histograms: "count" and "sum". */
+/* [{"name", "unit", "series": [{"labels": {}, "value"}]}]; histograms: "bounds", and for "value"
+ * "count", "sum" and "buckets". */
 enum admin_step
 admin_stats_get(struct admin_call *call, const struct proto_value *v)
 {
@@ -175,7 +186,7 @@ admin_stats_get(struct admin_call *call, const struct proto_value *v)
 	return ADMIN_DONE;
 }
 
-/* {"version", "pid", "accounts_loaded", "journal_ok", "draining"}. */
+/* {"version", "protocol", "role", "pid", "accounts_loaded", "journal_ok", "draining"}. */
 enum admin_step
 admin_daemon_ping(struct admin_call *call, const struct proto_value *v)
 {
@@ -183,8 +194,10 @@ admin_daemon_ping(struct admin_call *call, const struct proto_value *v)
 	struct proto_out *out = admin_result(call);
 
 	(void)v;
-	proto_put_map(out, 5);
+	proto_put_map(out, 7);
 	proto_put_kstr(out, "version", tolld_version);
+	proto_put_kint(out, "protocol", PROTO_VERSION);
+	proto_put_kstr(out, "role", call->full ? "full" : "read");
 	/* Relaxed: single words, for a look. */
 	proto_put_kint(out, "pid",
 	    atomic_load_explicit(&region_proc(r, PROC_MASTER)->pid, memory_order_relaxed));

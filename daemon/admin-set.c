@@ -30,9 +30,11 @@ set_cb(void *arg, uint64_t position)
 }
 
 static enum admin_step
-push(struct admin_call *call, struct journal_account_set *set, const struct proto_value *reason)
+push(struct admin_call *call, struct journal_account_set *set,
+    const struct journal_budgets *budgets, const struct proto_value *reason)
 {
-	char payload[sizeof *set + 512];
+	char payload[sizeof *set + sizeof *budgets + 512];
+	size_t len = sizeof *set;
 	struct admin *a = call->admin;
 	struct account_books books;
 	int64_t change = 0;
@@ -46,10 +48,14 @@ push(struct admin_call *call, struct journal_account_set *set, const struct prot
 	}
 	set->reason_len = reason->given ? (uint16_t)reason->len : 0; /* bounded by the table */
 	memcpy(payload, set, sizeof *set);
+	if ((set->what & JOURNAL_SET_BUDGETS) != 0) {
+		memcpy(payload + len, budgets, sizeof *budgets);
+		len += sizeof *budgets;
+	}
 	if (set->reason_len > 0)
-		memcpy(payload + sizeof *set, reason->text, set->reason_len);
+		memcpy(payload + len, reason->text, set->reason_len);
 	if (ledger_account_set(a->ledger, call->account, change, payload,
-		sizeof *set + set->reason_len, &call->hold, &position) != LEDGER_OK)
+		len + set->reason_len, &call->hold, &position) != LEDGER_OK)
 		return ADMIN_BUSY; /* no slot or no room in the ring */
 	a->setting = call;
 	durable_wait(a->durable, position, set_cb, call);
@@ -67,19 +73,22 @@ admin_account_set(struct admin_call *call, const struct proto_value *v)
 	    .what = (v[1].given ? JOURNAL_SET_OVERDRAFT : 0) |
 		(v[2].given ? JOURNAL_SET_REQUESTS : 0) | (v[3].given ? JOURNAL_SET_TOKENS : 0) |
 		(v[4].given ? JOURNAL_SET_STREAMS : 0) |
-		(v[5].number != 0 ? JOURNAL_SET_UNFROZEN : 0),
+		(v[5].given ? JOURNAL_SET_DAY : 0) | (v[6].given ? JOURNAL_SET_MONTH : 0) |
+		(v[7].number != 0 ? JOURNAL_SET_UNFROZEN : 0),
 	};
+	const struct journal_budgets budgets = {.cap = {
+	    [BUDGET_DAY] = v[5].number, [BUDGET_MONTH] = v[6].number}};
 
 	call->account = admin_account(call, &v[0]);
 	if (call->account == NULL)
 		return ADMIN_DONE;
 	if (set.what == 0)
 		return admin_error(call, "invalid_argument", NULL, "nothing is to be set");
-	if (v[5].number != 0 && !v[6].given)
+	if (v[7].number != 0 && !v[8].given)
 		return admin_error(
 		    call, "invalid_argument", "reason", "lifting a freeze needs a reason");
-	call->done = v[5].number != 0 ? "account unfrozen" : "account set";
-	return push(call, &set, &v[6]);
+	call->done = v[7].number != 0 ? "account unfrozen" : "account set";
+	return push(call, &set, &budgets, &v[8]);
 }
 
 enum admin_step
@@ -91,5 +100,5 @@ admin_account_close(struct admin_call *call, const struct proto_value *v)
 	if (call->account == NULL)
 		return ADMIN_DONE;
 	call->done = "account closed";
-	return push(call, &set, &v[1]);
+	return push(call, &set, NULL, &v[1]);
 }

@@ -92,6 +92,7 @@ tick_cb(evutil_socket_t fd, short what, void *arg)
 	/* Relaxed: a sign of life. */
 	atomic_store_explicit(&region_proc(a->region, PROC_ADMIN)->heartbeat_us,
 	    monotonic_us(), memory_order_relaxed);
+	log_tick();
 	admin_clients_tick(a);
 	admin_reloads_tick(a);
 	metrics_http_tick(a->http);

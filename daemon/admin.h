@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/queue.h>
+#include <sys/socket.h>
 
 #include "admin/proto.h"
 #include "daemon/auth.h"
@@ -76,6 +77,7 @@ enum admin_step {
 struct admin_call;
 typedef enum admin_step admin_fn(struct admin_call *, const struct proto_value *);
 
+/* A new method is for the full role, unless admin_method_reads names it. */
 struct admin_method {
 	const char *name;
 	admin_fn *fn;
@@ -92,6 +94,7 @@ struct admin_call {
 	const struct admin_method *method;
 	uint32_t id;
 	uid_t peer;
+	bool full; /* the peer may change things, and see what opens a stream */
 	struct proto_out out;
 	/* The client is gone: drop what the call holds and finish it.  NULL: it goes on. */
 	void (*cancel)(struct admin_call *);
@@ -108,6 +111,8 @@ struct admin_call {
 
 /* The methods' table, ended by name NULL. */
 extern const struct admin_method admin_methods[];
+/* Does it only look?  Then it is for the reading role too. */
+bool admin_method_reads(const struct admin_method *);
 
 /* Answering.  admin_result: exactly one value must be put into the returned message. */
 struct proto_out *admin_result(struct admin_call *);
@@ -155,7 +160,8 @@ int admin_listen(struct admin *) __attribute__((warn_unused_result));
 
 /* admin-client.c */
 /* Serve this connection; false if there is no room for it, and it stays the caller's. */
-bool admin_client_new(struct admin *, int fd, uid_t, pid_t) __attribute__((warn_unused_result));
+bool admin_client_new(struct admin *, int fd, const struct ucred *, bool full)
+    __attribute__((warn_unused_result));
 /* Go on with requests that found the ring full or the accounts not loaded. */
 void admin_retry(void *admin);
 void admin_clients_tick(struct admin *);

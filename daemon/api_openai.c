@@ -87,7 +87,8 @@ static enum api_place
 relay(struct buf *b, const struct decoder_event *ev, const struct delta *d, bool usage,
     struct answer_place *at)
 {
-	struct json_value root;
+	struct json_value root, member;
+	const char *it = NULL;
 	size_t before = b->len;
 	bool choices;
 
@@ -99,6 +100,9 @@ relay(struct buf *b, const struct decoder_event *ev, const struct delta *d, bool
 		relay_repaired(b, ev);
 		return d->finish != OUTCOME_NONE ? API_END : API_NOW;
 	}
+	/* Nothing is in it, and nothing could be written into it. */
+	if (root.type != JSON_OBJECT || !json_each(root, &it, NULL, &member))
+		return API_NOWHERE;
 	choices = has_choices(root);
 	if (usage || !(d->usage.present || d->usage_bad)) {
 		relay_text(b, ev);

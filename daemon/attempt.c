@@ -19,13 +19,33 @@
 #include "daemon/stream.h"
 #include "shm/clock.h"
 
-static const struct call_ops call_ops = {decode_head, decode_data, decode_flush, decode_end};
-
 static const struct config_provider *
 provider(const struct stream *st)
 {
 	return &st->config->provider[st->provider];
 }
+
+/* What people say, if the operator wants it in the log; never a key that a provider repeats. */
+static void
+log_texts(const struct stream *st, const char *msg, const char *text, size_t len)
+{
+	char shown[LOG_LINE_MAX];
+
+	redact(shown, sizeof shown, (struct span){text, len}, provider(st)->api_key,
+	    provider(st)->api_keys);
+	log_event(LOG_INFO, msg, "request", st->request_id, "message", st->message_text, "provider",
+	    provider(st)->name, "text", shown, NULL);
+}
+
+static void
+told_data(void *arg, const char *p, size_t n)
+{
+	log_texts(arg, "text received", p, n);
+	decode_data(arg, p, n);
+}
+
+static const struct call_ops call_ops = {decode_head, decode_data, decode_flush, decode_end},
+			     told_ops = {decode_head, told_data, decode_flush, decode_end};
 
 const char *
 attempt_provider(const struct stream *st)
@@ -107,11 +127,21 @@ make_call(struct stream *st)
 		buf_printf(&headers, "traceparent: %s\r\n", st->traceparent);
 	if (st->beta != NULL && provider(st)->dialect == DIALECT_ANTHROPIC)
 		buf_printf(&headers, "anthropic-beta: %s\r\n", st->beta);
+	if (log_enabled(LOG_DEBUG)) {
+		char attempt[16];
+
+		snprintf(attempt, sizeof attempt, "%u", a->count);
+		log_event(LOG_DEBUG, "call", "request", st->request_id, "provider",
+		    provider(st)->name, "attempt", attempt, NULL);
+	}
+	if (st->config->log_texts)
+		log_texts(st, "text sent", request_for(st, st->provider)->data,
+		    request_for(st, st->provider)->len);
 	if (!headers.failed)
 		st->call = upstream_post(st->view, st->provider, a->target,
 		    st->api != NULL ? st->api->upstream_path : NULL,
 		    request_for(st, st->provider), (struct span){headers.data, headers.len},
-		    &call_ops, st);
+		    st->config->log_texts ? &told_ops : &call_ops, st);
 	buf_free(&headers);
 	if (st->call == NULL) {
 		stream_close(st, OUTCOME_UPSTREAM, "overloaded", "no room for a call");

@@ -148,6 +148,21 @@ replay(struct audit *a, uint32_t max_records)
 	}
 }
 
+static bool
+same_budgets(const struct books_account *b, const struct state_account *row)
+{
+	for (int i = 0; i < BUDGETS; i++) {
+		const struct state_budget *g = &row->budget[i];
+		const struct books_used *spent = &b->budget[i].spent;
+
+		if (b->budget[i].cap != g->cap ||
+		    memcmp(spent->used, g->used, sizeof g->used) != 0 ||
+		    memcmp(spent->window, g->window, sizeof g->window) != 0)
+			return false;
+	}
+	return true;
+}
+
 static void
 check_row(struct audit *a, const struct state_account *row)
 {
@@ -164,6 +179,9 @@ check_row(struct audit *a, const struct state_account *row)
 	    b->concurrent_streams != row->concurrent_streams)
 		differs(a, "state.mdb: account %.*s has other limits or flags than by the journal",
 		    (int)row->id_len, row->id);
+	else if (!same_budgets(b, row))
+		differs(a, "state.mdb: account %.*s has other budgets, or has used them otherwise, "
+		    "than by the journal", (int)row->id_len, row->id);
 	else if (b->balance != row->balance || b->held != row->held ||
 	    b->overdraft != row->overdraft || b->charged != row->charged ||
 	    b->topups != row->topups || b->adjustments != row->adjustments ||

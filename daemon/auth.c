@@ -102,12 +102,50 @@ bearer_token(struct span authorization)
 	return (struct span){authorization.p + at, authorization.len - at};
 }
 
+/* An element of a list, without the blanks around it. */
+static struct span
+without_blanks(struct span s)
+{
+	while (s.len > 0 && (*s.p == ' ' || *s.p == '\t'))
+		s = (struct span){s.p + 1, s.len - 1};
+	while (s.len > 0 && (s.p[s.len - 1] == ' ' || s.p[s.len - 1] == '\t'))
+		s.len--;
+	return s;
+}
+
+/* How many keys are among a WebSocket's offers; *key is the first. */
+static int
+offered(const struct http_request *rq, struct span *key)
+{
+	static const char prefix[] = "bearer.";
+	const size_t skip = sizeof prefix - 1;
+	int n = 0;
+
+	for (int i = 0; i < rq->headers; i++) {
+		struct span list = rq->header[i].value;
+
+		if (!span_case_eq(rq->header[i].name, "sec-websocket-protocol"))
+			continue;
+		while (list.len > 0) {
+			const char *comma = memchr(list.p, ',', list.len);
+			size_t len = comma != NULL ? (size_t)(comma - list.p) : list.len;
+			struct span offer = without_blanks((struct span){list.p, len});
+
+			if (offer.len >= skip && memcmp(offer.p, prefix, skip) == 0 && n++ == 0)
+				*key = (struct span){offer.p + skip, offer.len - skip};
+			len += comma != NULL;
+			list = (struct span){list.p + len, list.len - len};
+		}
+	}
+	return n;
+}
+
 /*
  * What the caller shows.  A header that came twice is refused: whatever stands before us may
  * have looked at the other one.
  */
-static enum auth_result
-shown(const struct http_request *rq, struct span *token)
+enum auth_result
+auth_shown(const struct http_request *rq, bool websocket, struct span *token)
 {
 	struct span authorization = {NULL, 0}, own = {NULL, 0};
 	int given = 0, given_own = 0;
@@ -126,6 +164,8 @@ shown(const struct http_request *rq, struct span *token)
 	*token = bearer_token(authorization);
 	if (token->len == 0)
 		*token = own;
+	if (token->len == 0 && websocket && offered(rq, token) > 1)
+		return AUTH_AMBIGUOUS;
 	return token->len > 0 ? AUTH_OK : AUTH_MISSING;
 }
 
@@ -216,24 +256,50 @@ check_key(const struct heritage *h, struct span token, uint64_t now_us, struct c
 	return AUTH_OK;
 }
 
+/* Whose key is it, whomever it names? */
+static enum auth_result
+holder(const struct heritage *h, struct span key, uint64_t now_us, struct caller *caller)
+{
+	memset(caller, 0, sizeof *caller);
+	if (key.len > sizeof MINTED_PREFIX - 1 &&
+	    memcmp(key.p, MINTED_PREFIX, sizeof MINTED_PREFIX - 1) == 0)
+		return minted_check(h, key.p, key.len, now_us, caller);
+	if (h->config->jwt_count > 0 && jwt_is_one(key))
+		return jwt_check(h, key, now_us, caller);
+	return check_key(h, key, now_us, caller);
+}
+
+enum auth_result
+auth_shown_by(const struct heritage *h, struct span key, const struct http_request *rq,
+    uint64_t now_us, struct caller *caller)
+{
+	enum auth_result result = holder(h, key, now_us, caller);
+
+	return result == AUTH_OK ? check_user(h, rq, caller) : result;
+}
+
+enum auth_result
+auth_again(const struct heritage *h, struct span key, const struct caller *first, uint64_t now_us,
+    struct caller *caller)
+{
+	enum auth_result result = holder(h, key, now_us, caller);
+
+	/* As check_user has it, of a user that was named then. */
+	if (result == AUTH_OK && (caller->scopes & KEY_TRUST_USER) != 0 &&
+	    atomic_load_explicit(&caller->account->flags, memory_order_relaxed) == 0)
+		caller->account = first->account;
+	return result;
+}
+
 enum auth_result
 auth_request(
     const struct heritage *h, const struct http_request *rq, uint64_t now_us, struct caller *caller)
 {
-	struct span token;
-	enum auth_result result;
+	struct span key;
+	enum auth_result result = auth_shown(rq, false, &key);
 
 	memset(caller, 0, sizeof *caller);
-	result = shown(rq, &token);
-	if (result != AUTH_OK)
-		return result;
-	if (token.len > sizeof MINTED_PREFIX - 1 &&
-	    memcmp(token.p, MINTED_PREFIX, sizeof MINTED_PREFIX - 1) == 0)
-		return minted_check(h, token.p, token.len, now_us, caller);
-	if (h->config->jwt_count > 0 && jwt_is_one(token))
-		return jwt_check(h, token, now_us, caller);
-	result = check_key(h, token, now_us, caller);
-	return result == AUTH_OK ? check_user(h, rq, caller) : result;
+	return result == AUTH_OK ? auth_shown_by(h, key, rq, now_us, caller) : result;
 }
 
 bool

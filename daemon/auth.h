@@ -58,6 +58,19 @@ enum auth_result auth_request(const struct heritage *, const struct http_request
 #define AUTH_USER_HEADER "X-OpenWebUI-User-Id"
 enum auth_result auth_user(
     const struct http_request *, char id[static ACCOUNT_ID_MAX], size_t *len);
+/*
+ * The two halves of it.  What is shown as a key: also, in a WebSocket's handshake, by an offer
+ * "bearer.KEY" in Sec-WebSocket-Protocol, since browsers can send nothing else there.
+ */
+enum auth_result auth_shown(const struct http_request *, bool websocket, struct span *key)
+    __attribute__((warn_unused_result));
+/* Who shows it? */
+enum auth_result auth_shown_by(const struct heritage *, struct span key,
+    const struct http_request *, uint64_t now_us, struct caller *)
+    __attribute__((warn_unused_result));
+/* Is a key still good, later on the connection that `first` has made with it, and for what? */
+enum auth_result auth_again(const struct heritage *, struct span key, const struct caller *first,
+    uint64_t now_us, struct caller *) __attribute__((warn_unused_result));
 /* All that this key is good for, but for the account (for daemon/minted.c). */
 void auth_grant(struct key_entry *, struct caller *);
 /* May it use this model?  (If not, it is told what it would be told of one that there isn't.) */

@@ -1,5 +1,7 @@
 /* GET /balance: one consistent snapshot of the caller's account.  Worker process. */
+#include "daemon/budget.h"
 #include "daemon/worker.h"
+#include "shm/purse.h"
 
 void
 balance_handler(struct conn *c, const struct http_request *h, struct span body)
@@ -18,6 +20,12 @@ balance_handler(struct conn *c, const struct http_request *h, struct span body)
 	buf_money(&b, books.balance - books.held + books.overdraft);
 	buf_str(&b, ",\"overdraft\":");
 	buf_money(&b, books.overdraft);
+	for (unsigned i = 0; i < BUDGETS; i++) {
+		if (purse_cap(&conn_caller(c)->account->budget[i]) == 0)
+			continue;
+		buf_printf(&b, ",\"budget_%s\":", i == BUDGET_DAY ? "day" : "month");
+		budget_put(&b, conn_caller(c)->account, i);
+	}
 	buf_str(&b, "}");
 	conn_reply_buf(c, 200, "application/json", &b);
 	buf_free(&b);

@@ -7,8 +7,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "daemon/api.h"
+#include "daemon/budget.h"
+#include "daemon/history_context.h"
 #include "daemon/limit.h"
 #include "daemon/messages_request.h"
 #include "daemon/metrics.h"
@@ -22,12 +25,17 @@
 #include "shm/clock.h"
 #include "shm/fault.h"
 
+/* Of a worker's holds, what one account may have when few are left; of small tables nothing. */
+#define FAIR_PART 16
+#define FAIR_MIN 4
+
 static void gone(void *, struct conn *);
 
 static const struct conn_ops ops = {gone, NULL};
 
 static void
-refuse_credit(struct conn *c, const struct quote *q, const char *code, const char *message)
+refuse_credit(struct conn *c, const struct quote *q, const char *code, struct span more,
+    const char *message)
 {
 	struct buf b = {0};
 
@@ -35,11 +43,39 @@ refuse_credit(struct conn *c, const struct quote *q, const char *code, const cha
 	buf_money(&b, q->required);
 	buf_str(&b, ",\"available\":");
 	/* What the reserve saw: the books may not know yet of what others are taking. */
-	buf_money(&b, quote_available(conn_caller(c)->account, conn_caller(c)->purse));
+	buf_money(&b, quote_available(conn_caller(c)->account, conn_caller(c)->purse, NULL));
+	buf_add(&b, more.p, more.len);
 	conn_header(c, "x-should-retry", "false");
 	conn_error_with(c, 402, "insufficient_quota", code, NULL,
 	    (struct span){b.data, b.len}, message);
 	buf_free(&b);
+}
+
+/* Which of its budgets, and when that begins anew: waiting helps, but for a client's retries it is
+ * too long. */
+static void
+refuse_budget(struct conn *c, unsigned which, const struct quote *q)
+{
+	static const char *const name[BUDGETS] = {"day", "month"};
+	const struct account *a = conn_caller(c)->account;
+	struct buf more = {0};
+	char message[160], when[32];
+	struct budget_now now;
+	time_t resets;
+	struct tm tm;
+
+	(void)budget_now(a, which, &now); /* it may be gone by now */
+	resets = (time_t)now.resets_at;
+	buf_printf(&more, ",\"budget_%s\":", name[which]);
+	budget_put(&more, a, which);
+	if (gmtime_r(&resets, &tm) == NULL ||
+	    strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", &tm) == 0)
+		when[0] = '\0';
+	snprintf(message, sizeof message,
+	    "the account's budget for this %s does not cover the prompt and one token of an "
+	    "answer; it begins anew at %s", name[which], when);
+	refuse_credit(c, q, "budget_exceeded", (struct span){more.data, more.len}, message);
+	buf_free(&more);
 }
 
 static void
@@ -54,11 +90,28 @@ refuse_overloaded(struct conn *c, enum reserve_kind kind, const char *message)
 void
 begin_refuse(struct conn *c, const struct chat_fault *f)
 {
+	/* It was read, whatever it said. */
+	limit_request_count(((struct worker *)conn_arg(c))->config, conn_caller(c));
 	if (f->status == 503)
 		refuse_overloaded(c, RESERVE_MEMORY, f->message);
 	else
 		conn_error(c, f->status, "invalid_request_error", f->code, f->param, "%s",
 		    f->message);
+}
+
+/*
+ * Open streams that the account may have.  Of a worker's table that is nearly full nobody takes
+ * what is left: who has many open waits until one of them ends.
+ */
+static uint32_t
+streams_allowed(const struct worker *w, const struct account *a)
+{
+	uint32_t own = limit_account_streams(w->config, a), all = w->region->h->holds_per_proc;
+	uint32_t fair = all / FAIR_PART;
+
+	if (fair < FAIR_MIN || ledger_holds_free(w->ledger) > all / 4 || (own != 0 && own < fair))
+		return own;
+	return fair;
 }
 
 static void
@@ -67,22 +120,27 @@ refuse(struct conn *c, enum ledger_result r, const struct quote *q)
 	switch (r) {
 	case LEDGER_SHORT:
 		metrics_reserve(RESERVE_SHORT);
-		refuse_credit(c, q, "insufficient_credit",
+		refuse_credit(c, q, "insufficient_credit", SPAN(""),
 		    "the account's credit does not cover the prompt and one token of an answer");
 		return;
 	case LEDGER_CLOSED:
 		metrics_reserve(RESERVE_CLOSED);
-		refuse_credit(c, q, "insufficient_credit", "the account is closed or frozen");
+		refuse_credit(c, q, "insufficient_credit", SPAN(""), "the account is closed or frozen");
 		return;
 	case LEDGER_CAPPED:
 		metrics_reserve(RESERVE_CAPPED);
-		refuse_credit(c, q, "key_cap_reached",
+		refuse_credit(c, q, "key_cap_reached", SPAN(""),
 		    "this key's cap does not cover the prompt and one token of an answer");
+		return;
+	case LEDGER_BUDGET_DAY:
+	case LEDGER_BUDGET_MONTH:
+		metrics_reserve(RESERVE_BUDGET);
+		refuse_budget(c, r == LEDGER_BUDGET_DAY ? BUDGET_DAY : BUDGET_MONTH, q);
 		return;
 	case LEDGER_SEATS:
 		metrics_reserve(RESERVE_LIMITED);
-		limit_refuse_streams(c, "account", limit_account_streams(
-		    ((struct worker *)conn_arg(c))->config, conn_caller(c)->account));
+		limit_refuse_streams(
+		    c, "account", streams_allowed(conn_arg(c), conn_caller(c)->account));
 		return;
 	case LEDGER_KEY_SEATS:
 		metrics_reserve(RESERVE_LIMITED);
@@ -120,8 +178,8 @@ payload(struct buf *b, const struct stream *st, const struct chat_request *r,
 	buf_str(b, model);
 	if (st->has_key)
 		buf_add(b, &st->keyed, sizeof st->keyed);
-	/* On /v1 the client keeps its own history. */
-	if (!r->v1)
+	/* On /v1 the client keeps its own history; and where none is kept nobody needs it again. */
+	if (!r->v1 && st->config->history.enabled)
 		buf_add(b, said.p, said.len);
 }
 
@@ -206,7 +264,10 @@ gone(void *arg, struct conn *c)
 		stream_cancel(st, OUTCOME_CANCELLED);
 }
 
-/* "00-<32 hex>-<16 hex>-<2 hex>": what is not exactly that is not passed on. */
+/*
+ * "00-<32 hex>-<16 hex>-<2 hex>", W3C's trace context: what is not exactly that, or names nothing (all
+ * zeros, the version ff), is not passed on.
+ */
 static void
 trace_context(struct stream *st, struct span v)
 {
@@ -218,19 +279,25 @@ trace_context(struct stream *st, struct span v)
 		if (form[i] == 'x' ? strchr("0123456789abcdef", v.p[i]) == NULL || v.p[i] == '\0'
 				   : v.p[i] != form[i])
 			return;
+	if (memcmp(v.p, "ff", 2) == 0 || strspn(v.p + 3, "0") >= 32 || strspn(v.p + 36, "0") >= 16)
+		return;
 	memcpy(st->traceparent, v.p, v.len);
 	st->traceparent[v.len] = '\0';
 }
 
 static struct stream *
 make_stream(struct conn *c, struct chat_request *r, const struct http_request *h,
-    uint8_t message_id[static 16])
+    struct buf request[static DIALECTS], uint8_t message_id[static 16])
 {
 	struct worker *w = conn_arg(c);
 	struct stream *st = stream_new(w->streams);
 
 	if (st == NULL)
 		return NULL;
+	if (!stream_take_requests(st, request)) {
+		stream_drop(st);
+		return NULL;
+	}
 	snprintf(st->request_id, sizeof st->request_id, "%s", conn_request_id(c));
 	trace_context(st, http_header(h, "traceparent"));
 	if (!r->has_session)
@@ -265,7 +332,7 @@ reserve(struct stream *st, struct key_entry *key, const struct chat_request *r,
 	    .max_tokens = r->max_tokens,
 	    .min_tokens = q->min_tokens,
 	    .want_tokens = q->want_tokens,
-	    .seats = limit_account_streams(st->config, st->account),
+	    .seats = streams_allowed(st->w, st->account),
 	    .key = key,
 	    .key_seats = key == NULL ? 0 : key->concurrent_streams,
 	    .model = (uint16_t)r->model,
@@ -393,15 +460,14 @@ begin(struct conn *c, const struct http_request *h, struct begin *x)
 			buf_free(&request[k]);
 		return false;
 	}
-	st = make_stream(c, r, h, message_id);
+	st = make_stream(c, r, h, request, message_id);
 	if (st == NULL) {
 		limit_request_settle(&limited, 0);
 		for (int k = 0; k < DIALECTS; k++)
 			buf_free(&request[k]);
-		refuse_overloaded(c, RESERVE_MEMORY, "out of memory");
+		refuse_overloaded(c, RESERVE_MEMORY, "no memory for more requests now");
 		return false;
 	}
-	memcpy(st->request, request, sizeof st->request);
 	st->limited = limited;
 	st->account = conn_caller(c)->account;
 	st->purse = conn_caller(c)->purse;
@@ -436,4 +502,23 @@ begin(struct conn *c, const struct http_request *h, struct begin *x)
 	conn_later(c, &ops, st);
 	durable_wait(w->durable, position, reserved_cb, st);
 	return true;
+}
+
+bool
+begin_chat(struct conn *c, const struct http_request *h, struct span body, struct begin *x)
+{
+	struct worker *w = conn_arg(c);
+	struct buf past = {0};
+	struct chat_fault f;
+	bool pushed = false;
+
+	if (!limit_may_read(w->config, c, body.len))
+		return false;
+	if (chat_request_parse(w->config, body, &x->request, &f) == 0 &&
+	    history_context(w, conn_caller(c)->account, &x->request, &past, &f) == 0)
+		pushed = begin(c, h, x);
+	else
+		begin_refuse(c, &f);
+	buf_free(&past);
+	return pushed;
 }

@@ -25,6 +25,8 @@ struct begin {
  * been asked about the key, will be) answered: 402, 503, or what the provider's dialect cannot carry.
  */
 bool begin(struct conn *, const struct http_request *, struct begin *);
+/* Likewise from the body of a /chat/send: read, with its session's past in front of its message. */
+bool begin_chat(struct conn *, const struct http_request *, struct span body, struct begin *);
 /* Answer with what is wrong with a request. */
 void begin_refuse(struct conn *, const struct chat_fault *);
 

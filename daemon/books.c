@@ -343,12 +343,38 @@ books_split_of(const struct journal_record *r, const void *payload, struct journ
 }
 
 bool
-books_set_of(const struct journal_record *r, const void *payload, struct journal_account_set *set)
+books_set_of(const struct journal_record *r, const void *payload, struct journal_account_set *set,
+    struct journal_budgets *budgets)
 {
+	size_t more;
+
 	if (r->payload_len < sizeof *set)
 		return false;
 	memcpy(set, payload, sizeof *set);
-	return sizeof *set + set->reason_len <= r->payload_len;
+	*budgets = (struct journal_budgets){{0}};
+	more = (set->what & JOURNAL_SET_BUDGETS) != 0 ? sizeof *budgets : 0;
+	if (sizeof *set + more + set->reason_len > r->payload_len)
+		return false;
+	memcpy(budgets, (const char *)payload + sizeof *set, more);
+	return true;
+}
+
+bool
+books_account_of(const struct journal_record *r, const void *payload,
+    struct journal_account *head, struct journal_budgets *budgets, const char **id)
+{
+	size_t more;
+
+	if (r->payload_len < sizeof *head)
+		return false;
+	memcpy(head, payload, sizeof *head);
+	*budgets = (struct journal_budgets){{0}};
+	*id = (const char *)payload + sizeof *head;
+	more = head->budgets != 0 ? sizeof *budgets : 0;
+	if (sizeof *head + head->id_len + more > r->payload_len)
+		return false;
+	memcpy(budgets, *id + head->id_len, more);
+	return true;
 }
 
 /* The slot's entry, made if need be; NULL if there can be no such slot. */

@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "shm/account.h"
 #include "shm/journal_record.h"
 #include "shm/money.h"
 #include "shm/ring.h"
@@ -20,6 +21,25 @@
 #define BOOKS_SLOTS_MAX (1u << 20) /* hold slots; as many as a region can have */
 
 struct books;
+
+/* Charged and held under a cap or budget in the present window and the one before, by their
+ * numbers' last bit: as in shm/purse.h. */
+struct books_used {
+	uint16_t window[2];
+	int64_t used[2];
+};
+
+/* An account's budget of the day or of the month. */
+struct books_budget {
+	int64_t cap; /* 0: there is none */
+	/* The highest one that a claim may still have gone by: such a claim is no contradiction.
+	 * While `pending` slots hold a change that may not be shown in memory yet, and a while after
+	 * the last of them was known to be (books_caps.c): since when, by the records' clocks. */
+	int64_t former;
+	uint64_t ending_us;
+	uint32_t pending;
+	struct books_used spent;
+};
 
 struct books_account {
 	int64_t balance; /* topups + adjustments - charged */
@@ -34,6 +54,7 @@ struct books_account {
 	 * before and are still on their way (books_check.c).  When that began, by their clocks. */
 	int64_t ending;
 	uint64_t ending_us;
+	struct books_budget budget[BUDGETS];
 	uint64_t id_at; /* books.c */
 	uint32_t requests_per_minute, tokens_per_minute, concurrent_streams;
 	uint8_t id_len;
@@ -58,6 +79,9 @@ struct books_hold {
 	uint8_t answered_status;
 	uint8_t answered_type; /* 0: not known any more */
 	uint16_t window;       /* of its key's cap */
+	uint16_t budget_window[BUDGETS];
+	uint8_t budgets;     /* a bit for each that it is under */
+	uint8_t budgets_set; /* those that its last operation changed: books_budget.pending */
 	bool open;
 	bool changed;
 };
@@ -71,10 +95,7 @@ struct books_key {
 	int64_t cap;
 	uint32_t per; /* enum key_per */
 	uint32_t requests_per_minute, tokens_per_minute, concurrent_streams; /* 0: no limit */
-	/* Charged and held under its cap in the present window and the one before, by their
-	 * numbers' last bit: as in shm/purse.h. */
-	uint16_t window[2];
-	int64_t used[2];
+	struct books_used spent;
 	uint32_t label_len, models_len; /* the label, then the models: struct journal_key */
 	uint64_t text_at; /* books.c */
 	bool changed;
@@ -112,7 +133,7 @@ void books_free(struct books *);
 #define BOOKS_FROM_WORKER                                                                         \
 	(BOOKS_TYPE(JOURNAL_RESERVE) | BOOKS_TYPE(JOURNAL_EXTEND) | BOOKS_TYPE(JOURNAL_MARK) |    \
 	    BOOKS_TYPE(JOURNAL_SETTLE) | BOOKS_TYPE(JOURNAL_VOID) | BOOKS_TYPE(JOURNAL_SYNC) |     \
-	    BOOKS_TYPE(JOURNAL_ASK) | BOOKS_TYPE(JOURNAL_SIGHT))
+	    BOOKS_TYPE(JOURNAL_ASK) | BOOKS_TYPE(JOURNAL_SIGHT) | BOOKS_TYPE(JOURNAL_FORGET))
 #define BOOKS_FROM_ADMIN                                                                          \
 	(BOOKS_TYPE(JOURNAL_TOPUP) | BOOKS_TYPE(JOURNAL_ADJUST) | BOOKS_TYPE(JOURNAL_ACCOUNT) |   \
 	    BOOKS_TYPE(JOURNAL_KEY) | BOOKS_TYPE(JOURNAL_KEY_REVOKE) | BOOKS_TYPE(JOURNAL_SYNC) | \
@@ -207,6 +228,12 @@ const struct books_price_set *books_price_set(const struct books *, uint32_t ind
 const char *books_price_set_model(const struct books *, const struct books_price_set *);
 /* What is set of a model's prices: all PRICE_UNSET if nothing is. */
 struct price books_price_over(const struct books *, const char *model, size_t len);
+/* An ACCOUNT_SET's payload; false if it is not well-formed. */
+bool books_set_of(const struct journal_record *, const void *payload,
+    struct journal_account_set *, struct journal_budgets *);
+/* An ACCOUNT's payload, with where its id is; false if it is not well-formed. */
+bool books_account_of(const struct journal_record *, const void *payload,
+    struct journal_account *, struct journal_budgets *, const char **id);
 /* A PRICE's payload, of either version; false if it is not well-formed. */
 bool books_price_of(const struct journal_record *, const void *payload, struct price *,
     const char **model, size_t *model_len);

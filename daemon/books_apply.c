@@ -59,6 +59,8 @@ slot_advance(struct books *b, const struct journal_record *r)
 			a->ending_us = r->time_us;
 		h->slack = 0;
 	}
+	if (h->budgets_set != 0)
+		books_budgets_shown(account_to_change(b, h->account), h, r->time_us);
 	if (r->op > h->op || r->type != JOURNAL_MARK) {
 		h->op = r->op;
 		h->type = r->type;
@@ -76,14 +78,8 @@ slot_advance(struct books *b, const struct journal_record *r)
 	return h;
 }
 
-static uint64_t
-capped_id(const struct journal_record *r)
-{
-	return (uint64_t)r->completion << 32 | r->cached;
-}
-
-static void
-key_changed(struct books *b, uint32_t index)
+void
+books_key_changed(struct books *b, uint32_t index)
 {
 	struct books_key *k = (struct books_key *)b->keys.data + index;
 
@@ -91,52 +87,6 @@ key_changed(struct books *b, uint32_t index)
 		k->changed = true;
 		books_add_u32(&b->changed_keys, index);
 	}
-}
-
-const struct books_key *
-books_capped_by(const struct books *b, const struct journal_record *r, uint16_t *window)
-{
-	uint32_t index = books_key_find(b, capped_id(r));
-	const struct books_key *k = index == JOURNAL_NONE ? NULL : books_key(b, index);
-	int off;
-
-	if (k == NULL || k->per == KEY_PER_NONE)
-		return NULL;
-	/* The one that ends with those bits: the record's own, or, around midnight, the next to it.
-	 * One of another time would take the place of one that is in use. */
-	*window = purse_window(k->per, r->time_us);
-	off = (int8_t)(uint8_t)(r->outcome - (uint8_t)*window);
-	*window = (uint16_t)(*window + off);
-	return off >= -1 && off <= 1 ? k : NULL;
-}
-
-bool
-books_key_used(const struct books_key *k, uint16_t window, int64_t *used)
-{
-	bool none = k->used[window & 1] == 0;
-	int16_t ahead = none ? 0 : (int16_t)(uint16_t)(k->window[window & 1] - window);
-
-	*used = ahead == 0 ? k->used[window & 1] : 0;
-	return ahead <= 0;
-}
-
-int
-books_key_use(struct books *b, uint64_t key_id, uint16_t window, int64_t amount)
-{
-	uint32_t index = books_key_find(b, key_id);
-	struct books_key *k = (struct books_key *)b->keys.data + index;
-	int64_t used;
-
-	if (index == JOURNAL_NONE)
-		return -1;
-	if (amount == 0 || !books_key_used(k, window, &used))
-		return 0;
-	if (__builtin_add_overflow(used, amount, &used))
-		used = amount > 0 ? INT64_MAX : 0;
-	k->window[window & 1] = window;
-	k->used[window & 1] = used < 0 ? 0 : used;
-	key_changed(b, index);
-	return 0;
 }
 
 static int
@@ -152,9 +102,7 @@ apply_reserve(struct books *b, const struct journal_record *r, const void *paylo
 	    __builtin_add_overflow(a->held, r->amount, &a->held))
 		return -1;
 	h->open = true;
-	h->key_id = capped_id(r);
-	if (h->key_id != 0 && (books_capped_by(b, r, &h->window) == NULL ||
-	    books_key_use(b, h->key_id, h->window, r->amount) < 0))
+	if (books_caps_open(b, h, r) < 0 || books_caps_use(b, a, h, r->amount) < 0)
 		return -1;
 	h->account = r->account;
 	h->price = r->price;
@@ -185,9 +133,8 @@ apply_to_open(struct books *b, const struct journal_record *r, const void *paylo
 	if (r->type == JOURNAL_EXTEND || r->type == JOURNAL_MARK) {
 		int64_t more = r->type == JOURNAL_EXTEND ? r->amount : 0;
 
-		if (h->key_id != 0 && books_key_use(b, h->key_id, h->window, more) < 0)
-			return -1;
-		if (__builtin_add_overflow(h->amount, more, &h->amount) ||
+		if (books_caps_use(b, a, h, more) < 0 ||
+		    __builtin_add_overflow(h->amount, more, &h->amount) ||
 		    __builtin_add_overflow(a->held, more, &a->held))
 			return -1;
 		if (r->completion > h->mark) {
@@ -206,10 +153,10 @@ apply_to_open(struct books *b, const struct journal_record *r, const void *paylo
 	}
 	if (__builtin_sub_overflow(a->held, h->amount, &a->held))
 		return -1;
-	if (h->key_id != 0 && books_key_use(b, h->key_id, h->window,
-	    (r->type == JOURNAL_SETTLE ? r->amount : 0) - h->amount) < 0)
+	if (books_caps_use(b, a, h, (r->type == JOURNAL_SETTLE ? r->amount : 0) - h->amount) < 0)
 		return -1;
 	h->key_id = 0;
+	h->budgets = 0;
 	h->open = false;
 	h->amount = 0;
 	h->mark = h->mark_reasoning = 0;
@@ -286,17 +233,17 @@ apply_account(struct books *b, const struct journal_record *r, const void *paylo
 {
 	struct books_account a = {.overdraft = r->amount};
 	struct journal_account head;
+	struct journal_budgets budgets;
+	const char *id;
 
-	if (r->payload_len < sizeof head)
-		return -1;
-	memcpy(&head, payload, sizeof head);
-	if (sizeof head + head.id_len > r->payload_len)
+	if (!books_account_of(r, payload, &head, &budgets, &id))
 		return -1;
 	a.requests_per_minute = head.requests_per_minute;
 	a.tokens_per_minute = head.tokens_per_minute;
 	a.concurrent_streams = head.concurrent_streams;
-	if (books_load_account(b, r->account, &a, (const char *)payload + sizeof head,
-		head.id_len) < 0)
+	for (unsigned i = 0; i < BUDGETS; i++)
+		a.budget[i].cap = budgets.cap[i];
+	if (books_load_account(b, r->account, &a, id, head.id_len) < 0)
 		return -1;
 	(void)account_to_change(b, r->account);
 	return 0;
@@ -317,7 +264,7 @@ apply_sight(struct books *b, const struct journal_record *r, const void *payload
 		return -1;
 	(void)account_to_change(b, r->account);
 	((struct books_key *)b->keys.data)[key].sighted++;
-	key_changed(b, key);
+	books_key_changed(b, key);
 	return 0;
 }
 
@@ -327,8 +274,9 @@ apply_account_set(struct books *b, const struct journal_record *r, const void *p
 	struct books_account *a = account_to_change(b, r->account);
 	struct books_hold *h = a == NULL ? NULL : credit_slot(b, a, r);
 	struct journal_account_set set;
+	struct journal_budgets budgets;
 
-	if (h == NULL || !books_set_of(r, payload, &set) ||
+	if (h == NULL || !books_set_of(r, payload, &set, &budgets) ||
 	    __builtin_add_overflow(a->overdraft, r->amount, &a->overdraft))
 		return -1;
 	h->answered_value = a->balance;
@@ -338,6 +286,7 @@ apply_account_set(struct books *b, const struct journal_record *r, const void *p
 		a->tokens_per_minute = set.tokens_per_minute;
 	if (set.what & JOURNAL_SET_STREAMS)
 		a->concurrent_streams = set.concurrent_streams;
+	books_budgets_set(a, h, &budgets, set.what, r->time_us);
 	if (set.what & JOURNAL_SET_CLOSED)
 		a->flags |= ACCOUNT_CLOSED;
 	if ((set.what & JOURNAL_SET_UNFROZEN) && (a->flags & ACCOUNT_FROZEN)) {
@@ -385,7 +334,7 @@ apply_key(struct books *b, const struct journal_record *r, const void *payload)
 	k.concurrent_streams = (uint32_t)r->extra;
 	if (books_load_key(b, &k, (const char *)payload + sizeof head) < 0)
 		return -1;
-	key_changed(b, books_keys(b) - 1);
+	books_key_changed(b, books_keys(b) - 1);
 	return 0;
 }
 
@@ -444,7 +393,7 @@ books_apply(struct books *b, const struct journal_record *r, const void *payload
 		if (key == JOURNAL_NONE)
 			return -1;
 		((struct books_key *)b->keys.data)[key].flags |= KEY_REVOKED;
-		key_changed(b, key);
+		books_key_changed(b, key);
 		return 0;
 	case JOURNAL_PRICE:
 		return apply_price(b, r, payload);
@@ -454,6 +403,8 @@ books_apply(struct books *b, const struct journal_record *r, const void *payload
 		return apply_account_set(b, r, payload);
 	case JOURNAL_FREEZE:
 		return apply_freeze(b, r);
+	case JOURNAL_FORGET:
+		return 0; /* nothing of it is in the books */
 	case JOURNAL_CHECKPOINT:
 		return 0; /* says what they were already */
 	case JOURNAL_SYNC:

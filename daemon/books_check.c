@@ -184,21 +184,6 @@ check_ask(const struct books *b, const struct books_input *in, struct books_verd
 		v->store = false;
 }
 
-/* Is this reserve within the cap that it names?  What memory claimed is never less than what the
- * books know to be used: it claims before, and gives back after. */
-static bool
-under_cap(const struct books *b, const struct journal_record *r)
-{
-	const struct books_key *k;
-	uint16_t window;
-	int64_t used;
-
-	if (r->cached == 0 && r->completion == 0)
-		return true;
-	k = books_capped_by(b, r, &window);
-	return k != NULL && books_key_used(k, window, &used) && used + r->amount <= k->cap;
-}
-
 static void
 check_reserve(const struct books *b, const struct books_input *in, struct books_verdict *v)
 {
@@ -206,6 +191,7 @@ check_reserve(const struct books *b, const struct books_input *in, struct books_
 	const struct books_hold *h = books_hold(b, r->slot);
 	const struct books_account *a = books_account(b, r->account);
 	struct journal_reserve head;
+	const char *why;
 	size_t keyed;
 
 	if (r->payload_len < sizeof head) {
@@ -228,8 +214,8 @@ check_reserve(const struct books *b, const struct books_input *in, struct books_
 		answer(v, RING_CLOSED); /* it was not when the sender looked */
 	else if (!above_floor(a, r->amount, r->time_us))
 		contradicts(v, "the account would be below its floor");
-	else if (!under_cap(b, r))
-		contradicts(v, "the key's cap would be passed");
+	else if ((why = books_caps_reserve(b, a, r)) != NULL)
+		contradicts(v, why);
 	else
 		v->value = books_available(a) - r->amount;
 }
@@ -252,9 +238,9 @@ static void
 check_extend(const struct books *b, const struct books_input *in, const struct books_hold *h,
     struct books_verdict *v)
 {
-	uint32_t key = h->key_id == 0 ? JOURNAL_NONE : books_key_find(b, h->key_id);
 	const struct journal_record *r = in->record;
-	int64_t total, used;
+	const char *why;
+	int64_t total;
 
 	if (r->amount <= 0 || __builtin_add_overflow(h->amount, r->amount, &total) ||
 	    total != r->extra)
@@ -263,9 +249,8 @@ check_extend(const struct books *b, const struct books_input *in, const struct b
 		contradicts(v, "the meter is above what was paid");
 	else if (!above_floor(books_account(b, h->account), r->amount, r->time_us))
 		contradicts(v, "the account would be below its floor");
-	else if (key != JOURNAL_NONE && books_key_used(books_key(b, key), h->window, &used) &&
-	    used + r->amount > books_key(b, key)->cap)
-		contradicts(v, "the key's cap would be passed");
+	else if ((why = books_caps_extend(b, h, r)) != NULL)
+		contradicts(v, why);
 }
 
 static void
@@ -387,10 +372,11 @@ check_account_set(const struct books *b, const struct books_input *in, struct bo
 	const struct books_account *a = books_account(b, r->account);
 	const struct books_hold *h = books_hold(b, r->slot);
 	struct journal_account_set set;
+	struct journal_budgets budgets;
 
 	if (h != NULL && h->open)
 		contradicts(v, "the hold is open");
-	else if (!books_set_of(r, in->payload, &set) || set.what == 0 || set.what > JOURNAL_SET_ALL)
+	else if (!books_set_of(r, in->payload, &set, &budgets) || set.what == 0 || set.what > JOURNAL_SET_ALL)
 		contradicts(v, "the settings are cut off or unknown");
 	else if ((set.what & JOURNAL_SET_OVERDRAFT) == 0 && r->amount != 0)
 		contradicts(v, "the overdraft changes without being set");
@@ -402,6 +388,8 @@ check_account_set(const struct books *b, const struct books_input *in, struct bo
 		answer(v, RING_CLOSED);
 	else if ((set.what & JOURNAL_SET_OVERDRAFT) != 0 &&
 	    (set.overdraft < 0 || !in_range(set.overdraft) || !in_range(r->amount)))
+		answer(v, RING_RANGE);
+	else if (!books_budgets_ok(&budgets, set.what))
 		answer(v, RING_RANGE);
 	else if ((set.what & JOURNAL_SET_OVERDRAFT) != 0 &&
 	    a->overdraft + r->amount != set.overdraft)
@@ -416,16 +404,15 @@ static void
 check_account(const struct books *b, const struct books_input *in, struct books_verdict *v)
 {
 	const struct journal_record *r = in->record;
+	struct journal_budgets budgets;
 	struct journal_account head;
-	const char *id = (const char *)in->payload + sizeof head;
+	const char *id;
 
-	if (r->payload_len < sizeof head) {
-		contradicts(v, "the account has no id");
-		return;
-	}
-	memcpy(&head, in->payload, sizeof head);
-	if (sizeof head + head.id_len > r->payload_len || !account_id_ok(id, head.id_len))
+	if (!books_account_of(r, in->payload, &head, &budgets, &id) ||
+	    !account_id_ok(id, head.id_len))
 		contradicts(v, "the account's id is not one");
+	else if (!books_budgets_ok(&budgets, JOURNAL_SET_BUDGETS))
+		answer(v, RING_RANGE);
 	else if (r->amount < 0 || r->amount > AMOUNT_MAX)
 		answer(v, RING_RANGE);
 	else if ((v->value = books_account_find(b, id, head.id_len)) != JOURNAL_NONE)
@@ -599,6 +586,12 @@ check_type(const struct books *b, const struct books_input *in, struct books_ver
 		break;
 	case JOURNAL_ACCOUNT_SET:
 		check_account_set(b, in, v);
+		break;
+	case JOURNAL_FORGET:
+		if (in->record->payload_len != JOURNAL_FORGET_LEN)
+			contradicts(v, "no session is named");
+		else if (books_account(b, in->record->account) == NULL)
+			contradicts(v, "there is no such account");
 		break;
 	case JOURNAL_FREEZE:
 		if (books_account(b, in->record->account) == NULL)

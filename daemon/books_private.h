@@ -45,23 +45,33 @@ const struct books_ref *books_ref_find(const struct books *, const uint8_t id[st
 /* A RESERVE's or ASK's key, and its id; false if it has none or is not well-formed. */
 bool books_keyed_of(const struct journal_record *, const void *payload, struct journal_keyed *,
     uint8_t id[static 16]);
-/* The key whose cap a reserve names, or NULL; *window is the one that it is in. */
-const struct books_key *books_capped_by(const struct books *, const struct journal_record *,
-    uint16_t *window);
-/* What is used of a key's cap in a window; false if one after it has taken its place. */
-bool books_key_used(const struct books_key *, uint16_t window, int64_t *used);
-/* Use so much more of it, or less; -1: there is no such key. */
-int books_key_use(struct books *, uint64_t key_id, uint16_t window, int64_t amount);
 bool books_key_hash_taken(const struct books *, const uint8_t hash[static 32]);
 /* A TOPUP's or ADJUST's ref inside its payload; false if the payload is not well-formed. */
 bool books_ref_of(const struct journal_record *, const void *payload, const void **ref,
     size_t *len);
-/* An ACCOUNT_SET's payload; false if it is not well-formed. */
-bool books_set_of(const struct journal_record *, const void *payload,
-    struct journal_account_set *);
-
 /* What may still be reserved, by the books. */
 int64_t books_available(const struct books_account *);
+
+/* books_apply.c */
+void books_key_changed(struct books *, uint32_t index);
+
+/* books_caps.c */
+/* Why a record cannot be under the cap and the budgets that it names, or its hold is under; or
+ * NULL. */
+const char *books_caps_reserve(const struct books *, const struct books_account *,
+    const struct journal_record *);
+const char *books_caps_extend(const struct books *, const struct books_hold *,
+    const struct journal_record *);
+/* Which ones a reserve's hold is under, in which windows; -1: there are none such. */
+int books_caps_open(struct books *, struct books_hold *, const struct journal_record *);
+/* Its hold uses so much more of them, or less; -1: there is no such key. */
+int books_caps_use(struct books *, struct books_account *, const struct books_hold *,
+    int64_t amount);
+bool books_budgets_ok(const struct journal_budgets *, uint32_t what); /* JOURNAL_SET_... */
+void books_budgets_set(struct books_account *, struct books_hold *,
+    const struct journal_budgets *, uint32_t what, uint64_t time_us);
+/* What this slot's last operation set of its account's is in memory now. */
+void books_budgets_shown(struct books_account *, struct books_hold *, uint64_t time_us);
 
 /* books_check.c */
 bool books_slack_ended(const struct books_account *, uint64_t time_us);

@@ -58,6 +58,18 @@ make_account(const struct books *b, uint32_t number, struct books_row *row)
 	    .flags = a->flags,
 	    .id_len = (uint32_t)row->text_len,
 	};
+	for (int i = 0; i < BUDGETS; i++) {
+		const struct books_budget *g = &a->budget[i];
+
+		row->fixed.account.budget[i] = (struct budget_row){
+		    .cap = g->cap,
+		    .former = g->former,
+		    .used = {g->spent.used[0], g->spent.used[1]},
+		    .ending_us = g->ending_us,
+		    .window = {g->spent.window[0], g->spent.window[1]},
+		    .pending = g->pending,
+		};
+	}
 }
 
 static void
@@ -80,6 +92,9 @@ make_hold(const struct books *b, uint32_t slot, struct books_row *row)
 	    .key_id = h->key_id,
 	    .window = h->window,
 	    .mark_reasoning = h->mark_reasoning,
+	    .budget_window = {h->budget_window[0], h->budget_window[1]},
+	    .budgets = h->budgets,
+	    .budgets_set = h->budgets_set,
 	};
 }
 
@@ -102,8 +117,8 @@ make_key(const struct books *b, uint32_t index, struct books_row *row)
 	    .cap = k->cap,
 	    .per = k->per,
 	    .models_len = k->models_len,
-	    .used = {k->used[0], k->used[1]},
-	    .window = {k->window[0], k->window[1]},
+	    .used = {k->spent.used[0], k->spent.used[1]},
+	    .window = {k->spent.window[0], k->spent.window[1]},
 	    .sighted = k->sighted,
 	    .requests_per_minute = k->requests_per_minute,
 	    .tokens_per_minute = k->tokens_per_minute,
@@ -164,11 +179,16 @@ static int
 load_account(struct books *b, uint32_t number, const char *value, size_t len)
 {
 	struct books_account a = {0};
-	struct account_row row;
+	struct account_row row = {0};
+	size_t fixed = sizeof row;
 
-	memcpy(&row, value, sizeof row);
-	if (len != sizeof row + row.id_len)
+	/* Its length tells which one it is. */
+	memcpy(&row, value, ACCOUNT_ROW_1);
+	if (len == ACCOUNT_ROW_1 + (size_t)row.id_len)
+		fixed = ACCOUNT_ROW_1;
+	if (len != fixed + row.id_len)
 		return -1;
+	memcpy(&row, value, fixed);
 	a.balance = row.balance;
 	a.held = row.held;
 	a.overdraft = row.overdraft;
@@ -183,7 +203,17 @@ load_account(struct books *b, uint32_t number, const char *value, size_t len)
 	a.tokens_per_minute = row.tokens_per_minute;
 	a.concurrent_streams = row.concurrent_streams;
 	a.flags = (uint8_t)row.flags;
-	return books_load_account(b, number, &a, value + sizeof row, row.id_len);
+	for (int i = 0; i < BUDGETS; i++) {
+		struct books_budget *g = &a.budget[i];
+
+		g->cap = row.budget[i].cap;
+		g->former = row.budget[i].former;
+		g->ending_us = row.budget[i].ending_us;
+		g->pending = row.budget[i].pending;
+		memcpy(g->spent.used, row.budget[i].used, sizeof g->spent.used);
+		memcpy(g->spent.window, row.budget[i].window, sizeof g->spent.window);
+	}
+	return books_load_account(b, number, &a, value + fixed, row.id_len);
 }
 
 static int
@@ -192,11 +222,14 @@ load_hold(struct books *b, uint32_t slot, const char *value, size_t len)
 	struct books_hold h = {0};
 	struct hold_row row = {0};
 
-	if (len != sizeof row && len != HOLD_ROW_1)
+	if (len != sizeof row && len != HOLD_ROW_2 && len != HOLD_ROW_1)
 		return -1;
 	memcpy(&row, value, len);
 	h.key_id = row.key_id;
 	h.window = (uint16_t)row.window;
+	memcpy(h.budget_window, row.budget_window, sizeof h.budget_window);
+	h.budgets = row.budgets;
+	h.budgets_set = row.budgets_set;
 	h.op = row.op;
 	h.amount = row.amount;
 	h.slack = row.slack;
@@ -246,8 +279,8 @@ load_key(struct books *b, const char *value, size_t len)
 	k.requests_per_minute = row.requests_per_minute;
 	k.tokens_per_minute = row.tokens_per_minute;
 	k.concurrent_streams = row.concurrent_streams;
-	memcpy(k.used, row.used, sizeof k.used);
-	memcpy(k.window, row.window, sizeof k.window);
+	memcpy(k.spent.used, row.used, sizeof k.spent.used);
+	memcpy(k.spent.window, row.window, sizeof k.spent.window);
 	return books_load_key(b, &k, value + fixed);
 }
 
@@ -292,7 +325,7 @@ books_row_load(struct books *b, enum books_table table, const void *key, size_t 
 	static const struct {
 		size_t key_len, fixed_len;
 	} shape[ROWS_TABLES] = {
-	    [ROWS_ACCOUNTS] = {sizeof(uint32_t), sizeof(struct account_row)},
+	    [ROWS_ACCOUNTS] = {sizeof(uint32_t), ACCOUNT_ROW_1},
 	    [ROWS_PRICES] = {sizeof(uint32_t), sizeof(struct price)},
 	    [ROWS_HOLDS] = {sizeof(uint32_t), HOLD_ROW_1},
 	    [ROWS_KEYS] = {sizeof(uint64_t), KEY_ROW_1},

@@ -38,7 +38,15 @@ struct account_row {
 	uint32_t requests_per_minute, tokens_per_minute, concurrent_streams;
 	uint32_t flags; /* ACCOUNT_... */
 	uint32_t id_len, pad;
+	/* To here: up to CHECKPOINT_FORMAT 4. */
+	struct budget_row {
+		int64_t cap, former, used[2];
+		uint64_t ending_us;
+		uint16_t window[2];
+		uint32_t pending;
+	} budget[BUDGETS];
 };
+#define ACCOUNT_ROW_1 104
 
 struct hold_row {
 	uint64_t op;
@@ -50,8 +58,12 @@ struct hold_row {
 	uint64_t key_id; /* under whose cap it is, or 0 */
 	uint32_t window;
 	uint32_t mark_reasoning; /* 0 before CHECKPOINT_FORMAT 3 */
+	/* To here: CHECKPOINT_FORMAT 2 to 4. */
+	uint16_t budget_window[BUDGETS];
+	uint8_t budgets, budgets_set, pad[2];
 };
 #define HOLD_ROW_1 56
+#define HOLD_ROW_2 72
 
 struct key_row {
 	uint8_t hash[32];

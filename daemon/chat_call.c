@@ -79,9 +79,7 @@ static void
 call(struct conn *c, const struct http_request *h, struct span body,
     void (*begun)(struct stream *, struct conn *, int64_t))
 {
-	struct worker *w = conn_arg(c);
 	struct begin x = {.begun = begun};
-	struct chat_fault f;
 
 	/* These answers are not kept: a repetition would be another call, and charged again. */
 	if (http_header(h, "Idempotency-Key").p != NULL) {
@@ -89,10 +87,7 @@ call(struct conn *c, const struct http_request *h, struct span body,
 		    "there is no Idempotency-Key here: use /chat/send or /v1/chat/completions");
 		return;
 	}
-	if (chat_request_parse(w->config, body, &x.request, &f) == 0)
-		(void)begin(c, h, &x);
-	else
-		begin_refuse(c, &f);
+	(void)begin_chat(c, h, body, &x);
 }
 
 void

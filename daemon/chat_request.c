@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/chat_keys.h"
 #include "daemon/chat_tokens.h"
 #include "daemon/ids.h"
 
@@ -32,17 +33,17 @@ enum field {
 /* OpenAI's bound for n. */
 #define CHOICES_MAX 128
 /*
- * Content that is no text is prompt, too, and how much of it is the provider's secret.  A picture:
- * what OpenAI says of a large one in full detail, and the most that any model of theirs makes of
- * one.  Anything else is inside the request (a token is a byte at least), or is only named there.
+ * Content that is no text is prompt, too, and how much of it is the provider's secret.  Of a
+ * picture the config says what it may count (image_tokens); this is the most that any model of
+ * OpenAI's makes of one.  Anything else is inside the request (a token is a byte at least), or is
+ * only named there.
  */
-#define IMAGE_TOKENS 1105
 #define IMAGE_TOKENS_MAX 50000
 #define NAMED_TOKENS_MAX 200000
 #define TOOLS_TOKENS_MAX 1024
 
 /* Also the list of what is not passed on as it came. */
-static const char *const field_name[FIELDS] = {
+static const char *const field_name[FIELDS + 1] = {
     "model",
     "message",
     "messages",
@@ -93,23 +94,20 @@ invalid(struct chat_fault *f, const char *param, const char *what)
 
 /* A part of a content that is no text: by its kind, and what it may cost at most. */
 static int
-count_part(struct chat_request *r, struct json_value part, struct json_value type,
-    struct chat_fault *f)
+count_part(const struct chat_counter *c, struct chat_request *r, struct json_value part,
+    struct json_value type, struct chat_fault *f)
 {
 	if (!r->v1)
 		return invalid(f, "messages", "has a content part that is not text");
 	if (type.type != JSON_STRING)
 		return invalid(f, "messages", "has a content part without a type");
 	if (json_is(type, "image_url")) {
-		r->prompt_tokens += IMAGE_TOKENS;
+		r->prompt_tokens += c->image_tokens;
 		r->prompt_bytes += IMAGE_TOKENS_MAX;
-	} else {
-		/* Speech is some 10 tokens a second, a file's page some hundreds: all far less
-		 * than a token for sixteen bytes of it. */
-		r->prompt_tokens += (uint32_t)(part.len / 16);
-		r->prompt_bytes += NAMED_TOKENS_MAX;
+		return 0;
 	}
-	return 0;
+	r->prompt_bytes += NAMED_TOKENS_MAX;
+	return chat_tokens_unknown(c, part, &r->prompt_tokens);
 }
 
 /* A message's content: a string, an array of parts, or null (an assistant's tool call). */
@@ -131,7 +129,7 @@ count_content(const struct chat_counter *c, struct chat_request *r, struct json_
 			type = (struct json_value){0};
 		if (!json_is(type, "text") || !json_get(part, "text", &text) ||
 		    text.type != JSON_STRING) {
-			if (count_part(r, part, type, f) != 0)
+			if (count_part(c, r, part, type, f) != 0)
 				return -1;
 		} else if (chat_tokens_text(c, text, &r->prompt_tokens) != 0) {
 			return -1;
@@ -189,6 +187,31 @@ count_messages(const struct chat_counter *c, struct chat_request *r, struct chat
 	return 0;
 }
 
+/*
+ * Fields that only the provider knows may hold a prompt (documents, say): who leaves before the
+ * usage comes would have it read for nothing.
+ */
+static int
+count_others(const struct chat_counter *c, struct chat_request *r)
+{
+	static const char *const none[] = {"tools", "functions", "response_format", "metadata",
+	    "user", "stop", "safety_identifier", "prompt_cache_key"};
+	const char *it = NULL;
+	struct json_value key, v;
+
+	while (json_each(r->root, &it, &key, &v)) {
+		bool known = false;
+
+		for (int i = 0; i < FIELDS && !known; i++)
+			known = json_is(key, field_name[i]);
+		for (size_t i = 0; i < sizeof none / sizeof *none && !known; i++)
+			known = json_is(key, none[i]);
+		if (!known && chat_tokens_unknown(c, v, &r->prompt_tokens) != 0)
+			return -1;
+	}
+	return 0;
+}
+
 /* What the provider adds to the prompt out of other fields. */
 static int
 count_extras(const struct chat_counter *c, struct chat_request *r)
@@ -208,7 +231,7 @@ count_extras(const struct chat_counter *c, struct chat_request *r)
 		 * 500 tokens of their own. */
 		r->prompt_bytes += v[i].len + TOOLS_TOKENS_MAX;
 	}
-	return 0;
+	return count_others(c, r);
 }
 
 static int
@@ -366,10 +389,12 @@ parse(const struct config *cfg, struct span body, struct chat_request *r, struct
 {
 	struct json_value v[FIELDS];
 
-	if (parse_object(body, r, f) != 0)
+	if (parse_object(body, r, f) != 0 || chat_keys_check(r->root, field_name, f) != 0 ||
+	    chat_keys_check_words(r->root, f) != 0)
 		return -1;
 	json_get_many(r->root, field_name, v, FIELDS);
-	if (parse_model(cfg, v[F_MODEL], r, f) != 0)
+	if (parse_model(cfg, v[F_MODEL], r, f) != 0 ||
+	    chat_keys_check_refused(cfg, r->model, r->root, f) != 0)
 		return -1;
 	if (!r->v1 && v[F_SESSION].type != JSON_NONE && v[F_SESSION].type != JSON_NULL) {
 		if (v[F_SESSION].type != JSON_STRING || v[F_SESSION].len != ID_LEN + 2 ||
@@ -412,13 +437,27 @@ chat_request_is_ours(const struct chat_request *r, struct json_value key)
 	return false;
 }
 
+void
+chat_request_put_past(const struct config *cfg, struct chat_request *r, struct json_value messages,
+    uint32_t tokens)
+{
+	uint32_t context = cfg->model[r->model].context;
+
+	r->messages = messages;
+	r->prompt_tokens += tokens;
+	/* What is around each message in the JSON is more than what a model's template puts there. */
+	r->prompt_bytes += messages.len;
+	if (context > 0 && r->max_tokens > context - r->prompt_tokens)
+		r->max_tokens = context - r->prompt_tokens;
+}
+
 struct json_value
 chat_request_said(const struct chat_request *r)
 {
 	const char *it = NULL;
 	struct json_value m, last = {0};
 
-	if (r->messages.type != JSON_ARRAY)
+	if (r->message.type == JSON_STRING || r->messages.type != JSON_ARRAY)
 		return r->message;
 	while (json_each(r->messages, &it, NULL, &m))
 		last = m;

@@ -18,7 +18,7 @@ struct messages_request;
 struct chat_request {
 	int model;               /* index in the config */
 	struct json_value messages; /* an array, or JSON_NONE */
-	struct json_value message;  /* a string, if there are no messages */
+	struct json_value message;  /* a string, if the client gave no messages */
 	struct json_value root;
 	uint32_t max_tokens;     /* what the client asked for, or the model's maximum; of all choices */
 	uint32_t choices;        /* OpenAI's n */
@@ -60,6 +60,13 @@ bool chat_request_is_ours(const struct chat_request *, struct json_value key);
 /* Fill in a 400 that names a field; -1. */
 int chat_request_refuse(struct chat_fault *, const char *param, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
+
+/*
+ * The session's past goes in front of the message: `messages` is an array that ends with it, whose other
+ * ones are so many tokens; it must outlive the request.  There is room in the model's context.
+ */
+void chat_request_put_past(const struct config *, struct chat_request *,
+    struct json_value messages, uint32_t tokens);
 
 /* The user's own words, as they are stored: the message, or the last of the messages. */
 struct json_value chat_request_said(const struct chat_request *);

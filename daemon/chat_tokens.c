@@ -24,7 +24,7 @@
 struct chat_counter
 chat_counter(const struct config_model *m)
 {
-	return (struct chat_counter){m->tokenizer, calibrate_scale(m)};
+	return (struct chat_counter){m->tokenizer, calibrate_scale(m), m->image_tokens};
 }
 
 uint32_t
@@ -50,6 +50,27 @@ uint32_t
 chat_tokens_json(const struct chat_counter *c, struct json_value v)
 {
 	return chat_tokens_bytes(c, v.p, v.len);
+}
+
+/* Words, as a text has them and what stands for sounds or pictures has not? */
+static bool
+has_blank(struct json_value text)
+{
+	return memchr(text.p, ' ', text.len) != NULL || memmem(text.p, text.len, "\\n", 2) != NULL;
+}
+
+int
+chat_tokens_unknown(const struct chat_counter *c, struct json_value v, uint32_t *tokens)
+{
+	const char *it = NULL;
+	struct json_value text;
+
+	while (json_each_string(v, &it, &text))
+		if (!has_blank(text))
+			*tokens += (uint32_t)(text.len / 16);
+		else if (chat_tokens_text(c, text, tokens) != 0)
+			return -1;
+	return 0;
 }
 
 /* "name:type:description", without a full stop at the end. */

@@ -19,6 +19,7 @@
 struct chat_counter {
 	const struct tokenizer *tokenizer;
 	uint32_t scale;
+	uint32_t image_tokens;
 };
 
 struct chat_counter chat_counter(const struct config_model *);
@@ -27,6 +28,12 @@ uint32_t chat_tokens_bytes(const struct chat_counter *, const char *text, size_t
 int chat_tokens_text(const struct chat_counter *, struct json_value text, uint32_t *tokens)
     __attribute__((warn_unused_result));
 uint32_t chat_tokens_json(const struct chat_counter *, struct json_value);
+/*
+ * A value that only the provider knows.  Its words count as a prompt's; what has none (speech, a
+ * file) is far less than a token for sixteen bytes of it.  -1: no memory.
+ */
+int chat_tokens_unknown(const struct chat_counter *, struct json_value, uint32_t *tokens)
+    __attribute__((warn_unused_result));
 /*
  * What a list of tools (or of functions, as it was before) adds.  Where we have the model's
  * tokenizer it is counted as the provider rewrites it, otherwise as it is written, which is more.

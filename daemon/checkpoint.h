@@ -21,8 +21,8 @@
 #include "daemon/journal.h"
 
 /* 1: with shorter rows of holds and keys; up to 2: prices of three kinds; up to 3: shorter rows of
- * keys */
-#define CHECKPOINT_FORMAT 4
+ * keys; up to 4: shorter rows of accounts and holds */
+#define CHECKPOINT_FORMAT 5
 #define CHECKPOINT_SIX_PRICES 3
 
 struct checkpoint_head {

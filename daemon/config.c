@@ -4,6 +4,7 @@
  */
 #include "daemon/config.h"
 
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,6 +17,9 @@ config_load(const char *path, FILE *errors)
 	struct config_file file;
 	struct config *c = config_realloc(NULL, 1, sizeof(*c));
 
+	/* What has held the file's text, in stdio and in libConfuse's scanner, holds keys when it is freed:
+	 * glibc fills it then. */
+	(void)mallopt(M_PERTURB, 0xff);
 	memset(c, 0, sizeof(*c));
 	c->path = config_strdup(path);
 	config_defaults(c);
@@ -32,6 +36,7 @@ config_load(const char *path, FILE *errors)
 		file.traces = 0;
 	}
 	config_file_free(&file);
+	(void)mallopt(M_PERTURB, 0);
 	return c;
 }
 
@@ -59,7 +64,9 @@ config_free(struct config *c)
 			free(c->provider[i].base_url[j]);
 		for (int j = 0; j < c->provider[i].api_keys; j++)
 			secret_free(c->provider[i].api_key[j]);
-		free(c->provider[i].ca_file);
+		free(c->provider[i].ca);
+		for (int j = 0; j < c->provider[i].refused; j++)
+			free(c->provider[i].refuse[j]);
 	}
 	for (int i = 0; i < c->model_count; i++) {
 		free(c->model[i].name);
@@ -77,9 +84,24 @@ config_free(struct config *c)
 	free(c->user);
 	free(c->default_model);
 	free(c->admin_listen);
+	free(c->admin_group);
+	free(c->admin_full_group);
+	free(c->log_file);
 	free(c->state_dir);
 	free(c->runtime_dir);
 	free(c);
+}
+
+void
+config_forget_secrets(struct config *c)
+{
+	for (int i = 0; i < c->provider_count; i++)
+		for (int j = 0; j < c->provider[i].api_keys; j++)
+			explicit_bzero(
+			    c->provider[i].api_key[j], strlen(c->provider[i].api_key[j]));
+	for (int i = 0; i < c->jwt_count; i++)
+		if (c->jwt[i].key != NULL)
+			explicit_bzero(c->jwt[i].key, c->jwt[i].key_len);
 }
 
 int

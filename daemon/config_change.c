@@ -205,6 +205,15 @@ config_carry(struct config *next, const struct config *now, uint32_t max_body_mo
 	keep_text(&next->admin_listen, now->admin_listen, "admin_listen", restart);
 	keep_text(&next->state_dir, now->state_dir, "state_dir", restart);
 	keep_text(&next->runtime_dir, now->runtime_dir, "runtime_dir", restart);
+	keep_text(&next->admin_group, now->admin_group, "admin_group", restart);
+	keep_text(&next->admin_full_group, now->admin_full_group, "admin_full_group", restart);
+	keep_text(&next->log_file, now->log_file, "log_file", restart);
+	if (next->sandbox != now->sandbox)
+		changed(restart, "sandbox");
+	next->sandbox = now->sandbox;
+	if (next->core_files != now->core_files)
+		changed(restart, "core_files");
+	next->core_files = now->core_files;
 	keep_number(&next->ledger.max_accounts, now->ledger.max_accounts, "max_accounts", restart);
 	keep_number(&next->ledger.max_holds, now->ledger.max_holds, "max_holds", restart);
 	/* The rings were made for bodies of a size. */
@@ -219,8 +228,9 @@ static bool
 is_carried(const struct config_trace *t)
 {
 	static const char *const key[][2] = {{"", "user"}, {"", "workers"}, {"", "listen"},
-	    {"", "admin_listen"}, {"", "state_dir"}, {"", "runtime_dir"}, {"ledger", "max_accounts"},
-	    {"ledger", "max_holds"}};
+	    {"", "admin_listen"}, {"", "state_dir"}, {"", "runtime_dir"}, {"", "admin_group"},
+	    {"", "admin_full_group"}, {"", "log_file"}, {"", "sandbox"}, {"", "core_files"},
+	    {"ledger", "max_accounts"}, {"ledger", "max_holds"}};
 
 	for (size_t i = 0; i < sizeof key / sizeof *key; i++)
 		if (strcmp(t->section, key[i][0]) == 0 && strcmp(t->key, key[i][1]) == 0)
@@ -351,6 +361,6 @@ config_same_provider(const struct config_provider *a, const struct config_provid
 	return a->dialect == b->dialect &&
 	       same_texts(a->base_url, a->base_urls, b->base_url, b->base_urls) &&
 	       same_texts(a->api_key, a->api_keys, b->api_key, b->api_keys) &&
-	       (a->ca_file == NULL) == (b->ca_file == NULL) &&
-	       (a->ca_file == NULL || strcmp(a->ca_file, b->ca_file) == 0);
+	       (a->ca == NULL) == (b->ca == NULL) && a->ca_len == b->ca_len &&
+	       (a->ca == NULL || memcmp(a->ca, b->ca, a->ca_len) == 0);
 }

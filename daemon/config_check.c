@@ -2,6 +2,7 @@
  * What a config's values mean: one table of keys for each section, and the rules that join
  * several keys.  Master.
  */
+#include <grp.h>
 #include <pwd.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -32,14 +33,23 @@ static const struct config_key top_keys[] = {
 	{ "workers", value_int, C(workers), 0, REGION_WORKERS_MAX, false },
 	{ "listen", value_listen, 0, 0, 0, true },
 	{ "admin_listen", value_admin_listen, C(admin_listen), 0, 0, false },
+	{ "admin_group", value_string, C(admin_group), 0, 64, false },
+	{ "admin_full_group", value_string, C(admin_full_group), 0, 64, false },
 	{ "state_dir", value_string, C(state_dir), 1, 1024, false },
 	{ "runtime_dir", value_string, C(runtime_dir), 1, 90, false }, /* a socket's path */
 	{ "cors_origins", value_origin, 0, 0, 0, true },
 	{ "trusted_proxies", value_proxy, 0, 0, 0, true },
 	{ "max_body", value_uint, C(max_body), 1024, 64 << 20, false },
+	{ "history_tokens", value_uint, C(history_tokens), 0, LARGE, false },
 	{ "flush_ms_max", value_uint, C(flush_ms_max), 0, 1000, false },
+	{ "chat_page", value_bool, C(chat_page), 0, 0, false },
 	{ "log_format", value_log_format, C(log_format), 0, 0, false },
 	{ "log_level", value_log_level, C(log_level), 0, 0, false },
+	{ "log_levels", value_log_module, 0, 0, 0, true },
+	{ "log_file", value_log_file, C(log_file), 0, 0, false },
+	{ "log_texts", value_bool, C(log_texts), 0, 0, false },
+	{ "sandbox", value_sandbox, C(sandbox), 0, 0, false },
+	{ "core_files", value_bool, C(core_files), 0, 0, false },
 	{ "drain_timeout", value_uint, C(timeouts.drain), 0, DAY, false },
 	{ "hang_timeout", value_uint, C(timeouts.hang), 0, DAY, false },
 	{ 0 },
@@ -67,6 +77,8 @@ static const struct config_key limits_keys[] = {
 	{ "concurrent_streams", value_uint, C(limits.concurrent_streams), 0, LARGE, false },
 	{ "unauthenticated_per_minute", value_uint, C(limits.unauthenticated_per_minute), 0,
 	    LARGE, false },
+	{ "ws_questions_per_minute", value_uint, C(limits.ws_questions_per_minute), 0, LARGE,
+	    false },
 	{ 0 },
 };
 
@@ -84,6 +96,15 @@ static const struct config_key timeouts_keys[] = {
 	{ "stream", value_uint, C(timeouts.stream), 1, DAY, false },
 	{ "request", value_uint, C(timeouts.request), 1, DAY, false },
 	{ "header", value_uint, C(timeouts.header), 1, DAY, false },
+	{ "ws_idle", value_uint, C(timeouts.ws_idle), 1, DAY, false },
+	{ "ws_ping", value_uint, C(timeouts.ws_ping), 1, DAY, false },
+	{ 0 },
+};
+
+static const struct config_key history_keys[] = {
+	{ "enabled", value_bool, C(history.enabled), 0, 0, false },
+	{ "keep_days", value_uint, C(history.keep_days), 0, 36500, false },
+	{ "keep_sessions", value_uint, C(history.keep_sessions), 0, LARGE, false },
 	{ 0 },
 };
 
@@ -92,10 +113,11 @@ static const struct config_key provider_keys[] = {
 	{ "base_url", value_base_url, 0, 0, 0, true },
 	{ "api_key", value_api_key, 0, 0, 0, true },
 	{ "api_key_file", value_api_key_file, 0, 0, 0, true },
-	{ "ca_file", value_ca_file, P(ca_file), 0, 0, false },
+	{ "ca_file", value_ca_file, 0, 0, 0, false },
 	{ "retries", value_int, P(retries), 0, 10, false },
 	{ "breaker_failures", value_uint, P(breaker_failures), 0, 1000, false },
 	{ "breaker_seconds", value_uint, P(breaker_seconds), 1, 3600, false },
+	{ "refuse", value_refuse, 0, 0, 0, true },
 	{ "max_line", value_uint, P(max_line), 4096, 8 << 20, false },
 	{ 0 },
 };
@@ -112,6 +134,8 @@ static const struct config_key model_keys[] = {
 	{ "price_request", value_money, M(price.request), 0, 0, false },
 	{ "context", value_uint, M(context), 1, LARGE, false },
 	{ "max_completion", value_uint, M(max_completion), 1, LARGE, false },
+	{ "history_tokens", value_uint, M(history_tokens), 0, LARGE, false },
+	{ "image_tokens", value_uint, M(image_tokens), 0, 50000, false },
 	{ "hidden_tokens", value_bool, M(hidden_tokens), 0, 0, false },
 	{ 0 },
 };
@@ -123,6 +147,7 @@ const struct config_shape config_shapes[] = {
 	{ "limits", false, limits_keys },
 	{ "first_sight", false, first_sight_keys },
 	{ "timeouts", false, timeouts_keys },
+	{ "history", false, history_keys },
 	{ "provider", true, provider_keys },
 	{ "model", true, model_keys },
 	{ "jwt", true, config_jwt_keys },
@@ -135,12 +160,17 @@ config_defaults(struct config *c)
 	c->user = config_strdup("toll");
 	c->default_model = config_strdup("");
 	c->admin_listen = config_strdup("127.0.0.1:9464");
+	c->admin_group = config_strdup("");
+	c->admin_full_group = config_strdup("");
 	c->state_dir = config_strdup("/var/lib/tolld");
 	c->runtime_dir = config_strdup("/run/tolld");
 	c->max_body = 1 << 20;
 	c->flush_ms_max = 25;
+	c->chat_page = true;
 	c->log_format = LOG_LOGFMT;
 	c->log_level = LOG_INFO;
+	c->log_file = config_strdup("");
+	c->sandbox = SANDBOX_ON;
 	c->ledger.overdraft = 200 * INT64_C(1000000);
 	c->ledger.slice_tokens = 300;
 	c->ledger.hold_ttl = 60;
@@ -150,6 +180,10 @@ config_defaults(struct config *c)
 	c->ledger.max_holds = 1 << 16;
 	c->first_sight.max_accounts = 1000;
 	c->journal.keep_min = DAY;
+	c->history.enabled = true;
+	c->history.keep_days = 365;
+	c->history.keep_sessions = 1000;
+	c->history_tokens = 4000;
 	c->timeouts.connect = 10;
 	c->timeouts.first_token = 60;
 	c->timeouts.idle = 60;
@@ -158,6 +192,9 @@ config_defaults(struct config *c)
 	c->timeouts.header = 10;
 	c->timeouts.drain = 30;
 	c->timeouts.hang = 10;
+	c->timeouts.ws_idle = 60;
+	c->timeouts.ws_ping = 20;
+	c->limits.ws_questions_per_minute = 10;
 }
 
 /* The rules. */
@@ -333,6 +370,9 @@ check_model(struct config_file *f, struct config *c, size_t section)
 	m->name = config_strdup(s->title);
 	m->context = 128000;
 	m->max_completion = 4096;
+	m->history_tokens = c->history_tokens;
+	/* What OpenAI says of a large one in full detail, at most of its models. */
+	m->image_tokens = 1105;
 	m->price = (struct price)PRICE_ALL_UNSET;
 	apply_section(f, section, model_keys, m);
 	if (!m->upstream)
@@ -362,7 +402,46 @@ processors(void)
 	return n < 1 ? 1 : n > REGION_WORKERS_MAX ? REGION_WORKERS_MAX : n;
 }
 
+/* Where the file is first read: later there may be no way to ask. */
+static void
+check_group(struct config_file *f, const char *key, const char *name)
+{
+	if (!config_source_replayed() && *name && find(f, 0, key) && geteuid() == 0 && !getgrnam(name))
+		config_fault(f, line_of(f, 0, key), key, "there is no group \"%s\"", name);
+}
+
 /* Rules that join values of several sections. */
+/* Is one in the other, or the same?  By where they really are, if both are there already. */
+static bool
+is_within(const char *path, const char *folder)
+{
+	char *real_path = realpath(path, NULL), *real_folder = realpath(folder, NULL);
+	const char *p = real_path ? real_path : path, *f = real_folder ? real_folder : folder;
+	size_t len = strlen(f);
+	bool within;
+	while (len > 0 && f[len - 1] == '/')
+		len--;
+	within = strncmp(p, f, len) == 0 && (p[len] == '/' || p[len] == 0);
+	free(real_path);
+	free(real_folder);
+	return within;
+}
+
+/* Whatever runs may write where the log is, and must not where the journal is. */
+static void
+check_log_folder(struct config_file *f, const struct config *c)
+{
+	char *folder;
+	if (!*c->log_file || config_source_replayed())
+		return;
+	folder = config_strdup(c->log_file);
+	*(strrchr(folder, '/') + 1) = 0; /* "/" stays */
+	if (is_within(folder, c->state_dir) || is_within(c->state_dir, folder))
+		config_fault(f, line_of(f, 0, "log_file"), "log_file",
+		    "needs a folder of its own, neither in state_dir nor around it");
+	free(folder);
+}
+
 static void
 check_together(struct config_file *f, struct config *c)
 {
@@ -377,8 +456,14 @@ check_together(struct config_file *f, struct config *c)
 	    strlen(c->default_model)) < 0)
 		config_fault(f, line_of(f, 0, "default_model"), "default_model",
 		    "there is no model \"%s\"", c->default_model);
+	check_log_folder(f, c);
+	if (c->log_texts)
+		config_warning(f, line_of(f, 0, "log_texts"), "log_texts",
+		    "what people ask and are told is written to the log");
 	if (c->model_count == 0)
 		config_warning(f, 1, "model", "there is none: every request will be refused");
+	check_group(f, "admin_group", c->admin_group);
+	check_group(f, "admin_full_group", c->admin_full_group);
 	/* Only who starts as root changes users.  The default user is no mistake of this file's;
 	 * the start still refuses to go on without it. */
 	if (!config_source_replayed() && geteuid() == 0 && *c->user && !getpwnam(c->user)) {
@@ -395,7 +480,7 @@ void
 config_check(struct config_file *f, struct config *c)
 {
 	static const struct config_key *const plain[] = { ledger_keys, journal_keys,
-		limits_keys, first_sight_keys, timeouts_keys };
+		limits_keys, first_sight_keys, timeouts_keys, history_keys };
 
 	apply_section(f, 0, top_keys, c);
 	/* value_listen and value_origin take the whole config: their tables' offset is 0. */

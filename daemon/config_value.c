@@ -130,6 +130,48 @@ SETTER(value_log_level)
 		*(enum log_level *)field = (enum log_level)i;
 }
 
+/* "upstream=debug" */
+SETTER(value_log_module)
+{
+	static const char *const word[] = { "debug", "info", "warn", "error", NULL };
+	struct config *c = field;
+	size_t n = strspn(value, "abcdefghijklmnopqrstuvwxyz0123456789_-");
+	int level;
+	if (strcmp(value, CONFIG_EMPTY) == 0)
+		return;
+	if (n == 0 || n >= LOG_MODULE_LEN || value[n] != '=') {
+		config_fault(f, e->line, k->name, "\"%s\" is not MODULE=LEVEL", value);
+		return;
+	}
+	level = one_of(f, k, e, value + n + 1, word);
+	if (level < 0)
+		return;
+	if (c->log_modules == LOG_MODULES_MAX) {
+		config_fault(f, e->line, k->name, "more than %d of them", LOG_MODULES_MAX);
+		return;
+	}
+	memcpy(c->log_module[c->log_modules].name, value, n);
+	c->log_module[c->log_modules++].level = (enum log_level)level;
+}
+
+SETTER(value_log_file)
+{
+	if (*value && *value != '/')
+		config_fault(f, e->line, k->name, "\"%s\" is not an absolute path", value);
+	else if (*value && value[strlen(value) - 1] == '/')
+		config_fault(f, e->line, k->name, "\"%s\" is a folder", value);
+	else
+		replace(field, value, strlen(value));
+}
+
+SETTER(value_sandbox)
+{
+	static const char *const word[] = { "off", "log", "on", "require", NULL };
+	int i = one_of(f, k, e, value, word);
+	if (i >= 0)
+		*(enum sandbox_mode *)field = (enum sandbox_mode)i;
+}
+
 SETTER(value_dialect)
 {
 	static const char *const word[] = { "openai", "ollama", "anthropic", "auto", NULL };
@@ -303,6 +345,24 @@ SETTER(value_origin)
 	}
 }
 
+SETTER(value_refuse)
+{
+	struct config_provider *p = field;
+	char *name;
+
+	if (strcmp(value, CONFIG_EMPTY) == 0)
+		return;
+	if (*value == '\0' || strlen(value) > 63)
+		config_fault(f, e->line, k->name, "must hold names of 1 to 63 bytes");
+	else if (p->refused == CONFIG_REFUSE_MAX)
+		config_fault(f, e->line, k->name, "more than %d names", CONFIG_REFUSE_MAX);
+	else {
+		p->refuse[p->refused++] = name = config_strdup(value);
+		for (; *name; name++) /* json_is_like */
+			*name = *name >= 'A' && *name <= 'Z' ? (char)(*name + 32) : *name;
+	}
+}
+
 static void
 add_secret(struct config_file *f, const struct config_key *k, struct config_provider *p,
     const struct config_entry *e, const char *value)
@@ -361,25 +421,30 @@ SETTER(value_api_key_file)
 	explicit_bzero(text, sizeof(text));
 }
 
-/* The worker reads it again, as the user that it runs as: said here, not at the first call. */
+/* Read here and kept, since a worker may not open a file of anybody's choice. */
 SETTER(value_ca_file)
 {
+	struct config_provider *p = field;
 	char *text = config_realloc(NULL, CA_MAX + 1, 1);
 	ssize_t n = config_source_file(value, text, CA_MAX + 1);
-	BIO *in = n < 0 ? NULL : BIO_new_mem_buf(text, (int)n);
-	X509 *first = in ? PEM_read_bio_X509(in, NULL, NULL, NULL) : NULL;
+	BIO *bio = n < 0 ? NULL : BIO_new_mem_buf(text, (int)n);
+	X509 *first = bio ? PEM_read_bio_X509(bio, NULL, NULL, NULL) : NULL;
 	if (n < 0)
 		config_fault(f, e->line, k->name, "cannot read %s: %s", value, strerror(errno));
 	else if (n > CA_MAX)
-		config_fault(f, e->line, k->name, "%s is larger than 4 MiB", value);
+		config_fault(f, e->line, k->name, "%s is larger than %d MiB", value, CA_MAX >> 20);
 	else if (!first)
 		config_fault(f, e->line, k->name, "%s holds no PEM certificate", value);
-	else
-		replace(field, value, strlen(value));
+	else {
+		p->ca = config_realloc(p->ca, (size_t)n + 1, 1);
+		memcpy(p->ca, text, (size_t)n);
+		p->ca[n] = 0;
+		p->ca_len = (size_t)n;
+	}
 	X509_free(first);
-	BIO_free(in);
-	free(text);
+	BIO_free(bio);
 	ERR_clear_error();
+	free(text);
 }
 
 SETTER(value_nothing)

@@ -37,9 +37,11 @@ conn_move(struct conn *c, enum conn_state to)
 	    [CONN_IDLE] = MAY(HEAD) | MAY(DEAD),
 	    [CONN_HEAD] = MAY(BODY) | MAY(HANDLER) | MAY(DEAD),
 	    [CONN_BODY] = MAY(HANDLER) | MAY(DEAD),
-	    [CONN_HANDLER] = MAY(LATER) | MAY(STREAM) | MAY(FLUSH) | MAY(DEAD),
-	    [CONN_LATER] = MAY(STREAM) | MAY(FLUSH) | MAY(DEAD),
+	    [CONN_HANDLER] =
+	        MAY(LATER) | MAY(STREAM) | MAY(UPGRADED) | MAY(FLUSH) | MAY(DEAD),
+	    [CONN_LATER] = MAY(STREAM) | MAY(UPGRADED) | MAY(FLUSH) | MAY(DEAD),
 	    [CONN_STREAM] = MAY(FLUSH) | MAY(DEAD),
+	    [CONN_UPGRADED] = MAY(FLUSH) | MAY(DEAD),
 	    [CONN_FLUSH] = MAY(IDLE) | MAY(LINGER) | MAY(DEAD),
 	    [CONN_LINGER] = MAY(DEAD),
 	};
@@ -119,6 +121,7 @@ conn_free(struct conn *c)
 		TAILQ_REMOVE(&s->deferred, c, deferred);
 	TAILQ_REMOVE(&s->all, c, all);
 	s->count--;
+	s->held -= c->held;
 	c->magic = 0;
 	free(c);
 }
@@ -204,10 +207,14 @@ conn_deferred_cb(evutil_socket_t fd, short what, void *arg)
 		if (c->state != CONN_DEAD) {
 			if (c->state == CONN_IDLE || c->state == CONN_HEAD)
 				conn_run_input(c);
+			else if (c->state == CONN_UPGRADED)
+				conn_upgraded_again(c);
 			continue;
 		}
 		if (c->ops != NULL)
 			c->ops->gone(c->arg, c);
+		if (c->protocol != NULL)
+			c->protocol->gone(c->protocol_arg, c);
 		conn_free(c);
 	}
 }

@@ -32,16 +32,47 @@ struct conn_ops {
 	void (*writable)(void *arg, struct conn *);
 };
 
+/* What would have been an error's reply, of a request inside of another protocol. */
+struct conn_refusal {
+	int status;
+	const char *type, *code, *param, *message; /* param may be NULL */
+	struct span members;                       /* more of them, each with its comma before it */
+	unsigned long retry_after;                 /* seconds; 0: not known */
+};
+
+/*
+ * What runs on a connection that was upgraded (RFC 9110, 7.8).  Inside of it one request at a time
+ * may take the road of any other: conn_caller, conn_later and conn_error work as ever, but an error
+ * comes to `refused`.
+ */
+struct conn_protocol {
+	/*
+	 * Bytes came; how many were taken.  Fewer than all only while something is queued: the
+	 * rest comes again when that was sent, and nothing is read meanwhile.
+	 */
+	size_t (*input)(void *arg, struct conn *, const char *, size_t);
+	/* The request inside was refused, and is over. */
+	void (*refused)(void *arg, struct conn *, const struct conn_refusal *);
+	/* The server drains. */
+	void (*drain)(void *arg, struct conn *);
+	/* The last call, from the loop: the conn is freed after it.  Not after server_free. */
+	void (*gone)(void *arg, struct conn *);
+};
+
 /* body is NUL-terminated beyond len.  Request and body are valid only during the call. */
 typedef void conn_handler(struct conn *, const struct http_request *, struct span body);
 
 #define ROUTE_OPEN 0u /* needs no key */
 #define ROUTE_ANY_KEY KEY_SCOPES
+/* Among a route's methods: its bodies are a few words, whatever the config's max_body is. */
+#define ROUTE_SMALL_BODY (1u << 31)
+#define ROUTE_SMALL_BODY_MAX 4096
 
 /* A path may stand in several routes, with different methods. */
 struct route {
 	const char *path;      /* exact; one that ends in '*' takes all that begin like it */
-	unsigned methods;      /* enum http_method, or-ed; HEAD is served where GET is */
+	unsigned methods;      /* enum http_method, or-ed, and ROUTE_SMALL_BODY; HEAD is served
+	                          where GET is */
 	uint32_t scope;        /* ROUTE_OPEN, ROUTE_ANY_KEY, or one KEY_SCOPE_... that is needed:
 	                          then conn_caller is set when the handler runs */
 	int id;                /* enum route_id, for the request counter */
@@ -124,6 +155,27 @@ void conn_stream_finish(struct conn *, const char *, size_t);
 void conn_stream_end(struct conn *, bool abort);
 /* Bytes that wait for the socket. */
 size_t conn_queued(const struct conn *);
+
+/*
+ * From a handler, or later: reply 101 with the headers so far, "Upgrade: name", and let `protocol` have what
+ * comes.  What was read beyond the request comes from the loop.
+ */
+void conn_upgrade(
+    struct conn *, const char *name, const struct conn_protocol *protocol, void *arg);
+void *conn_protocol_arg(const struct conn *);
+/* Send now what the socket takes; queue the rest. */
+void conn_write(struct conn *, const char *, size_t);
+/* A request inside begins, of this caller. */
+void conn_request(struct conn *, const struct caller *);
+/* Its owner is done with it; the conn's death is not told to it any more. */
+void conn_request_over(struct conn *);
+/* Nobody wants its answer any more: its owner is told that the client is gone. */
+void conn_request_abandon(struct conn *);
+/*
+ * The protocol has said its last word: what is queued is sent, then the connection is closed.
+ * `unread`: the peer may still be sending.
+ */
+void conn_upgrade_end(struct conn *, bool unread);
 
 /* Inside a handler: the bytes read beyond the current request, and the descriptor. */
 struct span conn_ahead(const struct conn *);

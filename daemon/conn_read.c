@@ -140,7 +140,7 @@ on_request(struct conn *c, const struct http_request *rq, char *p, size_t head_l
 	c->chunked_in = rq->chunked;
 	c->verdict = (uint8_t)route_check(c, rq);
 	if (rq->chunked || rq->content_length > 0) {
-		bool too_large = rq->content_length > c->server->config->max_body;
+		bool too_large = rq->content_length > route_body_max(c);
 
 		if (too_large && c->verdict == VERDICT_OK)
 			c->verdict = VERDICT_TOO_LARGE;
@@ -148,7 +148,10 @@ on_request(struct conn *c, const struct http_request *rq, char *p, size_t head_l
 			return refuse_unread(c, rq, len);
 		if (rq->chunked || rq->content_length != len - head_len) {
 			conn_move(c, CONN_BODY);
-			c->deadline_ms = deadline_in(c->server->config->timeouts.request);
+			/* Who is refused has no time to lose. */
+			c->deadline_ms = deadline_in(c->verdict == VERDICT_OK
+			                                 ? c->server->config->timeouts.request
+			                                 : c->server->config->timeouts.header);
 			buf_add(&c->head, p, head_len);
 			c->body_left = rq->content_length;
 			c->body_dropped = 0;
@@ -211,7 +214,7 @@ on_body_end(struct conn *c, struct span ahead)
 static size_t
 on_body(struct conn *c, char *p, size_t len)
 {
-	size_t max = c->server->config->max_body, used = len;
+	size_t max = route_body_max(c), used = len;
 	struct http_fault fault;
 
 	if (c->chunked_in) {
@@ -265,6 +268,22 @@ conn_run(struct conn *c, char *p, size_t len)
 	return c->state == CONN_LINGER || c->state == CONN_DEAD ? len : at;
 }
 
+/* Note what the connection keeps; false: it is refused, for all of them together keep too much. */
+static bool
+within_held(struct conn *c)
+{
+	static const struct http_fault full = {503, "too many requests are half sent"};
+	size_t now = c->in.cap + c->head.cap + c->body.cap;
+
+	c->server->held += now - c->held;
+	c->held = now;
+	if (c->server->held <= CONN_HELD_MAX || now <= CONN_HELD_SMALL || c->state != CONN_BODY)
+		return true;
+	conn_header(c, "Retry-After", "1");
+	conn_refuse(c, &full);
+	return false;
+}
+
 /* What follows any conn_run: keep memory and the read-ahead within bounds. */
 static void
 ran(struct conn *c)
@@ -273,12 +292,21 @@ ran(struct conn *c)
 
 	if (c->state == CONN_DEAD)
 		return;
+	if (!within_held(c)) {
+		ran(c);
+		return;
+	}
 	if (c->in.failed) {
 		conn_close(c, "out of memory");
 		return;
 	}
 	if (c->in.len == 0 && c->in.cap > 0)
 		buf_free(&c->in);
+	if (c->state == CONN_UPGRADED) {
+		if (c->in.len > 0)
+			conn_defer(c);
+		return;
+	}
 	if (request && c->eof)
 		conn_close(c, "closed by the client");
 	else if (request || c->state == CONN_LINGER || c->in.len < CONN_AHEAD_MAX)
@@ -384,6 +412,9 @@ conn_read_cb(evutil_socket_t fd, short what, void *arg)
 	case CONN_STREAM:
 	case CONN_FLUSH:
 		read_ahead(c);
+		break;
+	case CONN_UPGRADED:
+		conn_upgraded_read(c);
 		break;
 	case CONN_LINGER:
 		read_and_drop(c);

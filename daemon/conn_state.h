@@ -2,8 +2,8 @@
 #define DAEMON_CONN_STATE_H
 
 /*
- * What listen.c, conn.c, conn_read.c, route.c and reply.c share of a client connection.  Only
- * these may include it; the rest of the worker sees daemon/conn.h.
+ * What listen.c, conn.c, conn_read.c, upgrade.c, route.c and reply.c share of a client connection.
+ * Only these may include it; the rest of the worker sees daemon/conn.h.
  */
 #include <event2/event.h>
 #include <event2/event_struct.h>
@@ -20,6 +20,11 @@
 #define CONN_KEEPALIVE_MS 60000
 #define CONN_LINGER_MS 5000
 #define CONN_REQUEST_ID_MAX 64
+/* Parts of requests that a worker holds until the rest comes; and what one of any size may have. */
+#define CONN_HELD_MAX (256u << 20)
+#define CONN_HELD_SMALL (64u << 10)
+/* Idle connections that are closed at a time when there are no descriptors left. */
+#define CONN_ROOM 32
 
 enum conn_state {
 	CONN_IDLE,    /* no byte of a request yet; ends with one, or by time-out */
@@ -28,6 +33,7 @@ enum conn_state {
 	CONN_HANDLER, /* a handler (or our own refusal) runs; ends before it returns */
 	CONN_LATER,   /* the owner will reply; ends by that */
 	CONN_STREAM,  /* the owner writes; ends by conn_stream_end */
+	CONN_UPGRADED, /* c->protocol reads and writes; ends by conn_upgrade_end */
 	CONN_FLUSH,   /* the reply is complete, part of it queued; ends when that is sent */
 	CONN_LINGER,  /* we have said the last word and drop what comes until the peer closes */
 	CONN_DEAD,    /* no more events; on the deferred list, from where it is freed */
@@ -79,6 +85,7 @@ struct conn {
 	bool chunked_out : 1;
 	bool adopted : 1;
 
+	size_t held;     /* of in, head and body, as far as server->held knows */
 	struct buf in;   /* read but not parsed */
 	size_t scanned;  /* http_parse_head's */
 	struct buf head; /* CONN_BODY: the head, parsed again when the body is complete */
@@ -96,6 +103,8 @@ struct conn {
 	const struct span *ahead; /* conn_ahead; NULL but while the handler runs */
 	const struct conn_ops *ops;
 	void *arg;
+	const struct conn_protocol *protocol; /* from conn_upgrade to the end */
+	void *protocol_arg;
 	char request_id[CONN_REQUEST_ID_MAX + 1];
 };
 
@@ -104,6 +113,7 @@ struct conn {
 
 struct listener {
 	int fd;
+	bool passed; /* heritage.h: listen_passed */
 	struct event *ev;
 	struct server *server;
 };
@@ -124,6 +134,7 @@ struct server {
 	int spare_fd;         /* given up to tell one client that we are full */
 	bool draining, leaving, cors_any;
 	size_t count;
+	size_t held; /* bytes of requests that are not whole */
 	struct conn_list all, deferred;
 	uint64_t id_seed, id_count;
 	time_t date_at;
@@ -159,11 +170,23 @@ void conn_run_input(struct conn *);
 void conn_refuse(struct conn *, const struct http_fault *);
 
 /* reply.c */
+/* Send iov[1..n), behind what c->out holds; iov[0] is its own. */
+void conn_push(struct conn *, struct iovec *iov, int n);
+/* The head of a reply up to what tells the body's length. */
+void conn_head_begin(struct conn *, struct buf *, int status, const char *content_type);
 void conn_write_cb(evutil_socket_t, short, void *conn);
 void conn_send_continue(struct conn *);
 
+/* upgrade.c */
+/* CONN_UPGRADED: read the socket; look again at what was not taken. */
+void conn_upgraded_read(struct conn *);
+void conn_upgraded_again(struct conn *);
+void conn_upgraded_refuse(struct conn *, struct conn_refusal *);
+
 /* route.c */
 enum verdict route_check(struct conn *, const struct http_request *);
+/* Bytes of body that the route takes. */
+uint32_t route_body_max(const struct conn *);
 /* Reply to what route_check didn't let through. */
 void route_refuse(struct conn *, const struct http_request *);
 /* The CORS headers of an actual reply. */

@@ -83,6 +83,25 @@ check_memory(struct stream *st)
 		stream_close(st, OUTCOME_UPSTREAM, "overloaded", "out of memory");
 }
 
+void
+decode_note_overrun(struct stream *st)
+{
+	defect(st, DEFECT_OVERSIZE);
+	log_event(LOG_WARN, "provider says more than it was told to", "message", st->message_text,
+	    "provider", st->config->provider[st->provider].name, "limit",
+	    st->max_completion_tokens ? "max_completion_tokens" : "max_tokens", NULL);
+}
+
+void
+decode_cut(struct stream *st, enum meter_result why)
+{
+	if (why == METER_OVER)
+		decode_note_overrun(st);
+	else
+		st->short_of = st->meter.short_of;
+	stream_close(st, why == METER_OVER ? OUTCOME_LENGTH : OUTCOME_CREDIT, NULL, NULL);
+}
+
 /* Where text of a kind waits. */
 static struct buf *
 pending(struct stream *st, enum meter_kind kind)
@@ -107,8 +126,8 @@ take(struct stream *st, enum meter_kind kind, const char *text, size_t len)
 	append(st, text, kind == METER_SHOWN ? taken : 0, before, saved_now);
 	if (r == METER_TAKEN)
 		return true;
-	if (r == METER_CUT) {
-		stream_close(st, OUTCOME_CREDIT, NULL, NULL);
+	if (r == METER_CUT || r == METER_OVER) {
+		decode_cut(st, r);
 		return false;
 	}
 	buf_add(pending(st, kind), text + taken, len - taken);
@@ -428,7 +447,8 @@ take_piece(struct stream *st, const char *bytes, size_t len)
 {
 	if (len > RELAY_BODY_MAX - st->relay->body.len) {
 		defect(st, DEFECT_OVERSIZE);
-		failed(st, UPSTREAM_PROTOCOL, (struct span){0}, "the provider's answer is too long");
+		failed(st, UPSTREAM_TOO_LONG, (struct span){0},
+		    "the provider's answer is too long");
 		return;
 	}
 	buf_add(&st->relay->body, bytes, len);
@@ -593,6 +613,9 @@ end_piece(struct stream *st)
 	st->finish = d.finish != OUTCOME_NONE ? d.finish : OUTCOME_STOP;
 	note_usage(st, &d);
 	relay_delta(st, &d, NULL);
+	/* What a giant body took is not kept for the usual events. */
+	if (st->w->decoded.cap > DECODED_KEPT)
+		buf_free(&st->w->decoded);
 	burst_end(st);
 	return !st->stop_wanted;
 }

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "daemon/meter.h"
 #include "daemon/upstream.h"
 
 #define TOKEN_BYTES_MAX 128
@@ -26,6 +27,10 @@ void decode_end(void *stream, enum call_result, const char *why);
 void decode_refused(struct stream *);
 /* The meter: what text waited for is durable; a slice began. */
 void decode_resume(void *stream, bool slice_began);
+/* Nothing more of what the provider says is taken: METER_CUT or METER_OVER. */
+void decode_cut(struct stream *, enum meter_result why);
+/* It said far more than it was told to: count and log it. */
+void decode_note_overrun(struct stream *);
 /* The ring has room again. */
 void decode_retry(void *stream);
 

@@ -6,6 +6,8 @@
 
 #include "daemon/api.h"
 #include "daemon/begin.h"
+#include "daemon/limit.h"
+#include "daemon/chat_keys.h"
 #include "daemon/chat_tokens.h"
 #include "daemon/json.h"
 #include "daemon/openai.h"
@@ -83,10 +85,13 @@ count_input(const struct chat_counter *c, struct json_value input, struct chat_r
 static int
 parse(const struct config *cfg, struct span body, struct chat_request *r, struct chat_fault *f)
 {
+	static const char *const keys[] = {"model", "input", NULL};
 	struct json_value input;
 	struct chat_counter c;
 
-	if (chat_request_parse_model(cfg, body, r, f) != 0)
+	if (chat_request_parse_model(cfg, body, r, f) != 0 ||
+	    chat_keys_check(r->root, keys, f) != 0 ||
+	    chat_keys_check_refused(cfg, r->model, r->root, f) != 0)
 		return -1;
 	r->v1 = r->whole = true;
 	r->prompt_bytes = r->root.len + 64;
@@ -176,6 +181,8 @@ embeddings_turn(struct conn *c, const struct http_request *h, struct span body,
 	struct begin x = {.begun = watch_open_api, .api = &api_embeddings, .keyed = keyed};
 	struct chat_fault f;
 
+	if (!limit_may_read(w->config, c, body.len))
+		return false;
 	if (parse(w->config, body, &x.request, &f) == 0)
 		return begin(c, h, &x);
 	begin_refuse(c, &f);

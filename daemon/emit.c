@@ -145,6 +145,7 @@ usage_members(struct buf *b, const struct emit_end *e)
 void
 emit_bill(struct buf *b, const struct emit_end *e)
 {
+	member_if(b, ",\"short_of\":", e->short_of);
 	LIT(b, ",\"usage\":");
 	usage_members(b, e);
 	member_money(b, "},\"cost\":", e->cost);
@@ -157,6 +158,7 @@ emit_tolld(struct buf *b, const struct emit_end *e)
 	const char *reason = emit_finish_reason(e->outcome);
 
 	member_text(b, ",\"tolld\":{\"finish\":", reason != NULL ? reason : "error");
+	member_if(b, ",\"short_of\":", e->short_of);
 	member_money(b, ",\"cost\":", e->cost);
 	LIT(b, "}");
 }
@@ -356,6 +358,7 @@ emit_done(struct buf *b, enum emit_format format, const struct emit_stream *s,
 		LIT(b, ",\"choices\":[{\"index\":0,\"delta\":{}");
 		member_text(b, ",\"finish_reason\":", reason);
 		LIT(b, "}]");
+		member_if(b, ",\"short_of\":", e->short_of);
 		chunk_tail(b, s);
 		usage_chunk(b, s, e);
 		LIT(b, "data: [DONE]\n\n");

@@ -36,6 +36,7 @@ struct emit_end {
 	int64_t cost, balance;
 	struct span full_text;
 	const char *provider; /* who was asked last; NULL: nobody, or it is not known any more */
+	const char *short_of; /* OUTCOME_CREDIT: for want of what; NULL: not known any more */
 	/* Errors only: */
 	const char *error_code, *error_type;
 	int64_t retry_after; /* seconds; 0: not known */
@@ -66,11 +67,11 @@ void emit_done(struct buf *, enum emit_format, const struct emit_stream *, const
 /* For /v1: the finish chunk of an answer that we ended, and what is told of the usage. */
 void emit_finish(struct buf *, const struct emit_stream *, const struct emit_end *);
 void emit_usage(struct buf *, const struct emit_stream *, const struct emit_end *);
-/* What it came to: ,"usage":{...},"cost","balance". */
+/* What it came to: ,"short_of"?,"usage":{...},"cost","balance". */
 void emit_bill(struct buf *, const struct emit_end *);
 /* What those hear who know OpenAI's own reasons only; NULL for failures. */
 const char *emit_openai_reason(uint8_t outcome);
-/* A member of our own for the last chunk: ,"tolld":{"finish","cost"}. */
+/* A member of our own for the last chunk: ,"tolld":{"finish","short_of"?,"cost"}. */
 void emit_tolld(struct buf *, const struct emit_end *);
 /* The bad end: an error event, never [DONE].  In the text format nothing can be said: the caller
  * aborts the connection. */

@@ -5,10 +5,13 @@
  * All that a child inherits at fork, made by the master before the first one.  LMDB
  * environments, event bases and curl handles are never here: each process makes its own.
  */
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "daemon/config.h"
 #include "shm/region.h"
+
+#define ADMIN_ALL ((gid_t)-1)
 
 struct heritage {
 	struct config *config;
@@ -19,10 +22,13 @@ struct heritage {
 
 	/* listen_fd[i][w]: the listener of address i for worker w (0-based slot), with
 	 * SO_REUSEPORT, so that a worker's death drops nothing queued.  A unix socket is one
-	 * descriptor shared by all. */
+	 * descriptor shared by all; sockets that a service manager passed are dealt out in turn. */
 	int listen_fd[CONFIG_LISTEN_MAX][2 * REGION_WORKERS_MAX];
+	/* Passed, and kept open by who passed it: the next daemon serves who waits there. */
+	bool listen_passed[CONFIG_LISTEN_MAX];
 	int admin_http_fd; /* /metrics; -1 for none */
 	int admin_unix_fd; /* runtime_dir/admin.sock */
+	gid_t admin_full_gid; /* who of its users may change anything; ADMIN_ALL: all of them */
 
 	int wake_fd[REGION_PROCS_MAX]; /* eventfds, by process slot (shm/wake.h) */
 	/* Pair of message sockets (SOCK_SEQPACKET, non-blocking) per worker slot, by process slot:

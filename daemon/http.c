@@ -478,8 +478,9 @@ http_unescape(struct span text, char *out, size_t cap, size_t *len)
 	return percent_decode(text.p, text.len, false, out, cap, len);
 }
 
-bool
-http_query(struct span query, const char *name, char *out, size_t cap, size_t *len)
+/* A parameter's value as it is written; p is NULL if it is absent. */
+static struct span
+query_value(struct span query, const char *name)
 {
 	const char *p = query.p, *end = query.p + query.len;
 	size_t name_len = strlen(name);
@@ -492,12 +493,26 @@ http_query(struct span query, const char *name, char *out, size_t cap, size_t *l
 
 		if (n == name_len && memcmp(p, name, n) == 0) {
 			p = eq != NULL ? eq + 1 : stop;
-			/* application/x-www-form-urlencoded, as browsers write queries. */
-			return percent_decode(p, (size_t)(stop - p), true, out, cap, len);
+			return (struct span){p, (size_t)(stop - p)};
 		}
 		p = stop + 1;
 	}
-	return false;
+	return (struct span){0};
+}
+
+bool
+http_query_has(struct span query, const char *name)
+{
+	return query_value(query, name).p != NULL;
+}
+
+bool
+http_query(struct span query, const char *name, char *out, size_t cap, size_t *len)
+{
+	struct span v = query_value(query, name);
+
+	/* application/x-www-form-urlencoded, as browsers write queries. */
+	return v.p != NULL && percent_decode(v.p, v.len, true, out, cap, len);
 }
 
 const char *
@@ -508,7 +523,7 @@ http_reason(int status)
 		int status;
 		const char *reason;
 	} table[] = {
-		{200, "OK"}, {201, "Created"}, {202, "Accepted"}, {204, "No Content"},
+		{101, "Switching Protocols"}, {200, "OK"}, {201, "Created"}, {202, "Accepted"}, {204, "No Content"},
 		{304, "Not Modified"}, {400, "Bad Request"}, {401, "Unauthorized"},
 		{402, "Payment Required"}, {403, "Forbidden"}, {404, "Not Found"},
 		{405, "Method Not Allowed"}, {408, "Request Timeout"}, {409, "Conflict"},

@@ -65,6 +65,8 @@ struct span http_header(const struct http_request *, const char *name);
  * absent, malformed, with a NUL in it or not shorter than cap.  len may be NULL.
  */
 bool http_query(struct span query, const char *name, char *out, size_t cap, size_t *len);
+/* Is it there at all? */
+bool http_query_has(struct span query, const char *name);
 /* A part of a path, percent-decoded and NUL-terminated; false if malformed, with a NUL in it or not
  * shorter than cap. */
 bool http_unescape(struct span, char *out, size_t cap, size_t *len);

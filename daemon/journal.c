@@ -99,6 +99,8 @@ journal_open(const char *state_dir, size_t map_bytes, const char **why)
 		rc = journal_databases(&j->reader, txn, MDB_CREATE);
 	if (rc == 0)
 		rc = read_meta(j, txn, why);
+	if (rc == 0 && *why == NULL)
+		rc = journal_history_open(j, txn);
 	if (rc != 0 || *why != NULL)
 		goto fail;
 	rc = mdb_txn_commit(txn);
@@ -154,6 +156,7 @@ journal_begin(struct journal *j)
 	j->count = 0;
 	j->payloads.len = 0;
 	journal_upkeep_clear(&j->upkeep);
+	j->history.drops = j->history.sweep = 0;
 }
 
 void
@@ -235,7 +238,7 @@ put_batch(struct journal *j, MDB_txn *txn, const struct journal_batch *batch,
 		if ((rc = mdb_put(txn, j->reader.batches, &key, &value, MDB_APPEND)) != 0)
 			return rc;
 	}
-	if ((rc = journal_put_upkeep(j, txn)) != 0)
+	if ((rc = journal_put_upkeep(j, txn)) != 0 || (rc = journal_put_history(j, txn)) != 0)
 		return rc;
 	key = journal_text("rings");
 	value = (MDB_val){sizeof *rings, (void *)(uintptr_t)rings};
@@ -301,6 +304,7 @@ journal_commit(struct journal *j, const struct journal_positions *rings)
 		memcpy(j->link, batch.link, sizeof j->link);
 	j->rings = *rings;
 	journal_upkeep_done(j);
+	journal_history_done(j);
 	journal_begin(j);
 	return 0;
 }

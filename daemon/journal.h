@@ -29,6 +29,8 @@
 #include "shm/journal_record.h"
 #include "shm/region.h"
 
+#define JOURNAL_FILE "journal.mdb"
+#define JOURNAL_LOCK_FILE JOURNAL_FILE "-lock" /* LMDB's, of readers and of the writer */
 #define JOURNAL_FORMAT 2 /* 1: without checkpoints; taken over as it is */
 #define JOURNAL_LINK_LEN 32
 #define JOURNAL_PIECE_LEN 16368 /* four pages, less LMDB's head of them */

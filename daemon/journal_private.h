@@ -6,16 +6,22 @@
 #include <string.h>
 
 #include "daemon/journal.h"
+#include "daemon/journal_history.h"
 
-#define JOURNAL_FILE "journal.mdb"
 #define JOURNAL_MAP_BYTES (UINT64_C(64) << 30)
 #define JOURNAL_MAP_MIN (UINT64_C(1) << 30)
 /* Readers: each worker and admin one or two, tools a few. */
 #define JOURNAL_READERS_MAX 1024
 
+struct journal_history_databases {
+	MDB_dbi sessions, list, counts, turns, texts, open, gone;
+};
+
 struct journal_reader {
 	MDB_env *env;
 	MDB_dbi records, payloads, batches, meta, checkpoint;
+	struct journal_history_databases history;
+	bool has_history; /* false: a copy of a journal from before there was one */
 };
 
 struct journal_staged {
@@ -34,6 +40,15 @@ struct journal_upkeep {
 	size_t removed;   /* by this commit */
 };
 
+/* What a commit does to the history beside its records: journal_history.c. */
+struct journal_history {
+	struct history_rules rules;
+	struct history_name drop[HISTORY_DROPS_MAX];
+	size_t drops;
+	size_t sweep;         /* rows to remove, at most */
+	bool left, left_then; /* something is to be removed; after the commit under way */
+};
+
 struct journal { /* the writer */
 	struct journal_reader reader; /* the environment and its databases */
 	struct journal_chain *chain;
@@ -46,6 +61,7 @@ struct journal { /* the writer */
 	struct journal_base base;
 	struct journal_upkeep upkeep;
 	size_t removed; /* by the last commit */
+	struct journal_history history;
 };
 
 /* A 64-bit key or value that may lie at any address. */
@@ -56,6 +72,38 @@ journal_u64(const MDB_val *v)
 
 	__builtin_memcpy(&n, v->mv_data, sizeof n);
 	return n;
+}
+
+static inline void
+journal_put_be32(uint8_t out[static 4], uint32_t n)
+{
+	n = __builtin_bswap32(n);
+	__builtin_memcpy(out, &n, 4);
+}
+
+static inline void
+journal_put_be64(uint8_t out[static 8], uint64_t n)
+{
+	n = __builtin_bswap64(n);
+	__builtin_memcpy(out, &n, 8);
+}
+
+static inline uint32_t
+journal_get_be32(const uint8_t in[static 4])
+{
+	uint32_t n;
+
+	__builtin_memcpy(&n, in, 4);
+	return __builtin_bswap32(n);
+}
+
+static inline uint64_t
+journal_get_be64(const uint8_t in[static 8])
+{
+	uint64_t n;
+
+	__builtin_memcpy(&n, in, 8);
+	return __builtin_bswap64(n);
 }
 
 static inline MDB_val
@@ -73,6 +121,13 @@ int journal_read_base(const struct journal_reader *, MDB_txn *, struct journal_b
 int journal_put_upkeep(struct journal *, MDB_txn *);
 void journal_upkeep_done(struct journal *);
 void journal_upkeep_clear(struct journal_upkeep *);
+
+/* The same for the history; and at the start. */
+int journal_put_history(struct journal *, MDB_txn *);
+void journal_history_done(struct journal *);
+int journal_history_open(struct journal *, MDB_txn *);
+/* A snapshot to read in; an LMDB code. */
+int journal_snapshot(struct journal_reader *, MDB_txn **);
 
 /* Make an environment with the journal's limits; an LMDB code. */
 int journal_env(MDB_env **, const char *state_dir, const char *file, size_t map_bytes,

@@ -59,9 +59,8 @@ journal_reader_close(struct journal_reader *r)
 	free(r);
 }
 
-/* A snapshot; an LMDB code. */
-static int
-snapshot(struct journal_reader *r, MDB_txn **txn)
+int
+journal_snapshot(struct journal_reader *r, MDB_txn **txn)
 {
 	int rc = mdb_txn_begin(r->env, NULL, MDB_RDONLY, txn);
 
@@ -86,7 +85,7 @@ int
 journal_reader_base(struct journal_reader *r, struct journal_base *base)
 {
 	MDB_txn *txn;
-	int rc = snapshot(r, &txn);
+	int rc = journal_snapshot(r, &txn);
 
 	if (rc == 0) {
 		rc = journal_read_base(r, txn, base);
@@ -101,7 +100,7 @@ journal_get(struct journal_reader *r, uint64_t sequence, struct journal_record *
 {
 	MDB_val key = {sizeof sequence, &sequence}, value;
 	MDB_txn *txn;
-	int rc = snapshot(r, &txn);
+	int rc = journal_snapshot(r, &txn);
 
 	if (rc != 0)
 		return failed(rc);
@@ -132,7 +131,7 @@ journal_cursor_new(struct journal_reader *r, uint64_t from)
 		return NULL;
 	c->reader = r;
 	c->from = from;
-	if ((rc = snapshot(r, &c->txn)) != 0) {
+	if ((rc = journal_snapshot(r, &c->txn)) != 0) {
 		c->txn = NULL;
 		goto fail;
 	}

@@ -64,12 +64,23 @@ void json_get_many(struct json_value object, const char *const keys[], struct js
 bool json_each(struct json_value container, const char **it, struct json_value *key,
     struct json_value *value);
 
+/*
+ * Walk the strings of a document, in their order and at whatever depth, but for the keys of
+ * objects: in one pass, however deep they lie.  Start with *it = NULL; false at the end.
+ */
+bool json_each_string(struct json_value, const char **it, struct json_value *string);
+
 /* Decode a string's text into out (at least v.len bytes are always enough); its length. */
 size_t json_decode(struct json_value, char *out);
 /* The same appended to a buf. */
 void json_decode_buf(struct json_value, struct buf *);
 /* Is it this string (after decoding)? */
 bool json_is(struct json_value, const char *text);
+/*
+ * Is it this string (lower case), or what some reader of JSON takes for it: in other cases, with a
+ * letter that Unicode folds to one of ASCII's, or with a NUL behind it?
+ */
+bool json_is_like(struct json_value, const char *text);
 /* The integer value of a number without fraction or exponent; false if not one or beyond int64. */
 bool json_int(struct json_value, int64_t *out);
 

@@ -162,6 +162,23 @@ take(const char *p, const char *end, struct json_value *v)
 }
 
 bool
+json_each_string(struct json_value v, const char **it, struct json_value *string)
+{
+	const char *p = *it == NULL ? v.p : *it, *end = v.p + v.len, *next;
+
+	while (p < end && (p = memchr(p, '"', (size_t)(end - p))) != NULL) {
+		next = string_end(p, end);
+		*it = after_space(next, end);
+		if (*it == end || **it != ':') {
+			*string = (struct json_value){JSON_STRING, p, (size_t)(next - p)};
+			return true;
+		}
+		p = *it;
+	}
+	return false;
+}
+
+bool
 json_each(struct json_value container, const char **it, struct json_value *key,
     struct json_value *value)
 {
@@ -273,6 +290,37 @@ bool
 json_is(struct json_value v, const char *text)
 {
 	return json_is_bytes(v, text, strlen(text));
+}
+
+/* The next character as Go's reader compares it, 0 at the end, -1 for what is like no ASCII. */
+static int
+folded_next(struct json_decoded *d)
+{
+	int c = json_decoded_next(d);
+
+	if (c < 0)
+		return 0;
+	if (c >= 'A' && c <= 'Z')
+		return c - 'A' + 'a';
+	if (c == 0xc5) /* the long s */
+		return json_decoded_next(d) == 0xbf ? 's' : -1;
+	if (c == 0xe2) /* the sign of kelvins */
+		return json_decoded_next(d) == 0x84 && json_decoded_next(d) == 0xaa ? 'k' : -1;
+	return c < 0x80 ? c : -1;
+}
+
+bool
+json_is_like(struct json_value v, const char *text)
+{
+	struct json_decoded d;
+
+	if (v.type != JSON_STRING)
+		return false;
+	d = (struct json_decoded){.p = v.p + 1, .end = v.p + v.len - 1};
+	for (; *text != '\0'; text++)
+		if (folded_next(&d) != *text)
+			return false;
+	return folded_next(&d) == 0;
 }
 
 bool

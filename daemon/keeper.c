@@ -42,8 +42,8 @@
 #define GATHER_US 1000
 #define GATHER_MIN 4 /* a batch of fewer is no load */
 #define GATHER_STEP_US 50
-/* Between two commits of a compaction's own: whoever comes meanwhile goes first. */
-#define COMPACT_PAUSE_MS 1
+/* Between two commits of a compaction's or the history's own: whoever comes meanwhile goes first. */
+#define OWN_PAUSE_MS 1
 #define SWEEP_US 10000000
 /* After the disk failed: how long until it is tried again. */
 #define RETRY_MS 500
@@ -91,6 +91,7 @@ keeper_project_all(struct keeper *k)
 static void
 heartbeat(struct keeper *k)
 {
+	log_tick();
 	k->now_us = monotonic_us();
 	/* Relaxed: the master compares it with the clock. */
 	atomic_store_explicit(&region_proc(k->region, PROC_KEEPER)->heartbeat_us, k->now_us,
@@ -229,12 +230,12 @@ serve(struct keeper *k)
 		heartbeat(k);
 		if (tend(k, done == 0 && k->now_us - k->committed_us >= PROJECT_IDLE_MS * 1000) < 0)
 			return -1;
-		if (compact_tend(k, done == 0) < 0)
+		if (compact_tend(k, done == 0) < 0 || keeper_history_tend(k, done == 0) < 0)
 			return -1;
 		if (done == 0)
-			sleep_for(k, compact_busy(k) ? COMPACT_PAUSE_MS
-			    : unprojected(k) > 0     ? PROJECT_IDLE_MS
-						     : HEARTBEAT_MS);
+			sleep_for(k, compact_busy(k) || keeper_history_busy(k) ? OWN_PAUSE_MS
+			    : unprojected(k) > 0 ? PROJECT_IDLE_MS
+						 : HEARTBEAT_MS);
 		if (getppid() != parent) {
 			log_warnx("the master is gone");
 			return 0;
@@ -302,6 +303,7 @@ run(struct keeper *k)
 		wait_for_disk(k);
 	if (k->stop || open_journal(k) < 0)
 		return -1;
+	keeper_history_begin(k);
 	if (recover_books(k) < 0 || recover_region(k) < 0) {
 		wait_for_disk(k);
 		return -1;

@@ -11,6 +11,7 @@
 #include "daemon/books.h"
 #include "daemon/heritage.h"
 #include "daemon/journal.h"
+#include "daemon/journal_history.h"
 #include "daemon/state.h"
 
 #define KEEPER_BATCH_RECORDS 4096
@@ -24,6 +25,8 @@ struct keeper_pending {
 	uint32_t account; /* whose books may have changed, or JOURNAL_NONE */
 	uint8_t type, status;
 };
+
+#define KEEPER_REF_BUCKETS 4096
 
 struct keeper {
 	struct heritage *heritage;
@@ -48,6 +51,13 @@ struct keeper {
 	uint64_t swept_us;                /* when expiry and dead readers were last looked after */
 	struct compact *compact;          /* compact.c; NULL before it begins */
 	uint32_t offered;                 /* the last config that was looked for */
+	uint32_t refs_of[2][KEEPER_REF_BUCKETS]; /* keeper_refs.c: of this half day, and the last */
+	uint64_t refs_since_us;
+	struct {                          /* keeper_history.c */
+		struct history_walk walk; /* for what is too old; its drops are still to be made */
+		uint64_t look_us;         /* when the next step of it is due */
+		uint64_t busy_us;         /* when a commit last had records */
+	} history;
 	int signal_fd;
 	bool stop; /* CHILD_SIG_STOP came */
 };
@@ -63,6 +73,10 @@ int recover_region(struct keeper *) __attribute__((warn_unused_result));
 uint64_t keeper_realtime_us(void);
 /* Project up to the last record: for a SYNC and before the end.  -1: the disk failed. */
 int keeper_project_all(struct keeper *) __attribute__((warn_unused_result));
+
+/* keeper_refs.c: may this record have a place for its ref?  It has got one. */
+bool keeper_refs_room(const struct keeper *, const struct journal_record *);
+void keeper_refs_note(struct keeper *, const struct journal_record *);
 
 /* keeper_batch.c */
 
@@ -93,6 +107,17 @@ void keeper_freeze(struct keeper *, uint32_t number, const char *why);
 void keeper_end_gone(struct keeper *, uint32_t proc);
 /* Once that is on disk: say what the books say of each of its slots. */
 int keeper_show_gone(struct keeper *, uint32_t proc) __attribute__((warn_unused_result));
+
+/* keeper_history.c */
+
+/* After the journal was opened: how much is kept. */
+void keeper_history_begin(struct keeper *);
+/* Before each commit: what of the history goes with it beside its records. */
+void keeper_history_stage(struct keeper *);
+/* Between two batches; `idle`: nobody waits for one.  -1: the disk failed. */
+int keeper_history_tend(struct keeper *, bool idle) __attribute__((warn_unused_result));
+/* Has keeper_history_tend more to do at once? */
+bool keeper_history_busy(const struct keeper *);
 
 /* keeper_prices.c */
 

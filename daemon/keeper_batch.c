@@ -25,7 +25,15 @@
 
 /* Showing what is durable. */
 
-/* Limits and flags; they lie beside the word that every reserve changes, so only when they did. */
+/* Of a purse that nobody claims from yet. */
+static void
+show_used(struct purse *p, const struct books_used *spent)
+{
+	for (int i = 0; i < 2; i++)
+		purse_set(p, spent->window[i], spent->used[i]);
+}
+
+/* Limits, budgets and flags; they lie beside the word that every reserve changes, so only when they did. */
 static void
 show_settings(const struct books_account *a, struct account *shown)
 {
@@ -36,6 +44,8 @@ show_settings(const struct books_account *a, struct account *shown)
 	    memory_order_relaxed);
 	atomic_store_explicit(&shown->concurrent_streams, a->concurrent_streams,
 	    memory_order_relaxed);
+	for (int i = 0; i < BUDGETS; i++)
+		purse_set_cap(&shown->budget[i], a->budget[i].cap);
 	/* Release, pairs with the ledger's acquire: who was told that the account is closed finds
 	 * no reserve granted after that. */
 	atomic_store_explicit(&shown->flags, a->flags, memory_order_release);
@@ -67,6 +77,9 @@ keeper_show_account(struct keeper *k, uint32_t number)
 		log_warn("account %.*s does not fit in the region", (int)len, id);
 		return -1;
 	}
+	/* Nobody claims from its budgets before they are shown. */
+	for (int i = 0; i < BUDGETS; i++)
+		show_used(&shown->budget[i], &a->budget[i].spent);
 	show_settings(a, shown);
 	return 0;
 }
@@ -96,8 +109,7 @@ keeper_show_key(struct keeper *k, uint32_t index)
 	entry.requests_per_minute = key->requests_per_minute;
 	entry.tokens_per_minute = key->tokens_per_minute;
 	entry.concurrent_streams = key->concurrent_streams;
-	for (int i = 0; i < 2; i++)
-		purse_set(&entry.purse, key->window[i], key->used[i]);
+	show_used(&entry.purse, &key->spent);
 	atomic_init(&entry.flags, key->flags);
 	shown = key_insert(k->region, &entry);
 	if (shown == NULL && errno == EEXIST)
@@ -140,6 +152,7 @@ keeper_commit(struct keeper *k)
 	size_t records;
 
 	compact_stage(k);
+	keeper_history_stage(k);
 	records = journal_staged(k->journal);
 	if (journal_commit(k->journal, &k->rings) < 0)
 		return -1;
@@ -283,13 +296,14 @@ has_room(struct keeper *k, const struct journal_record *r, const void *payload)
 {
 	bool keys = r->type == JOURNAL_KEY;
 	bool accounts = r->type == JOURNAL_ACCOUNT || r->type == JOURNAL_SIGHT;
-	uint32_t max_refs = k->heritage->config->ledger.max_refs; /* 0 in tests: no bound */
+	bool refs = books_makes_ref(r, payload);
 
-	if (max_refs != 0 && books_refs_kept(k->books) >= max_refs &&
-	    books_makes_ref(r, payload)) {
+	if (refs && !keeper_refs_room(k, r)) {
 		metrics_table_full(TABLE_REFS);
 		return false;
 	}
+	if (refs)
+		keeper_refs_note(k, r);
 	if (r->type == JOURNAL_PRICE_SET && !keeper_prices_room(k, r, payload)) {
 		metrics_table_full(TABLE_PRICES);
 		return false;

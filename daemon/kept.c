@@ -23,6 +23,8 @@
 
 /* Beyond the longest stream: a settlement, and a dead worker's reaping. */
 #define PATIENCE_S 30
+/* Of a stream that is told again: so much is queued for a client that does not read. */
+#define REPLAY_PIECE KEPT_BODY_MAX
 
 struct kept {
 	struct kept *next;
@@ -31,21 +33,14 @@ struct kept {
 	struct conn *conn;
 	uint64_t asked_seq; /* the journal's last record when we were asked */
 	uint64_t asked_us;
+	bool leaving; /* a stream that is told again; else it is waited for */
+	size_t at;    /* bytes of it that were told */
 };
 
 static void gone(void *, struct conn *);
+static void writable(void *, struct conn *);
 
-static const struct conn_ops ops = {gone, NULL};
-
-static void
-left(void *arg, struct conn *c)
-{
-	(void)arg;
-	(void)c;
-}
-
-/* While a whole answer leaves. */
-static const struct conn_ops leaving = {left, NULL};
+static const struct conn_ops ops = {gone, NULL}, leaving = {gone, writable};
 
 static void
 put_head(struct stream *st, struct kept_head h)
@@ -182,13 +177,42 @@ put_lost(struct buf *b, const struct kept_head *h, const struct stream_row *row)
 	    ->end(b, &es, &a, &e);
 }
 
-static void
-tell(struct conn *c, const struct kept_head *h, const struct stream_row *row, struct span provider,
+/*
+ * A stream that is told again, as far as its client takes it: who asks for many and reads none of
+ * them has us hold no more than a piece for each.  True: it is told.
+ */
+static bool
+leave(struct kept *x, const struct kept_head *h, const struct stream_row *row, struct span body)
+{
+	struct conn *c = x->conn;
+	struct buf b = {0};
+
+	for (; body.len - x->at > REPLAY_PIECE; x->at += REPLAY_PIECE) {
+		if (conn_queued(c) > 0)
+			return false;
+		conn_stream_write(c, body.p + x->at, REPLAY_PIECE);
+	}
+	if (conn_queued(c) > 0)
+		return false;
+	buf_add(&b, body.p + x->at, body.len - x->at);
+	if (row->outcome == OUTCOME_WORKER_DIED)
+		put_lost(&b, h, row);
+	if (b.failed)
+		conn_stream_end(c, true);
+	else
+		conn_stream_finish(c, b.data, b.len);
+	buf_free(&b);
+	return true;
+}
+
+/* True: it is told. */
+static bool
+tell(struct kept *x, const struct kept_head *h, const struct stream_row *row, struct span provider,
     struct span body)
 {
 	const char *reason = emit_finish_reason(row->outcome);
+	struct conn *c = x->conn;
 	char money[MONEY_TEXT_MAX];
-	struct buf b = {0};
 
 	conn_header(c, "idempotent-replayed", "true");
 	if (provider.len > 0)
@@ -207,50 +231,74 @@ tell(struct conn *c, const struct kept_head *h, const struct stream_row *row, st
 		if (h->status == 200 && reason != NULL)
 			conn_header(c, "x-tolld-finish", "%s", reason);
 		conn_reply(c, h->status, "application/json", body.p, body.len);
-		return;
+		return true;
 	}
 	conn_header(c, "Cache-Control", "no-cache, no-transform");
 	conn_header(c, "X-Accel-Buffering", "no");
-	conn_stream_start(c, 200, "text/event-stream", &leaving, NULL);
-	buf_span(&b, body);
-	if (row->outcome == OUTCOME_WORKER_DIED)
-		put_lost(&b, h, row);
-	if (b.failed)
-		conn_stream_end(c, true);
-	else
-		conn_stream_finish(c, b.data, b.len);
-	buf_free(&b);
+	x->leaving = true;
+	conn_stream_start(c, 200, "text/event-stream", &leaving, x);
+	return leave(x, h, row, body);
 }
 
-static void
-answer(struct conn *c, const struct stream_row *row, const struct buf *text)
+/* What is kept, in its parts; false: it is damaged. */
+static bool
+take_apart(const struct buf *text, struct kept_head *h, struct span *provider, struct span *body)
+{
+	if (text->len < sizeof *h)
+		return false;
+	memcpy(h, text->data, sizeof *h);
+	if (h->provider_len > text->len - sizeof *h || h->status < 200 || h->status > 599)
+		return false;
+	*provider = (struct span){text->data + sizeof *h, h->provider_len};
+	*body = (struct span){
+	    provider->p + provider->len, text->len - sizeof *h - provider->len};
+	return true;
+}
+
+/* True: it is told. */
+static bool
+answer(struct kept *x, const struct stream_row *row, const struct buf *text)
 {
 	struct kept_head h;
-	struct span all = {text->data, text->len}, provider, body;
+	struct span provider, body;
 
-	if (all.len == 0) {
-		not_kept(c, 410, "stream_lost",
+	if (text->len == 0)
+		not_kept(x->conn, 410, "stream_lost",
 		    "the process that ran the first request with this Idempotency-Key died before it "
 		    "answered");
-		return;
-	}
-	if (all.p[all.len - 1] == '\0') {
-		not_kept(c, 410, "answer_not_kept",
+	else if (text->data[text->len - 1] == '\0')
+		not_kept(x->conn, 410, "answer_not_kept",
 		    "the answer to this Idempotency-Key was too long to be kept");
+	else if (!take_apart(text, &h, &provider, &body))
+		not_kept(x->conn, 410, "answer_not_kept",
+		    "the answer to this Idempotency-Key is damaged");
+	else
+		return tell(x, &h, row, provider, body);
+	return true;
+}
+
+/* The next piece.  It is read anew each time: nothing of it is held while a client is slow. */
+static void
+writable(void *arg, struct conn *c)
+{
+	struct kept *x = arg;
+	struct state_reader *r = past_reader(x->w);
+	struct stream_row row;
+	struct buf text = {0};
+	struct kept_head h;
+	struct span provider, body;
+
+	if (r == NULL || state_stream_get(r, x->id.secret, &row, &text) != 1 ||
+	    !take_apart(&text, &h, &provider, &body) || body.len < x->at) {
+		/* It was forgotten meanwhile: only a broken transfer says so. */
+		conn_stream_end(c, true);
+	} else if (!leave(x, &h, &row, body)) {
+		buf_free(&text);
 		return;
 	}
-	if (all.len < sizeof h) {
-		not_kept(c, 410, "answer_not_kept", "the answer to this Idempotency-Key is damaged");
-		return;
-	}
-	memcpy(&h, all.p, sizeof h);
-	if (h.provider_len > all.len - sizeof h || h.status < 200 || h.status > 599) {
-		not_kept(c, 410, "answer_not_kept", "the answer to this Idempotency-Key is damaged");
-		return;
-	}
-	provider = (struct span){all.p + sizeof h, h.provider_len};
-	body = (struct span){provider.p + provider.len, all.len - sizeof h - provider.len};
-	tell(c, &h, row, provider, body);
+	buf_free(&text);
+	unlink_kept(x);
+	free(x);
 }
 
 /* 1: the row is there, and has ended; 0: there is none; -1: not known yet. */
@@ -273,7 +321,7 @@ look(struct kept *x, struct stream_row *row, struct buf *text)
 	    : -1;
 }
 
-/* True when it is done with. */
+/* False: it is waited for, or leaves.  Else it is done with, and freed. */
 static bool
 attempt(struct kept *x)
 {
@@ -284,25 +332,24 @@ attempt(struct kept *x)
 	struct stream_row row;
 	struct buf text = {0};
 	int known = look(x, &row, &text);
+	bool done = known >= 0 || monotonic_us() - x->asked_us >= patience_us;
 
-	if (known < 0 && monotonic_us() - x->asked_us < patience_us) {
-		buf_free(&text);
-		return false;
-	}
-	unlink_kept(x);
-	free(x);
 	if (known == 1) {
-		answer(c, &row, &text);
+		done = answer(x, &row, &text);
 	} else if (known == 0) {
 		not_kept(c, 410, "answer_not_kept",
 		    "the answer to this Idempotency-Key is not kept any more");
-	} else {
+	} else if (done) {
 		conn_header(c, "Retry-After", "5");
 		conn_error(c, 503, "server_error", "overloaded", NULL,
 		    "the first request with this Idempotency-Key has not ended yet");
 	}
 	buf_free(&text);
-	return true;
+	if (done) {
+		unlink_kept(x);
+		free(x);
+	}
+	return done;
 }
 
 void
@@ -324,7 +371,7 @@ kept_replay(struct worker *w, struct conn *c, const struct stream_id *id)
 		atomic_load_explicit(&w->region->h->journal_seq, memory_order_acquire),
 	};
 	w->kept = x;
-	if (!attempt(x))
+	if (!attempt(x) && !x->leaving)
 		conn_later(c, &ops, x);
 }
 
@@ -335,7 +382,8 @@ kept_tick(struct worker *w)
 
 	for (struct kept *x = w->kept; x != NULL; x = next) {
 		next = x->next;
-		(void)attempt(x);
+		if (!x->leaving)
+			(void)attempt(x);
 	}
 }
 

@@ -19,6 +19,7 @@
 #include "daemon/config_record.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
+#include "daemon/sockets.h"
 #include "daemon/state_rows.h"
 #include "daemon/version.h"
 #include "shm/account.h"
@@ -27,6 +28,7 @@
 #include "shm/stranger.h"
 
 #define MAGIC UINT64_C(0x31594341474c4c54) /* "TLLGACY1" */
+#define TEXTS 7 /* of a config, before its listen */
 #define FDS (sizeof(struct legacy_fds) / sizeof(int32_t))
 
 /* Sizes as well as versions: a version that somebody forgot to raise is the worst of all. */
@@ -74,15 +76,22 @@ put_config(struct legacy *l, const struct config *c)
 {
 	size_t at = 0;
 	bool good = add_text(l, &at, c->user) && add_text(l, &at, c->admin_listen) &&
-	            add_text(l, &at, c->state_dir) && add_text(l, &at, c->runtime_dir);
+	            add_text(l, &at, c->state_dir) && add_text(l, &at, c->runtime_dir) &&
+	            add_text(l, &at, c->admin_group) && add_text(l, &at, c->admin_full_group) &&
+	            add_text(l, &at, c->log_file);
 
 	l->workers = (uint32_t)c->workers;
 	l->max_accounts = c->ledger.max_accounts;
 	l->max_holds = c->ledger.max_holds;
 	l->max_body = c->max_body;
+	l->sandbox = (uint32_t)c->sandbox;
+	l->core_files = c->core_files;
 	l->listen_count = (uint32_t)c->listen_count;
 	for (int i = 0; i < c->listen_count && good; i++)
 		good = add_text(l, &at, c->listen[i]);
+	for (const char *path; good && (path = sockets_bound(l->bound_count)) != NULL;
+	    l->bound_count++)
+		good = add_text(l, &at, path);
 	return good;
 }
 
@@ -141,6 +150,9 @@ legacy_write(struct legacy *l, const struct setup *up, const struct supervisor *
 	l->generation = up->heritage.generation;
 	snprintf(l->program, sizeof l->program, "%s", tolld_version);
 	put_fds(&l->fd, up);
+	l->admin_full_gid = (uint32_t)up->heritage.admin_full_gid;
+	for (int i = 0; i < CONFIG_LISTEN_MAX; i++)
+		l->listen_passed[i] = up->heritage.listen_passed[i];
 	for (uint32_t p = 0; p < s->procs; p++) {
 		const struct child *c = &s->child[p];
 
@@ -205,10 +217,10 @@ legacy_config(const struct legacy *l, const char *path)
 	size_t size, at = 0;
 	FILE *errors = open_memstream(&said, &size);
 	struct config *c = NULL;
-	const char *text[4 + CONFIG_LISTEN_MAX];
+	const char *text[TEXTS + CONFIG_LISTEN_MAX];
 	bool good = true;
 
-	for (uint32_t i = 0; i < 4 + l->listen_count; i++)
+	for (uint32_t i = 0; i < TEXTS + l->listen_count; i++)
 		good = good && (text[i] = next_text(l, &at)) != NULL;
 	if (good && errors != NULL)
 		c = config_record_read(l->fd.record, path, true, errors);
@@ -224,13 +236,24 @@ legacy_config(const struct legacy *l, const char *path)
 	now.admin_listen = (char *)(uintptr_t)text[1];
 	now.state_dir = (char *)(uintptr_t)text[2];
 	now.runtime_dir = (char *)(uintptr_t)text[3];
+	now.admin_group = (char *)(uintptr_t)text[4];
+	now.admin_full_group = (char *)(uintptr_t)text[5];
+	now.log_file = (char *)(uintptr_t)text[6];
+	now.sandbox = (enum sandbox_mode)l->sandbox;
+	now.core_files = l->core_files != 0;
 	now.workers = (int)l->workers;
 	now.ledger.max_accounts = l->max_accounts;
 	now.ledger.max_holds = l->max_holds;
 	now.max_body = l->max_body;
 	now.listen_count = (int)l->listen_count;
 	for (uint32_t i = 0; i < l->listen_count; i++)
-		now.listen[i] = (char *)(uintptr_t)text[4 + i];
+		now.listen[i] = (char *)(uintptr_t)text[TEXTS + i];
+	for (uint32_t i = 0; i < l->bound_count; i++) {
+		const char *bound = next_text(l, &at);
+
+		if (bound != NULL)
+			sockets_adopt(bound);
+	}
 	/* What a reload since the start could not change. */
 	config_carry(c, &now, l->max_body, NULL);
 	return c;

@@ -39,13 +39,15 @@ struct legacy {
 	uint32_t version, size;
 	uint32_t generation;
 	uint32_t workers, max_accounts, max_holds, max_body; /* config_carry */
-	uint32_t listen_count;
+	uint32_t sandbox, core_files, admin_full_gid;
+	uint32_t listen_count, bound_count;
+	uint8_t listen_passed[CONFIG_LISTEN_MAX];
 	uint32_t reload, upgrade; /* 1: one more was asked for */
 	uint64_t reload_number;   /* by the admin process, its last */
 	struct legacy_fds fd;
 	struct legacy_child child[REGION_PROCS_MAX];
 	char program[REGION_PROGRAM_LEN]; /* its version */
-	char text[LEGACY_TEXT]; /* user, admin_listen, state_dir, runtime_dir, listen..., with NULs */
+	char text[LEGACY_TEXT]; /* put_config of legacy.c */
 };
 
 /* Everything that both programs have to see alike, as a text. */

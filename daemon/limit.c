@@ -102,6 +102,20 @@ take_all(struct takes *ts, uint64_t now)
 	return false;
 }
 
+/* The limits of requests alone. */
+static void
+add_requests(struct takes *ts, const struct config *cfg, const struct caller *who,
+    struct limit_state *unit)
+{
+	struct account *a = who->account;
+	struct key_entry *key = who->key;
+
+	add(ts, &a->requests, own_or(&a->requests_per_minute, cfg->limits.requests_per_minute), 1,
+	    unit);
+	if (key != NULL)
+		add(ts, &key->requests, key->requests_per_minute, 1, unit);
+}
+
 void
 limit_request_take(const struct config *cfg, const struct caller *who, uint32_t prompt,
     uint32_t completion, struct limit_taken *taken, struct limit_verdict *v)
@@ -118,10 +132,7 @@ limit_request_take(const struct config *cfg, const struct caller *who, uint32_t 
 	if (key != NULL)
 		add_tokens(&ts, &key->tokens, key->tokens_per_minute, prompt, completion,
 		    &taken->share[1], &v->tokens);
-	add(&ts, &a->requests, own_or(&a->requests_per_minute, cfg->limits.requests_per_minute), 1,
-	    &v->requests);
-	if (key != NULL)
-		add(&ts, &key->requests, key->requests_per_minute, 1, &v->requests);
+	add_requests(&ts, cfg, who, &v->requests);
 	v->allowed = take_all(&ts, taken->taken_ns);
 	for (unsigned i = 0; i < ts.count; i++)
 		if (tighter(&ts.take[i].state, ts.take[i].unit))
@@ -129,6 +140,41 @@ limit_request_take(const struct config *cfg, const struct caller *who, uint32_t 
 	v->by_tokens = v->tokens.retry_ns > v->requests.retry_ns;
 	if (!v->allowed)
 		*taken = (struct limit_taken){.taken_ns = 0};
+}
+
+bool
+limit_may_read(const struct config *cfg, struct conn *c, size_t body_len)
+{
+	struct limit_verdict v = {.allowed = true};
+	struct takes ts = {.count = 0};
+	uint64_t now = now_ns();
+
+	if (body_len <= LIMIT_LONG_BODY)
+		return true;
+	add_requests(&ts, cfg, conn_caller(c), &v.requests);
+	for (unsigned i = 0; i < ts.count; i++) {
+		struct take *t = &ts.take[i];
+
+		limit_look(t->word, t->per_minute, t->n, now, &t->state);
+		if (tighter(&t->state, t->unit))
+			*t->unit = t->state;
+		v.allowed &= t->state.retry_ns == 0;
+	}
+	if (v.allowed)
+		return true;
+	limit_headers(c, &v);
+	limit_refuse(c, &v);
+	return false;
+}
+
+void
+limit_request_count(const struct config *cfg, const struct caller *who)
+{
+	struct limit_state any;
+	struct takes ts = {.count = 0};
+
+	add_requests(&ts, cfg, who, &any);
+	(void)take_all(&ts, now_ns());
 }
 
 void

@@ -42,6 +42,14 @@ struct limit_verdict {
  */
 void limit_request_take(const struct config *, const struct caller *, uint32_t prompt,
     uint32_t completion, struct limit_taken *, struct limit_verdict *);
+/*
+ * To read a long body takes a while, and who has no request left is refused in the end anyway: true
+ * if this one may be read.  False: answered, with 429.
+ */
+#define LIMIT_LONG_BODY 16384
+bool limit_may_read(const struct config *, struct conn *, size_t body_len);
+/* A request that reserves nothing counts as one, as far as there is one left. */
+void limit_request_count(const struct config *, const struct caller *);
 /* It has used so many tokens by now: more than were taken are taken too. */
 void limit_request_used(struct limit_taken *, uint64_t tokens);
 /* It is over, and so many tokens are what it used: the rest is given back.  Again: nothing. */

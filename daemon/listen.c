@@ -1,7 +1,8 @@
 /*
  * A worker's listeners, and the server as a whole: accept, tick, drain.
  *
- * Each worker has its own SO_REUSEPORT sockets, made and kept by the master.
+ * Each worker has its own SO_REUSEPORT sockets, made and kept by the master; those that a service
+ * manager passed may be shared.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -52,7 +53,10 @@ resume_cb(evutil_socket_t fd, short what, void *arg)
 
 static void accept_cb(evutil_socket_t, short, void *);
 
-/* Take who stands in the queue, then close: who comes later is refused at once. */
+/*
+ * Take who stands in the queue, then close: who comes later is refused at once.  Where a service
+ * manager has the socket too, who stands there waits for the next daemon.
+ */
 static void
 listeners_close(struct server *s)
 {
@@ -64,7 +68,8 @@ listeners_close(struct server *s)
 			continue;
 		do {
 			before = s->count;
-			accept_cb(l->fd, EV_READ, l);
+			if (!l->passed)
+				accept_cb(l->fd, EV_READ, l);
 		} while (s->count > before);
 		event_del(l->ev);
 		close(l->fd);
@@ -105,6 +110,43 @@ out_of_descriptors(struct server *s, int listen_fd)
 	event_add(s->resume, &rest);
 }
 
+/*
+ * May it be closed for somebody who has something to ask?  One that waits between requests may; so
+ * may one that has begun none for a second, or is as long about its head.
+ */
+static bool
+is_idle(const struct conn *c, uint64_t now)
+{
+	uint64_t begun = c->deadline_ms - (uint64_t)c->server->config->timeouts.header * 1000;
+
+	if (c->state == CONN_IDLE && !c->fresh)
+		return c->in.len == 0;
+	return (c->state == CONN_IDLE || c->state == CONN_HEAD) && now >= begun + 1000;
+}
+
+/* Close those of the idle connections that would time out first; false: there are none. */
+static bool
+make_room(struct server *s)
+{
+	struct conn *idlest[CONN_ROOM], *c;
+	uint64_t now = conn_now_ms();
+	size_t n = 0, at;
+
+	TAILQ_FOREACH(c, &s->all, all)
+	{
+		if (!is_idle(c, now) ||
+		    (n == CONN_ROOM && c->deadline_ms >= idlest[n - 1]->deadline_ms))
+			continue;
+		at = n < CONN_ROOM ? n++ : n - 1;
+		for (; at > 0 && idlest[at - 1]->deadline_ms > c->deadline_ms; at--)
+			idlest[at] = idlest[at - 1];
+		idlest[at] = c;
+	}
+	for (size_t i = 0; i < n; i++)
+		conn_close(idlest[i], "room for others");
+	return n > 0;
+}
+
 static void
 accept_cb(evutil_socket_t listen_fd, short what, void *arg)
 {
@@ -115,8 +157,10 @@ accept_cb(evutil_socket_t listen_fd, short what, void *arg)
 		int fd = accept4(listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
 		if (fd < 0) {
-			if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS ||
-			    errno == ENOMEM)
+			/* Those closed for room are gone before the listener is asked again. */
+			if ((errno == EMFILE || errno == ENFILE || errno == ENOBUFS ||
+			        errno == ENOMEM) &&
+			    !make_room(l->server))
 				out_of_descriptors(l->server, listen_fd);
 			/* EAGAIN: done.  Anything else is about one connection, which is gone. */
 			return;
@@ -129,11 +173,12 @@ accept_cb(evutil_socket_t listen_fd, short what, void *arg)
 }
 
 static int
-listen_on(struct server *s, int fd)
+listen_on(struct server *s, int fd, bool passed)
 {
 	struct listener *l = &s->listener[s->listeners];
 
 	l->fd = fd;
+	l->passed = passed;
 	l->server = s;
 	l->ev = event_new(s->base, fd, EV_READ | EV_PERSIST, accept_cb, l);
 	if (l->ev == NULL)
@@ -200,7 +245,7 @@ server_new(struct event_base *base, struct heritage *h, uint32_t proc, const str
 	for (int i = 0; i < s->config->listen_count; i++) {
 		int fd = h->listen_fd[i][proc - PROC_WORKER];
 
-		if (fd >= 0 && listen_on(s, fd) != 0)
+		if (fd >= 0 && listen_on(s, fd, h->listen_passed[i]) != 0)
 			goto fail;
 	}
 	return s;
@@ -239,6 +284,8 @@ server_drain(struct server *s)
 	s->draining = true;
 	for (c = TAILQ_FIRST(&s->all); c != NULL; c = next) {
 		next = TAILQ_NEXT(c, all);
+		if (c->state == CONN_UPGRADED)
+			c->protocol->drain(c->protocol_arg, c);
 		if (c->state != CONN_IDLE || c->in.len > 0)
 			continue;
 		/* One that was just accepted most likely has its request on the way. */

@@ -9,10 +9,12 @@
 #include "daemon/config.h"
 #include "daemon/config_record.h"
 #include "daemon/legacy.h"
+#include "daemon/crash.h"
 #include "daemon/master.h"
+#include "daemon/sandbox.h"
 #include "daemon/secret.h"
+#include "daemon/takeover.h"
 #include "daemon/title.h"
-#include "daemon/upgrade.h"
 
 #define DEFAULT_CONFIG "/etc/tolld/tolld.conf"
 
@@ -23,16 +25,18 @@ static const char usage[] =
     "  -V       print the version and exit\n"
     "  -h       print this and exit\n"
     "Runs in the foreground and logs to stderr.  Signals: TERM drains and exits, INT and QUIT\n"
-    "settle and exit now, HUP reads the config again, USR2 puts the program that is at its path now\n"
-    "in its place.\n";
+    "settle and exit now, HUP reads the config again, USR1 opens log_file anew, USR2 puts the\n"
+    "program that is at its path now in its place.\n";
 
 static int
 check(const char *path)
 {
 	struct config *config = config_load(path, stderr);
+	char sandbox[64];
 	if (!config)
 		return 1;
-	printf("%s: ok\n", path);
+	sandbox_describe(config, sandbox, sizeof(sandbox));
+	printf("%s: ok\nsandbox: %s\n", path, sandbox);
 	config_free(config);
 	return fflush(stdout) == 0 ? 0 : 1;
 }
@@ -63,7 +67,7 @@ main(int argc, char **argv)
 		case 't':
 			check_only = 1;
 			break;
-		case 'U': /* asked by another program (daemon/upgrade.h), so not in the usage */
+		case 'U': /* asked by another program (daemon/takeover.h), so not in the usage */
 			abi = optarg;
 			break;
 		case 'V':
@@ -84,8 +88,9 @@ main(int argc, char **argv)
 		return check(path);
 	secret_no_core();
 	if (abi)
-		return upgrade_answer(abi, path);
-	upgrade_program(argv);
+		return takeover_answer(abi, path);
+	crash_init();
+	takeover_program(argv);
 	if (legacy >= 0)
 		return master_resume(path, legacy);
 	record = config_record_new();

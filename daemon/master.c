@@ -19,15 +19,18 @@
 #include "daemon/heritage.h"
 #include "daemon/legacy.h"
 #include "daemon/log.h"
+#include "daemon/log_file.h"
+#include "daemon/log_journal.h"
 #include "daemon/notify.h"
 #include "daemon/order.h"
 #include "daemon/reload.h"
+#include "daemon/sandbox.h"
 #include "daemon/setup.h"
 #include "daemon/sockets.h"
 #include "daemon/supervise.h"
+#include "daemon/takeover.h"
 #include "daemon/title.h"
 #include "daemon/tokenizer.h"
-#include "daemon/upgrade.h"
 #include "daemon/version.h"
 #include "shm/clock.h"
 #include "shm/ring.h"
@@ -61,7 +64,7 @@ struct master {
 	struct heritage *h; /* up.heritage */
 	struct supervisor s;
 	struct reload reload;
-	struct upgrade upgrade;
+	struct takeover takeover;
 	enum phase phase;
 	uint64_t deadline_us; /* of the phase; UINT64_MAX: none */
 	uint64_t started_us;
@@ -329,10 +332,10 @@ read_signals(struct master *m)
 			reload_ask(&m->reload, 0);
 			break;
 		case SIGUSR1:
-			log_info("the log goes to stderr: there is nothing to reopen");
+			log_file_reopen();
 			break;
 		case SIGUSR2:
-			upgrade_ask(&m->upgrade);
+			takeover_ask(&m->takeover);
 			break;
 		default:
 			break;
@@ -372,7 +375,7 @@ other_ended(void *arg, pid_t pid, int status)
 {
 	struct master *m = arg;
 	if (!reload_ended(&m->reload, pid, status))
-		(void)upgrade_ended(&m->upgrade, pid, status);
+		(void)takeover_ended(&m->takeover, pid, status);
 }
 
 /* Who was sent there while its worker was on its way out finds another one. */
@@ -397,8 +400,8 @@ wait_ms(const struct master *m)
 		next = m->deadline_us;
 	if (reload_next_us(&m->reload) < next)
 		next = reload_next_us(&m->reload);
-	if (upgrade_next_us(&m->upgrade) < next)
-		next = upgrade_next_us(&m->upgrade);
+	if (takeover_next_us(&m->takeover) < next)
+		next = takeover_next_us(&m->takeover);
 	if (m->watchdog_us > 0 && m->told_us + m->watchdog_us < next)
 		next = m->told_us + m->watchdog_us;
 	if ((m->phase == PHASE_LOAD || supervise_reaping(&m->s)) && now + LOOK_US < next)
@@ -426,14 +429,14 @@ step_changes(struct master *m)
 {
 	bool serve = m->phase == PHASE_SERVE, alive = m->phase <= PHASE_SERVE;
 	enum reload_state reload;
-	enum upgrade_state upgrade;
+	enum takeover_state takeover;
 	/* Again: what one's end lets begin would otherwise wait for the next event. */
 	do {
 		reload = m->reload.state;
-		upgrade = m->upgrade.state;
-		reload_step(&m->reload, serve && !upgrade_pending(&m->upgrade), alive);
-		upgrade_step(&m->upgrade, serve && !reload_pending(&m->reload), alive);
-	} while (m->reload.state != reload || m->upgrade.state != upgrade);
+		takeover = m->takeover.state;
+		reload_step(&m->reload, serve && !takeover_pending(&m->takeover), alive);
+		takeover_step(&m->takeover, serve && !reload_pending(&m->reload), alive);
+	} while (m->reload.state != reload || m->takeover.state != takeover);
 }
 
 static void
@@ -448,6 +451,7 @@ loop(struct master *m)
 		enum phase before;
 		/* First "I sleep", then a look at everything: a keeper that finds us awake sees
 		 * to it that we look once more. */
+		log_tick();
 		wake_prepare(&m->h->region, PROC_MASTER);
 		tell_watchdog(m);
 		read_signals(m);
@@ -490,6 +494,9 @@ new_master(const struct config *config)
 	m.started_us = monotonic_us();
 	m.watchdog_us = notify_watchdog_us();
 	log_init("master", config->log_format, config->log_level);
+	log_set_modules(config->log_module, (size_t)config->log_modules);
+	if (!*config->log_file && log_journal_there() && log_journal_open(LOG_JOURNAL_SOCKET) < 0)
+		log_warn("%s: the journal gets lines without fields", LOG_JOURNAL_SOCKET);
 	title_set("tolld: master");
 	return &m;
 }
@@ -502,7 +509,7 @@ init_parts(struct master *m)
 	m->s.emptied = slot_emptied;
 	m->s.arg = m;
 	reload_init(&m->reload, m->h, &m->s);
-	upgrade_init(&m->upgrade, &m->up, &m->s, &m->reload);
+	takeover_init(&m->takeover, &m->up, &m->s, &m->reload);
 	tokenizer_keep_files(); /* what is opened later is for those who run already */
 }
 
@@ -515,7 +522,7 @@ run(struct master *m)
 	clean = m->phase == PHASE_CLEAN;
 	kill_all(m);
 	reload_close(&m->reload);
-	upgrade_close(&m->upgrade);
+	takeover_close(&m->takeover);
 	setup_close(&m->up, clean);
 	if (clean)
 		log_event(LOG_INFO, "ended", NULL);
@@ -529,6 +536,12 @@ int
 master_run(struct config *config, int record)
 {
 	struct master *m = new_master(config);
+	if (config->log_texts)
+		log_warnx("log_texts is on: what people ask and are told is written here");
+	if (sandbox_prepare(config) < 0) {
+		config_free(config);
+		return 1;
+	}
 	if (setup_open(&m->up, config, record) < 0) {
 		setup_close(&m->up, !m->h->region.leftover); /* one that we made is still empty */
 		config_free(config);
@@ -557,13 +570,13 @@ master_resume(const char *path, int fd)
 		return 1;
 	m = new_master(config);
 	/* Without us the children end, and the next start recovers: that is all that is left. */
-	if (setup_adopt(&m->up, config, l) < 0)
+	if (sandbox_prepare(config) < 0 || setup_adopt(&m->up, config, l) < 0)
 		return 1;
 	init_parts(m);
 	legacy_children(l, &m->s);
 	m->phase = PHASE_SERVE;
 	m->deadline_us = UINT64_MAX;
-	upgrade_begin(&m->upgrade, l);
+	takeover_begin(&m->takeover, l);
 	if (l->reload)
 		reload_ask(&m->reload, l->reload_number);
 	log_event(LOG_INFO, "upgrade: taken over", "version", tolld_version, "from", l->program,

@@ -4,6 +4,8 @@
 #include "daemon/api.h"
 #include "daemon/auth.h"
 #include "daemon/begin.h"
+#include "daemon/limit.h"
+#include "daemon/chat_keys.h"
 #include "daemon/messages_request.h"
 #include "daemon/turn.h"
 #include "daemon/watch.h"
@@ -51,6 +53,8 @@ parse(const struct config *cfg, const struct messages_request *m, struct chat_re
 		messages_request_fault(m, f);
 		return -1;
 	}
+	if (chat_keys_check_refused(cfg, r->model, m->root, f) != 0)
+		return -1;
 	r->native = m;
 	r->include_usage = true;
 	r->prompt_bytes += m->root.len;
@@ -82,6 +86,8 @@ turn(struct conn *c, const struct http_request *h, struct span body,
 	struct chat_fault f;
 	bool begun = false;
 
+	if (!limit_may_read(w->config, c, body.len))
+		return false;
 	if (messages_request_read(body, false, &m, &f) != 0 ||
 	    parse(w->config, &m, &x.request, &f) != 0)
 		begin_refuse(c, &f);
@@ -108,8 +114,10 @@ count_tokens_handler(struct conn *c, const struct http_request *h, struct span b
 	struct chat_fault f = {0};
 	struct buf b = {0};
 
-	if (!check_headers(c, h))
+	if (!check_headers(c, h) || !limit_may_read(w->config, c, body.len))
 		return;
+	if (body.len > LIMIT_LONG_BODY)
+		limit_request_count(w->config, conn_caller(c));
 	/* A prompt that no context holds is refused last: its count is what is asked for. */
 	if (messages_request_read(body, true, &m, &f) != 0 ||
 	    (parse(w->config, &m, &r, &f) != 0 &&

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "daemon/chat_keys.h"
 #include "daemon/utf8.h"
 
 #define THINK_LOW 2048    /* tokens of a budget up to which it is a low effort */
@@ -343,7 +344,7 @@ messages_request_read(struct span body, bool bare, struct messages_request *r, s
 			snprintf(f->message, sizeof f->message, "the body must be a JSON object");
 		return -1;
 	}
-	if (write(&x, bare) != 0)
+	if (chat_keys_check(r->root, field_name, f) != 0 || write(&x, bare) != 0)
 		return -1;
 	if (r->openai.failed) {
 		*f = (struct chat_fault){

@@ -21,13 +21,36 @@
 
 /*
  * The provider was told to end at max_tokens of its own tokens, so a count of ours beyond that is
- * an estimate's error: it is neither charged nor a reason to cut.  (A provider that does not
- * keep to the limit is ended by decode.c.)
+ * an estimate's error: it is neither charged nor a reason to cut.  But not without end: who knows
+ * of a provider that does not know the limit by the name that a client may choose for it would get
+ * thousands of tokens for the price of one.
  */
 static uint32_t
 billable(const struct meter *m, uint32_t counted)
 {
 	return counted < m->max_tokens ? counted : m->max_tokens;
+}
+
+/*
+ * So much may our count have where a provider keeps to its limit.  An exact one is wrong by what a
+ * model spells otherwise than its tokenizer, and by a name in the config that is nearly the right
+ * one; an estimate may be anything, for some texts.
+ */
+static uint32_t
+utmost(const struct meter *m)
+{
+	uint64_t n = m->max_tokens;
+
+	n += tokenizer_exact(m->shown.tokenizer) ? n / 2 + 16 : 3 * n + 64;
+	return n < UINT32_MAX ? (uint32_t)n : UINT32_MAX;
+}
+
+uint32_t
+meter_overrun(const struct meter *m)
+{
+	uint32_t said = m->shown.count + m->hidden.count;
+
+	return said > utmost(m) ? said : 0;
 }
 
 uint32_t
@@ -245,12 +268,15 @@ static enum meter_result
 need_slice(struct meter *m, struct span saved, bool *saved_now)
 {
 	if (m->extending == 0) {
-		switch (extend(m, ahead(m), saved, saved_now)) {
+		enum ledger_result r = extend(m, ahead(m), saved, saved_now);
+
+		switch (r) {
 		case LEDGER_OK:
 			break;
 		case LEDGER_BUSY:
 			return METER_BUSY;
 		default:
+			m->short_of = r;
 			return METER_CUT;
 		}
 	}
@@ -281,6 +307,17 @@ take_part(struct meter *m, struct token_stream *mine, bool far, const char *text
 	return wait_for_disk(m);
 }
 
+/* Where the count of all kinds ends, if all is paid and this kind goes on. */
+static uint32_t
+end_of(const struct meter *m, enum meter_kind kind)
+{
+	uint32_t most = utmost(m);
+
+	if (m->unbounded || kind == METER_THOUGHT || most > UINT32_MAX - m->thought.count)
+		return UINT32_MAX;
+	return most + m->thought.count;
+}
+
 enum meter_result
 meter_take(struct meter *m, enum meter_kind kind, const char *text, size_t len, struct span saved,
     size_t *taken, bool *saved_now)
@@ -288,7 +325,7 @@ meter_take(struct meter *m, enum meter_kind kind, const char *text, size_t len, 
 	struct token_stream *const all[] = {&m->shown, &m->hidden, &m->thought}, *mine = all[kind];
 	uint32_t other = m->shown.count + m->hidden.count + m->thought.count - mine->count;
 	uint32_t most;
-	bool far;
+	bool far, last;
 
 	if (m->reasoning != (kind == METER_THOUGHT) || !one_price(m)) {
 		m->reasoning = kind == METER_THOUGHT;
@@ -305,14 +342,17 @@ meter_take(struct meter *m, enum meter_kind kind, const char *text, size_t len, 
 		saved = SPAN("");
 	}
 	/* All is paid that can be: what our count has beyond it is not charged. */
-	if (most == m->max_tokens)
-		most = UINT32_MAX;
+	last = most == m->max_tokens;
+	if (last)
+		most = end_of(m, kind);
 	if (most >= other)
 		*taken = count(m, mine, text, len, most - other);
-	if (*taken < len)
+	if (*taken < len && !last)
 		return take_part(m, mine, far, text, len, other, saved, taken, saved_now);
 	store(m);
 	FAULT("meter.stored");
+	if (*taken < len)
+		return METER_OVER;
 	look_ahead(m, meter_tokens(m), saved, saved_now);
 	return METER_TAKEN;
 }

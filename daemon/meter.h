@@ -29,10 +29,12 @@ struct meter {
 	uint32_t marked;     /* tokens at the last record of this hold */
 	uint32_t safe;       /* tokens at its last durable record: what a power cut would charge */
 	uint64_t extending;  /* ring position of the extend under way, or 0 */
+	bool unbounded;      /* what comes beyond max_tokens cannot be cut off any more */
 	bool dear_prompt;    /* costs more than a slice: journal the first token */
 	uint32_t reasoned;   /* tokens of reasoning, as far as all tokens are billable */
 	bool reasoning;      /* what came last, and what is paid ahead */
 	bool waiting;        /* METER_WAIT was said: resume() is owed */
+	enum ledger_result short_of; /* METER_CUT was said: who could not pay more */
 	/* What was waited for is durable: offer the rest of the text.  slice: a new one began. */
 	void (*resume)(void *arg, bool slice);
 	void *arg;
@@ -49,6 +51,7 @@ enum meter_result {
 	METER_WAIT,  /* *taken bytes: a record is on its way to disk, resume() will be called */
 	METER_BUSY,  /* *taken bytes: the ring is full, offer the rest when it has room */
 	METER_CUT,   /* *taken bytes, and that was the last payable token */
+	METER_OVER,  /* *taken bytes, which is far more than the provider was told to say */
 };
 
 /* The hold's reserve is durable. */
@@ -66,6 +69,12 @@ enum meter_result meter_take(struct meter *, enum meter_kind, const char *text, 
 /* The provider was told to end after so many tokens: a count of ours beyond them is its error. */
 void meter_limit(struct meter *, uint32_t tokens);
 void meter_fini(struct meter *);
+
+/*
+ * Has the provider said more than it was told to, by more than our count can be wrong?  By how many
+ * tokens we count it then; 0: it has not.  (Thoughts aside: some do not count theirs.)
+ */
+uint32_t meter_overrun(const struct meter *);
 
 /* Tokens produced so far, as they are charged; what it costs. */
 uint32_t meter_tokens(const struct meter *);

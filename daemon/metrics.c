@@ -112,7 +112,8 @@ NAMES(token_text, 3, [TOKENS_PROMPT] = "prompt", [TOKENS_CACHED] = "cached",
     [TOKENS_COMPLETION] = "completion")
 NAMES(reserve_text, RESERVE_KINDS, [RESERVE_OK] = "ok", [RESERVE_SHORT] = "short",
     [RESERVE_FULL] = "full", [RESERVE_BUSY] = "busy", [RESERVE_UNAVAILABLE] = "unavailable",
-    [RESERVE_CLOSED] = "closed", [RESERVE_CAPPED] = "capped", [RESERVE_MEMORY] = "memory",
+    [RESERVE_CLOSED] = "closed", [RESERVE_CAPPED] = "capped", [RESERVE_BUDGET] = "budget",
+    [RESERVE_MEMORY] = "memory",
     [RESERVE_REPEATED] = "repeated", [RESERVE_LIMITED] = "limited", [RESERVE_REFS] = "refs")
 NAMES(limited_text, LIMITED_KINDS, [LIMITED_REQUESTS] = "requests", [LIMITED_TOKENS] = "tokens",
     [LIMITED_STREAMS] = "streams", [LIMITED_ADDRESS] = "address")
@@ -128,6 +129,7 @@ NAMES(refused_text, JOURNAL_TYPES + 1, [REFUSED_UNKNOWN] = "unknown",
     [JOURNAL_ACCOUNT_SET] = "account_set", [JOURNAL_FREEZE] = "freeze", [JOURNAL_CHECKPOINT] = "checkpoint",
     [JOURNAL_COMPACT] = "compact", [JOURNAL_ASK] = "ask", [JOURNAL_GONE] = "gone",
     [JOURNAL_SIGHT] = "first_sight",
+    [JOURNAL_FORGET] = "forget",
     [REFUSED_RING] = "ring")
 NAMES(defect_text, DEFECT_KINDS, [DEFECT_UTF8] = "utf8", [DEFECT_JSON] = "json",
     [DEFECT_TRUNCATED] = "truncated", [DEFECT_OVERSIZE] = "oversize", [DEFECT_USAGE] = "usage")

@@ -44,6 +44,7 @@ enum reserve_kind {
 	RESERVE_UNAVAILABLE, /* the journal cannot be written */
 	RESERVE_CLOSED,      /* or frozen */
 	RESERVE_CAPPED,      /* the key's cap */
+	RESERVE_BUDGET,      /* one of the account's budgets */
 	RESERVE_MEMORY,      /* none left */
 	RESERVE_REPEATED,    /* its Idempotency-Key was there: nothing is reserved */
 	RESERVE_LIMITED,     /* as many holds open as the account may */

@@ -19,7 +19,7 @@ write_manner(const struct chat_request *r, struct buf *b)
 	buf_str(b, ",\"stream\":true,\"stream_options\":{\"include_usage\":true");
 	if (r->v1 && json_get(r->root, "stream_options", &options) && options.type == JSON_OBJECT)
 		while (json_each(options, &it, &key, &value)) {
-			if (json_is(key, "include_usage"))
+			if (json_is_like(key, "include_usage"))
 				continue;
 			buf_str(b, ",");
 			buf_add(b, key.p, key.len);

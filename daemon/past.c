@@ -66,6 +66,19 @@ past_reader(struct worker *w)
 	return w->state;
 }
 
+struct journal_reader *
+past_journal(struct worker *w)
+{
+	const char *why;
+
+	if (w->journal == NULL) {
+		w->journal = journal_reader_open(w->config->state_dir, &why);
+		if (w->journal == NULL)
+			log_warn("journal.mdb can't be read: %s", why);
+	}
+	return w->journal;
+}
+
 /* 1: *st is it; 0: there is none; -1: not known yet. */
 static int
 look(struct past *x, struct stream **st)
@@ -175,4 +188,6 @@ past_fini(struct worker *w)
 	if (w->state != NULL)
 		state_reader_close(w->state);
 	w->state = NULL;
+	journal_reader_close(w->journal);
+	w->journal = NULL;
 }

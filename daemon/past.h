@@ -18,6 +18,8 @@ void past_find(struct worker *, const struct stream_id *, struct conn *, past_fo
     void *arg);
 /* state.mdb, or NULL: it cannot be read now. */
 struct state_reader *past_reader(struct worker *);
+/* journal.mdb, or NULL. */
+struct journal_reader *past_journal(struct worker *);
 /* Every tick. */
 void past_tick(struct worker *);
 void past_fini(struct worker *);

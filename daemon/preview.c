@@ -5,6 +5,8 @@
 #include <string.h>
 
 #include "daemon/chat_request.h"
+#include "daemon/history_context.h"
+#include "daemon/limit.h"
 #include "daemon/metrics.h"
 #include "daemon/dialect.h"
 #include "daemon/quote.h"
@@ -35,10 +37,16 @@ preview_handler(struct conn *c, const struct http_request *h, struct span body)
 	struct chat_fault f;
 	struct account_books books;
 	struct price price;
+	enum ledger_result asked;
 	struct quote q;
-	struct buf b = {0}, request[DIALECTS] = {{0}};
+	struct buf b = {0}, past = {0}, request[DIALECTS] = {{0}};
+	int fits;
 
 	(void)h;
+	if (!limit_may_read(w->config, c, body.len))
+		return;
+	if (body.len > LIMIT_LONG_BODY)
+		limit_request_count(w->config, conn_caller(c));
 	if (chat_request_parse(w->config, body, &r, &f) != 0) {
 		conn_error(c, f.status, "invalid_request_error", f.code, f.param, "%s", f.message);
 		return;
@@ -48,8 +56,15 @@ preview_handler(struct conn *c, const struct http_request *h, struct span body)
 		return;
 	}
 	/* What send would refuse is refused here. */
-	if (dialect_write_all(w->config, &r, request, &f) != 0) {
-		conn_error(c, f.status, "invalid_request_error", f.code, f.param, "%s", f.message);
+	fits = history_context(w, a, &r, &past, &f);
+	if (fits == 0)
+		fits = dialect_write_all(w->config, &r, request, &f);
+	buf_free(&past);
+	if (fits != 0) {
+		if (f.status == 503)
+			conn_header(c, "Retry-After", "1");
+		conn_error(c, f.status, f.status == 503 ? "server_error" : "invalid_request_error",
+		    f.code, f.param, "%s", f.message);
 		return;
 	}
 	for (int i = 0; i < DIALECTS; i++)
@@ -68,7 +83,11 @@ preview_handler(struct conn *c, const struct http_request *h, struct span body)
 	money(&b, "held", books.held);
 	money(&b, "available", books.balance - books.held + books.overdraft);
 	money(&b, "overdraft", books.overdraft);
-	buf_str(&b, quote_allowed(a, conn_caller(c)->purse, &q) ? "\"allowed\":true}" : "\"allowed\":false}");
+	asked = quote_ask(a, conn_caller(c)->purse, &q);
+	buf_str(&b, asked == LEDGER_OK ? "\"allowed\":true" : "\"allowed\":false");
+	if (LEDGER_CANNOT_PAY(asked))
+		buf_printf(&b, ",\"short_of\":\"%s\"", quote_short_of(asked));
+	buf_str(&b, "}");
 	conn_reply_buf(c, 200, "application/json", &b);
 	buf_free(&b);
 }

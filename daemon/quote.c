@@ -48,23 +48,55 @@ quote_make(const struct config *cfg, const struct region *region, const struct c
 	q->estimated_cost = price_cost(price, r->prompt_tokens, 0, likely);
 }
 
-int64_t
-quote_available(const struct account *a, const struct key_entry *purse)
+/* A purse that has less left than what was found before. */
+static void
+least(const struct purse *p, uint32_t per, uint64_t now_us, enum ledger_result is,
+    int64_t *available, enum ledger_result *by)
 {
-	int64_t available = account_available(a), left;
+	int64_t left = purse_left(p, purse_window(per, now_us));
 
-	if (purse == NULL)
-		return available;
-	left = purse_left(&purse->purse, purse_window(purse->purse.per, realtime_us()));
-	return left < available ? left : available;
+	if (left >= *available)
+		return;
+	*available = left;
+	*by = is;
 }
 
-bool
-quote_allowed(const struct account *a, const struct key_entry *purse, const struct quote *q)
+int64_t
+quote_available(const struct account *a, const struct key_entry *purse, enum ledger_result *by)
 {
-	return (atomic_load_explicit(&a->flags, memory_order_acquire) &
-		   (ACCOUNT_CLOSED | ACCOUNT_FROZEN)) == 0 &&
-	    quote_available(a, purse) >= q->required;
+	static const enum ledger_result is[BUDGETS] = {LEDGER_BUDGET_DAY, LEDGER_BUDGET_MONTH};
+	enum ledger_result found = LEDGER_SHORT;
+	int64_t available = account_available(a);
+	uint64_t now_us = realtime_us();
+
+	if (purse != NULL)
+		least(&purse->purse, purse->purse.per, now_us, LEDGER_CAPPED, &available, &found);
+	for (unsigned i = 0; i < BUDGETS; i++)
+		if (purse_cap(&a->budget[i]) != 0)
+			least(&a->budget[i], KEY_PER_DAY + i, now_us, is[i], &available, &found);
+	if (by != NULL)
+		*by = found;
+	return available;
+}
+
+enum ledger_result
+quote_ask(const struct account *a, const struct key_entry *purse, const struct quote *q)
+{
+	enum ledger_result by;
+
+	if ((atomic_load_explicit(&a->flags, memory_order_acquire) &
+		(ACCOUNT_CLOSED | ACCOUNT_FROZEN)) != 0)
+		return LEDGER_CLOSED;
+	return quote_available(a, purse, &by) >= q->required ? LEDGER_OK : by;
+}
+
+const char *
+quote_short_of(enum ledger_result by)
+{
+	return by == LEDGER_CAPPED     ? "key_cap"
+	    : by == LEDGER_BUDGET_DAY   ? "budget_day"
+	    : by == LEDGER_BUDGET_MONTH ? "budget_month"
+					: "credit";
 }
 
 void

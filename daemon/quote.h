@@ -23,10 +23,16 @@ struct quote {
 uint32_t quote_price(const struct region *, int model, struct price *);
 void quote_make(const struct config *, const struct region *, const struct chat_request *,
     const struct price *, struct quote *);
-/* Would a reserve be granted now? */
-bool quote_allowed(const struct account *, const struct key_entry *purse, const struct quote *);
-/* What may be reserved now: by the account, and under the key's cap (NULL: there is none). */
-int64_t quote_available(const struct account *, const struct key_entry *purse);
+/* What would a reserve be answered now: LEDGER_OK, LEDGER_CLOSED, or who cannot pay? */
+enum ledger_result quote_ask(
+    const struct account *, const struct key_entry *purse, const struct quote *);
+/* What may be reserved now: by the account, in its budgets, and under the key's cap (NULL: there is
+ * none).  *by: who has the least, LEDGER_SHORT for the account's credit; may be NULL. */
+int64_t quote_available(
+    const struct account *, const struct key_entry *purse, enum ledger_result *by);
+/* Whose want it is that ends an answer or forbids it: "credit", "key_cap", "budget_day",
+ * "budget_month". */
+const char *quote_short_of(enum ledger_result);
 /* A stream of this model ended well: its length goes into the moving mean. */
 void quote_learn(const struct region *, int model, uint32_t completion_tokens);
 

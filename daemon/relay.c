@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/decode.h"
 #include "daemon/kept.h"
 #include "daemon/settle.h"
 #include "daemon/stream.h"
@@ -323,9 +324,9 @@ let_out(struct stream *st)
 	bound(r);
 }
 
-/* Nothing more can be paid: what can be of the present event, in a frame of ours. */
+/* Nothing more can be paid, or may be: what can be of the present event, in a frame of ours. */
 static void
-cut(struct stream *st)
+cut(struct stream *st, enum meter_result why)
 {
 	struct relay *r = st->relay;
 	struct relay_mark m = *mark(r, r->mark_at);
@@ -339,14 +340,14 @@ cut(struct stream *st)
 		p.text = (struct span){r->text.data + r->text_at - m.paid, m.paid};
 		(void)st->api->say(&r->out, &es, &r->answer, &p);
 	}
-	stream_close(st, OUTCOME_CREDIT, NULL, NULL);
+	decode_cut(st, why);
 }
 
 static bool
 wait_or_end(struct stream *st, enum meter_result result)
 {
-	if (result == METER_CUT) {
-		cut(st);
+	if (result == METER_CUT || result == METER_OVER) {
+		cut(st, result);
 		return false;
 	}
 	st->relay->stuck = true;

@@ -368,6 +368,7 @@ put_in_force(struct reload *r)
 	h->generation = r->generation;
 	r->next = NULL;
 	log_set_level(h->config->log_level);
+	log_set_modules(h->config->log_module, (size_t)h->config->log_modules);
 	log_set_format(h->config->log_format);
 	atomic_store_explicit(&c->generation, r->generation, memory_order_relaxed);
 	config_free(old);

@@ -34,7 +34,7 @@ adopt_tokenizers(const struct order_received *r)
 
 /* It was found good: what is wrong with it now is our machine's fault. */
 static struct config *
-make(const struct heritage *h, const struct order_received *r)
+make(const struct heritage *h, uint32_t proc, const struct order_received *r)
 {
 	char *said = NULL;
 	size_t size;
@@ -61,6 +61,8 @@ make(const struct heritage *h, const struct order_received *r)
 	}
 	config_carry(c, h->config, h->region.h->dims.ring_arena / 4, NULL);
 	calibrate_config(c, false);
+	if (proc < PROC_WORKER)
+		config_forget_secrets(c);
 	return c;
 }
 
@@ -80,7 +82,7 @@ renew_make(struct heritage *h, uint32_t proc, struct order_received *r)
 
 	/* Older ones were for a process before us in this slot. */
 	if (r->order.kind == ORDER_CONFIG && r->order.generation > h->generation) {
-		c = make(h, r);
+		c = make(h, proc, r);
 		if (c == NULL)
 			refuse(h, proc, r->order.generation);
 	}
@@ -101,6 +103,7 @@ renew_done(struct heritage *h, uint32_t proc, struct config *c, uint32_t generat
 	h->config = c;
 	h->generation = generation;
 	log_set_format(c->log_format);
+	log_set_modules(c->log_module, (size_t)c->log_modules);
 	log_set_level(c->log_level); /* the master's may be another page: daemon/legacy.h */
 	/* Release: who sees it finds all that this process did by the new one. */
 	atomic_store_explicit(

@@ -13,6 +13,7 @@
 #include "daemon/kept.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
+#include "daemon/past.h"
 #include "daemon/worker.h"
 #include "shm/clock.h"
 
@@ -151,12 +152,10 @@ repeat_answer(struct worker *w, struct conn *c, uint64_t first, int64_t availabl
 {
 	struct journal_record r;
 	struct buf payload = {0};
-	const char *why;
+	struct journal_reader *journal = past_journal(w);
 
 	metrics_reserve(RESERVE_REPEATED);
-	if (w->journal == NULL && (w->journal = journal_reader_open(w->config->state_dir, &why)) == NULL)
-		log_warn("journal.mdb can't be read: %s", why);
-	if (w->journal == NULL || journal_get(w->journal, first, &r, &payload) != 1 ||
+	if (journal == NULL || journal_get(journal, first, &r, &payload) != 1 ||
 	    payload.failed || !answer_of(w, &r, &payload, c, available))
 		not_now(c);
 	buf_free(&payload);
@@ -260,5 +259,4 @@ repeat_fini(struct worker *w)
 		free(x->arg);
 		free(x);
 	}
-	journal_reader_close(w->journal);
 }

@@ -72,9 +72,8 @@ send_pieces(int fd, struct iovec *iov, int n, size_t total)
 	return send(fd, flat, len, MSG_NOSIGNAL);
 }
 
-/* Send iov[1..n), behind what c->out holds. */
-static void
-push(struct conn *c, struct iovec *iov, int n)
+void
+conn_push(struct conn *c, struct iovec *iov, int n)
 {
 	size_t waiting = c->out.len - c->out_at, total = 0, sent = 0;
 	ssize_t r;
@@ -136,10 +135,14 @@ conn_write_cb(evutil_socket_t fd, short what, void *arg)
 	c->deadline_ms = 0;
 	event_del(&c->wr);
 	c->writing = false;
-	if (c->state == CONN_FLUSH)
+	if (c->state == CONN_FLUSH) {
 		conn_flushed(c);
-	else if (c->ops != NULL && c->ops->writable != NULL)
+		return;
+	}
+	if (c->ops != NULL && c->ops->writable != NULL)
 		c->ops->writable(c->arg, c);
+	if (c->state == CONN_UPGRADED)
+		conn_upgraded_again(c);
 }
 
 void
@@ -176,9 +179,8 @@ add_field(struct buf *b, const char *name, const char *value)
 	buf_add(b, "\r\n", 2);
 }
 
-/* The head up to what tells the body's length. */
-static void
-head_begin(struct conn *c, struct buf *b, int status, const char *content_type)
+void
+conn_head_begin(struct conn *c, struct buf *b, int status, const char *content_type)
 {
 	buf_add(b, "HTTP/1.1 ", 9);
 	buf_u64(b, (uint64_t)status);
@@ -267,7 +269,7 @@ conn_reply(struct conn *c, int status, const char *content_type, const char *bod
 	head->len = 0;
 	if (c->server->draining || c->server->leaving)
 		c->keep_alive = false;
-	head_begin(c, head, status, content_type);
+	conn_head_begin(c, head, status, content_type);
 	if (status != 204 && status != 304) {
 		buf_str(head, "Content-Length: ");
 		buf_u64(head, len);
@@ -282,7 +284,7 @@ conn_reply(struct conn *c, int status, const char *content_type, const char *bod
 	} else {
 		iov[1] = (struct iovec){head->data, head->len};
 		iov[2] = (struct iovec){(void *)(uintptr_t)body, c->is_head ? 0 : len};
-		push(c, iov, 3);
+		conn_push(c, iov, 3);
 	}
 	reply_done(c);
 }
@@ -313,6 +315,11 @@ conn_error_with(struct conn *c, int status, const char *type, const char *code, 
 	struct buf *b = &c->server->error;
 	bool anthropic = c->route != NULL && c->route->id == ROUTE_ANTHROPIC;
 
+	if (c->state == CONN_UPGRADED) {
+		conn_upgraded_refuse(c, &(struct conn_refusal){.status = status, .type = type,
+		    .code = code, .param = param, .message = message, .members = members});
+		return;
+	}
 	b->len = 0;
 	if (anthropic) {
 		add_text(b, "{\"type\":\"error\",\"error\":{\"type\":", anthropic_error_type(status));
@@ -372,7 +379,7 @@ conn_stream_start(
 	c->chunked_out = c->minor == 1;
 	if (!c->chunked_out || c->server->draining || c->server->leaving)
 		c->keep_alive = false;
-	head_begin(c, &c->out, status, content_type);
+	conn_head_begin(c, &c->out, status, content_type);
 	if (c->chunked_out)
 		add_field(&c->out, "Transfer-Encoding", "chunked");
 	buf_add(&c->out, "\r\n", 2);
@@ -393,7 +400,7 @@ write_chunk(struct conn *c, const char *data, size_t len, bool last)
 	iov[2] = (struct iovec){(void *)(uintptr_t)data, len};
 	if (!c->chunked_out) {
 		iov[1] = (struct iovec){NULL, 0};
-		push(c, iov, 3);
+		conn_push(c, iov, 3);
 		return;
 	}
 	size[--at] = '\n';
@@ -402,7 +409,7 @@ write_chunk(struct conn *c, const char *data, size_t len, bool last)
 		size[--at] = hex[len & 15];
 	iov[1] = (struct iovec){size + at, sizeof(size) - at};
 	iov[3] = (struct iovec){(void *)(uintptr_t) "\r\n0\r\n\r\n", last ? 7 : 2};
-	push(c, iov, 4);
+	conn_push(c, iov, 4);
 }
 
 void
@@ -434,7 +441,7 @@ conn_stream_flush(struct conn *c)
 	struct iovec iov[1];
 
 	if (c->state == CONN_STREAM && c->out.len > 0 && !c->writing)
-		push(c, iov, 1);
+		conn_push(c, iov, 1);
 }
 
 void
@@ -451,7 +458,7 @@ conn_stream_end(struct conn *c, bool abort)
 		if (!c->chunked_out || c->is_head)
 			iov[1].iov_len = 0;
 		if (c->out.len > 0 || iov[1].iov_len > 0)
-			push(c, iov, 2);
+			conn_push(c, iov, 2);
 	} else if (c->state != CONN_DEAD) {
 		log_warnx("conn: end of no stream");
 		return;

@@ -35,6 +35,8 @@ retry_verdict(enum upstream_kind kind, int status)
 		return RETRY_OTHER;
 	case UPSTREAM_IDLE_TIMEOUT:
 	case UPSTREAM_STREAM_TIMEOUT:
+	/* It was made, and will be billed: as long again, and billed again. */
+	case UPSTREAM_TOO_LONG:
 		return RETRY_NEVER;
 	default:
 		return RETRY_HERE;
@@ -44,7 +46,8 @@ retry_verdict(enum upstream_kind kind, int status)
 bool
 retry_blames(enum upstream_kind kind, int status)
 {
-	return kind != UPSTREAM_AUTH && kind != UPSTREAM_RATE_LIMIT &&
+	/* How long an answer gets is for its client to choose, but not for others. */
+	return kind != UPSTREAM_AUTH && kind != UPSTREAM_RATE_LIMIT && kind != UPSTREAM_TOO_LONG &&
 	       (kind != UPSTREAM_STATUS || status < 400);
 }
 

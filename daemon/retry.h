@@ -24,6 +24,7 @@ enum upstream_kind {
 	UPSTREAM_PROTOCOL,   /* not HTTP, or a 200 that is no event stream */
 	UPSTREAM_TRUNCATED,  /* broke off, or ended without its end mark */
 	UPSTREAM_REPORTED,   /* an error event in its stream */
+	UPSTREAM_TOO_LONG,   /* an answer in one piece that is more than is taken here */
 	UPSTREAM_KINDS
 };
 
@@ -52,6 +53,7 @@ retry_kind_text(enum upstream_kind kind)
 	    [UPSTREAM_PROTOCOL] = "protocol",
 	    [UPSTREAM_TRUNCATED] = "truncated",
 	    [UPSTREAM_REPORTED] = "error_event",
+	    [UPSTREAM_TOO_LONG] = "too_long",
 	};
 
 	return kind < UPSTREAM_KINDS ? text[kind] : "unknown";

@@ -13,7 +13,8 @@
 
 #define EXPOSED                                                                                 \
 	"x-request-id, retry-after, x-should-retry, idempotent-replayed, x-tolld-provider, "     \
-	"x-tolld-available, x-tolld-cost, x-tolld-finish, x-tolld-overhead-ms, "                \
+	"x-tolld-available, x-tolld-cost, x-tolld-finish, x-tolld-short-of, "                   \
+	"x-tolld-overhead-ms, "                                                                  \
 	"x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "                          \
 	"x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, " \
 	"x-ratelimit-reset-tokens"
@@ -84,7 +85,13 @@ expects_else(const struct http_request *rq)
 static enum verdict
 check_key(struct conn *c, const struct http_request *rq)
 {
-	switch (auth_request(c->server->heritage, rq, realtime_us(), &c->caller)) {
+	struct span key;
+	enum auth_result result =
+	    auth_shown(rq, c->route != NULL && c->route->id == ROUTE_WS, &key);
+
+	if (result == AUTH_OK)
+		result = auth_shown_by(c->server->heritage, key, rq, realtime_us(), &c->caller);
+	switch (result) {
 	case AUTH_OK:
 		break;
 	case AUTH_MISSING:
@@ -156,6 +163,17 @@ refuse_stranger(struct conn *c, const struct http_request *rq)
 		(s.retry_ns % 1000000000 != 0 || s.retry_ns == 0)));
 	conn_error(c, 429, "requests", "rate_limit_exceeded", NULL,
 	    "too many requests without a valid API key from this address");
+}
+
+uint32_t
+route_body_max(const struct conn *c)
+{
+	uint32_t max = c->server->config->max_body;
+
+	return c->route == NULL || (c->route->methods & ROUTE_SMALL_BODY) == 0 ||
+	               max < ROUTE_SMALL_BODY_MAX
+	           ? max
+	           : ROUTE_SMALL_BODY_MAX;
 }
 
 enum verdict
@@ -320,7 +338,8 @@ route_refuse(struct conn *c, const struct http_request *rq)
 	case VERDICT_OK:
 	case VERDICT_TOO_LARGE:
 		conn_error(c, 413, refused, "body_too_large", NULL,
-		    "the body is larger than %u bytes", c->server->config->max_body);
+		    "the body is larger than %u bytes",
+		    route_body_max(c));
 		break;
 	}
 }

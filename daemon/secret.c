@@ -65,6 +65,13 @@ secret_no_core(void)
 }
 
 void
+secret_allow_core(bool allowed)
+{
+	if (prctl(PR_SET_DUMPABLE, allowed ? 1 : 0) != 0)
+		fatal("prctl");
+}
+
+void
 secret_forget_environment(const char *key)
 {
 	if (*key == '\0')

@@ -6,6 +6,7 @@
  * are not swapped out as far as the limits allow, and that are wiped when they are freed.  Any
  * process; fork copies them as they are.
  */
+#include <stdbool.h>
 #include <stddef.h>
 
 /* Zeroed; fatal without memory. */
@@ -18,6 +19,8 @@ void secret_free(void *);
  * PR_SET_DUMPABLE.  Again after a change of user, which sets it anew.
  */
 void secret_no_core(void);
+/* Undo it, or not. */
+void secret_allow_core(bool allowed);
 /* Wipe every variable of the environment that holds this key: a child needs none of them. */
 void secret_forget_environment(const char *key);
 

@@ -21,14 +21,9 @@ static bool
 send_turn(struct conn *c, const struct http_request *h, struct span body,
     const struct journal_keyed *keyed)
 {
-	struct worker *w = conn_arg(c);
 	struct begin x = {.begun = answer, .keyed = keyed};
-	struct chat_fault f;
 
-	if (chat_request_parse(w->config, body, &x.request, &f) == 0)
-		return begin(c, h, &x);
-	begin_refuse(c, &f);
-	return false;
+	return begin_chat(c, h, body, &x);
 }
 
 void

@@ -40,7 +40,9 @@ believable(const struct stream *st)
 	if (u->completion > (int64_t)st->sent_limit * st->choices ||
 	    (uint64_t)u->prompt > st->prompt_bytes)
 		return false;
-	/* With text delivered a count of zero is one that is missing. */
+	/* With an answer delivered a count of zero is one that is missing. */
+	if (st->api != NULL && st->api->prompt_only)
+		return u->prompt > 0;
 	return meter_tokens(&st->meter) == 0 || (u->completion > 0 && u->prompt > 0);
 }
 
@@ -63,6 +65,25 @@ charge_count(struct stream *st)
 	x->completion = meter_tokens(&st->meter);
 	x->reasoning = meter_reasoning(&st->meter);
 	x->charge = meter_cost(&st->meter);
+}
+
+/*
+ * An answer in one piece that is far longer than its limit was delivered as a whole: it costs what
+ * it is, as far as the account can bear that.  The provider's count is not more than ours.
+ */
+static void
+charge_overrun(struct stream *st)
+{
+	struct settlement *x = &st->settlement;
+	const struct usage *u = &st->usage;
+	uint32_t said = meter_overrun(&st->meter);
+
+	decode_note_overrun(st);
+	if (u->present && !st->usage_odd && u->completion > x->completion && u->completion < said)
+		said = (uint32_t)u->completion;
+	x->completion = said;
+	x->charge = price_cost_of(&st->hold->price,
+	    &(struct tokens){.prompt = x->prompt, .completion = said, .reasoning = x->reasoning});
 }
 
 /*
@@ -128,6 +149,8 @@ work_out(struct stream *st)
 	} else if ((ours > 0 || (st->complete && st->api != NULL && st->api->prompt_only)) &&
 	    !st->void_wanted) {
 		charge_count(st);
+		if (st->meter.unbounded && meter_overrun(&st->meter) > 0)
+			charge_overrun(st);
 	} else {
 		x->voided = true;
 	}
@@ -233,7 +256,7 @@ log_line(const struct stream *st)
 {
 	const struct settlement *x = &st->settlement;
 	char cost[MONEY_TEXT_MAX], tokens[32], ms[24], first[24], chunks[24], id[80];
-	char counted[16], reported[24], attempts[16];
+	char counted[16], reported[24], attempts[16], trace_id[33];
 
 	money_format(cost, x->charge);
 	snprintf(tokens, sizeof tokens, "%" PRIu32 "+%" PRIu32, x->prompt + x->cached,
@@ -247,13 +270,17 @@ log_line(const struct stream *st)
 	    st->opened_us != 0 ? meter_tokens(&st->meter) : 0);
 	snprintf(reported, sizeof reported, "%" PRId64, (int64_t)st->usage.completion);
 	snprintf(attempts, sizeof attempts, "%u", st->attempt.count);
+	/* Of "00-<trace>-<span>-<flags>". */
+	snprintf(trace_id, sizeof trace_id, "%.32s",
+	    st->traceparent[0] != '\0' ? st->traceparent + 3 : "");
 	/* The stream's id opens it for whoever has it: only its message is named. */
 	log_event(LOG_INFO, "stream ended", "request", st->request_id, "message",
 	    st->message_text, "account", id, "model", st->config->model[st->model].name,
 	    "provider", attempt_provider(st), "attempts", attempts, "outcome", outcome_text(st->outcome), "error",
 	    st->error_code == NULL ? "" : st->error_code, "tokens", tokens, "cost", cost, "ms", ms,
 	    "first_token_ms", first, "chunks", chunks, "counted", counted, "reported",
-	    st->usage.present ? reported : NULL, NULL);
+	    st->usage.present ? reported : NULL, "trace_id",
+	    trace_id[0] != '\0' ? trace_id : NULL, NULL);
 }
 
 static void

@@ -19,6 +19,7 @@
 #include "daemon/config_change.h"
 #include "daemon/legacy.h"
 #include "daemon/log.h"
+#include "daemon/log_file.h"
 #include "daemon/metrics.h"
 #include "daemon/sockets.h"
 #include "daemon/spawn.h"
@@ -181,6 +182,15 @@ reset_region(struct setup *s)
 	atomic_fetch_add_explicit(&mine->generation, 1, memory_order_relaxed);
 }
 
+static int
+open_log(const struct setup *s, const struct config *config)
+{
+	if (!*config->log_file)
+		return 0;
+	return log_file_open(config->log_file, s->owner.change ? s->owner.uid : geteuid(),
+	    s->owner.change ? s->owner.gid : getegid());
+}
+
 static void
 begin(struct setup *s, struct config *config)
 {
@@ -228,8 +238,12 @@ setup_adopt(struct setup *s, struct config *config, const struct legacy *l)
 	begin(s, config);
 	s->heritage.generation = l->generation;
 	adopt_fds(s, &l->fd);
+	s->heritage.admin_full_gid = (gid_t)l->admin_full_gid;
+	for (int i = 0; i < CONFIG_LISTEN_MAX; i++)
+		s->heritage.listen_passed[i] = l->listen_passed[i] != 0;
 	name_files(s);
-	if (spawn_owner(config->user, &s->owner) < 0 || open_signals(s) < 0)
+	if (spawn_owner(config->user, &s->owner) < 0 || open_log(s, config) < 0 ||
+	    open_signals(s) < 0)
 		return -1;
 	why = region_adopt(&s->heritage.region, l->fd.region);
 	if (why) {
@@ -243,23 +257,30 @@ setup_adopt(struct setup *s, struct config *config, const struct legacy *l)
 		return -1;
 	count_workers(s);
 	metrics_init(&s->heritage.region, PROC_MASTER);
-	sockets_adopt(&s->heritage);
 	return 0;
 }
 
 int
 setup_open(struct setup *s, struct config *config, int record)
 {
+	struct inherited passed;
+	int result = -1;
+
 	begin(s, config);
 	s->heritage.config_record = record;
 	raise_nofile();
-	if (spawn_owner(config->user, &s->owner) < 0 || open_signals(s) < 0 || open_dirs(s) < 0 ||
-	    open_region(s) < 0 || place_config(s) < 0)
-		return -1;
-	reset_region(s);
-	count_workers(s);
-	metrics_init(&s->heritage.region, PROC_MASTER);
-	return sockets_open(&s->heritage, s->workers_end - PROC_WORKER, &s->owner);
+	/* First, before what is opened here could be taken for one that was not passed. */
+	if (inherited_read(&passed) == 0 && spawn_owner(config->user, &s->owner) == 0 &&
+	    open_log(s, config) == 0 && open_signals(s) == 0 && open_dirs(s) == 0 &&
+	    open_region(s) == 0 && place_config(s) == 0) {
+		reset_region(s);
+		count_workers(s);
+		metrics_init(&s->heritage.region, PROC_MASTER);
+		result = sockets_open(&s->heritage, &passed, s->workers_end - PROC_WORKER,
+		    &s->owner);
+	}
+	inherited_close(&passed);
+	return result;
 }
 
 void

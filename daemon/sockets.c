@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "daemon/address.h"
+#include "daemon/inherited.h"
 #include "daemon/log.h"
 
 #define BACKLOG 4096 /* net.core.somaxconn caps it */
@@ -55,23 +56,30 @@ close_fd(int *fd)
  */
 #define UNSENT_MAX 32768
 
+/* TCP_NODELAY and TCP_NOTSENT_LOWAT: inherited by what is accepted. */
+static int
+tcp_tune(int fd)
+{
+	const int on = 1, unsent = UNSENT_MAX;
+	if (setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) < 0)
+		return -1;
+	return setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof(unsent));
+}
+
 /* A bound TCP socket, or -1 with errno. */
 static int
 tcp_bind(const struct address *a, bool shared)
 {
-	const int on = 1, unsent = UNSENT_MAX;
+	const int on = 1;
 	int family = a->sockaddr.ss_family, saved;
 	int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -1;
-	/* TCP_NODELAY and TCP_NOTSENT_LOWAT are inherited by what is accepted. */
 	if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 ||
 	    (shared && setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)) < 0) ||
 	    (family == AF_INET6 &&
 	        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on)) < 0) ||
-	    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) < 0 ||
-	    setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof(unsent)) < 0 ||
-	    bind(fd, (const struct sockaddr *)&a->sockaddr, a->len) < 0) {
+	    tcp_tune(fd) < 0 || bind(fd, (const struct sockaddr *)&a->sockaddr, a->len) < 0) {
 		saved = errno;
 		close(fd);
 		errno = saved;
@@ -175,8 +183,37 @@ unix_listen(const char *text, const struct address *a, uid_t uid, gid_t gid)
 	return fd;
 }
 
+/*
+ * Give out the sockets that were passed for address i: worker w has the w-th, counted round.  One
+ * is shared by all workers: whoever is awake first accepts.  SO_REUSEPORT siblings of our own are
+ * no way, for the kernel wants them from the same user, and closing one resets who waits in it.
+ * How many there are; -1 after a log line.
+ */
 static int
-open_listeners(struct heritage *h, uint32_t workers, const struct owner *owner)
+take_passed(struct heritage *h, int i, struct inherited *in, const struct address *a,
+    uint32_t workers)
+{
+	const char *text = h->config->listen[i];
+	int *fd = h->listen_fd[i], next, many = 0;
+	while ((next = inherited_take(in, a)) >= 0) {
+		if ((uint32_t)many == workers) {
+			close(next);
+			return complain("more sockets were passed for this address than there are "
+			                "workers to read them", text, 0);
+		}
+		fd[many++] = next;
+		if (!address_is_unix(a) && tcp_tune(next) < 0)
+			return complain("cannot set up a socket that was passed", text, errno);
+	}
+	h->listen_passed[i] = many > 0;
+	for (uint32_t w = (uint32_t)many; many > 0 && w < workers; w++)
+		fd[w] = fd[w % (uint32_t)many];
+	return many;
+}
+
+static int
+open_listeners(struct heritage *h, struct inherited *in, uint32_t workers,
+    const struct owner *owner)
 {
 	uid_t uid = owner->change ? owner->uid : geteuid();
 	gid_t gid = owner->change ? owner->gid : getegid();
@@ -186,6 +223,11 @@ open_listeners(struct heritage *h, uint32_t workers, const struct owner *owner)
 		struct address a;
 		if (!address_parse(text, &a, &why))
 			return complain(why, text, 0);
+		int passed = take_passed(h, i, in, &a, workers);
+		if (passed < 0)
+			return -1;
+		if (passed > 0)
+			continue;
 		if (address_is_unix(&a)) {
 			fd[0] = unix_listen(text, &a, uid, gid);
 			for (uint32_t w = 1; w < workers; w++)
@@ -200,6 +242,9 @@ open_listeners(struct heritage *h, uint32_t workers, const struct owner *owner)
 			if ((fd[w] = tcp_listen(text, &a, true)) < 0)
 				return -1;
 	}
+	if (inherited_left(in))
+		return complain("a socket was passed that `listen` does not name",
+		    inherited_left(in), 0);
 	return 0;
 }
 
@@ -208,17 +253,28 @@ open_admin(struct heritage *h, const struct owner *owner)
 {
 	const char *http = h->config->admin_listen, *why = NULL;
 	uid_t uid = owner->change ? owner->uid : geteuid();
-	gid_t gid = owner->change ? owner->gid : getegid();
-	const struct group *group = getgrnam(ADMIN_GROUP);
+	gid_t gid = owner->change ? owner->gid : getegid(), own = gid;
+	const char *name = h->config->admin_group, *full = h->config->admin_full_group;
+	const struct group *group = getgrnam(*name ? name : ADMIN_GROUP);
 	char *text;
 	struct address a;
+
+	if (*name && group == NULL)
+		return complain("there is no such group", name, 0);
+	if (group != NULL)
+		gid = group->gr_gid;
+	h->admin_full_gid = ADMIN_ALL;
+	if (*full && (group = getgrnam(full)) == NULL)
+		return complain("there is no such group", full, 0);
+	if (*full)
+		h->admin_full_gid = group->gr_gid;
 
 	if (asprintf(&text, "unix:%s/admin.sock", h->config->runtime_dir) < 0)
 		fatal("sockets");
 	if (!address_parse(text, &a, &why))
 		complain(why, text, 0);
 	else
-		h->admin_unix_fd = unix_listen(text, &a, uid, group ? group->gr_gid : gid);
+		h->admin_unix_fd = unix_listen(text, &a, uid, gid);
 	free(text);
 	if (h->admin_unix_fd < 0)
 		return -1;
@@ -228,7 +284,7 @@ open_admin(struct heritage *h, const struct owner *owner)
 		return complain(why, http, 0);
 	if (!address_is_unix(&a) && tcp_probe(http, &a) < 0)
 		return -1;
-	h->admin_http_fd = address_is_unix(&a) ? unix_listen(http, &a, uid, gid)
+	h->admin_http_fd = address_is_unix(&a) ? unix_listen(http, &a, uid, own)
 	                                       : tcp_listen(http, &a, false);
 	return h->admin_http_fd < 0 ? -1 : 0;
 }
@@ -267,7 +323,8 @@ sockets_init(struct heritage *h)
 }
 
 int
-sockets_open(struct heritage *h, uint32_t workers, const struct owner *owner)
+sockets_open(struct heritage *h, struct inherited *passed, uint32_t workers,
+    const struct owner *owner)
 {
 	for (uint32_t p = 0; p < h->region.h->procs; p++) {
 		h->wake_fd[p] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -279,7 +336,7 @@ sockets_open(struct heritage *h, uint32_t workers, const struct owner *owner)
 	}
 	if (open_admin(h, owner) < 0)
 		return -1;
-	return open_listeners(h, workers, owner);
+	return open_listeners(h, passed, workers, owner);
 }
 
 /*
@@ -302,26 +359,18 @@ close_listeners(int fd[static 2 * REGION_WORKERS_MAX], int keep)
 	}
 }
 
-static void
-note_bound(const char *text)
+const char *
+sockets_bound(size_t i)
 {
-	struct address a;
-	const char *why;
-	if (address_parse(text, &a, &why) && address_is_unix(&a) &&
-	    !(bound[bound_count++] = strdup(address_path(&a))))
-		fatal("sockets");
+	return i < bound_count ? bound[i] : NULL;
 }
 
 void
-sockets_adopt(struct heritage *h)
+sockets_adopt(const char *path)
 {
-	char text[256];
-	for (int i = 0; i < h->config->listen_count; i++)
-		note_bound(h->config->listen[i]);
-	if (*h->config->admin_listen)
-		note_bound(h->config->admin_listen);
-	snprintf(text, sizeof(text), "unix:%s/admin.sock", h->config->runtime_dir);
-	note_bound(text);
+	if (bound_count == sizeof(bound) / sizeof(*bound) || !(bound[bound_count] = strdup(path)))
+		fatalx("sockets");
+	bound_count++;
 }
 
 void

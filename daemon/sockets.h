@@ -7,18 +7,21 @@
  */
 #include "daemon/dirs.h"
 #include "daemon/heritage.h"
+#include "daemon/inherited.h"
 
 /*
  * Make all of them, for `workers` worker slots (a listening SO_REUSEPORT socket that nobody
- * reads swallows connections).  -1 after a log line; sockets_close is to be called even then.
+ * reads swallows connections).  Listeners that were passed are taken from the inherited.  -1 after a log line; sockets_close is to be called even then.
  * Calls for h->config and h->region.
  */
-int sockets_open(struct heritage *, uint32_t workers, const struct owner *)
+int sockets_open(struct heritage *, struct inherited *, uint32_t workers, const struct owner *)
     __attribute__((warn_unused_result));
 /* All descriptors are -1; nothing to close. */
 void sockets_init(struct heritage *);
-/* After an exec, where the descriptors of *h are there already: what else is to be known. */
-void sockets_adopt(struct heritage *);
+/* The unix sockets that are to be unlinked at the end, by number; NULL: no more. */
+const char *sockets_bound(size_t);
+/* After an exec: one more of them. */
+void sockets_adopt(const char *path);
 /* Master: what waits in an inbox that nobody reads, for the worker in another slot. */
 void sockets_forward(const struct heritage *, uint32_t from, uint32_t to);
 /* Master, when a drain begins: clients' listeners live on in their workers only. */

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "daemon/log.h"
+#include "daemon/sandbox.h"
 #include "daemon/secret.h"
 #include "daemon/sockets.h"
 #include "daemon/title.h"
@@ -112,14 +113,23 @@ drop_privileges(const struct owner *owner)
 		fatalx("could become root again");
 }
 
-/* Nobody reads the environment any more; a key that came by it is in the config. */
+/*
+ * Nobody reads the environment any more; a key that came by it is in the config.  And only who
+ * calls providers and reads clients' keys needs any at all.
+ */
 static void
-protect_secrets(const struct config *c)
+protect_secrets(struct heritage *h, uint32_t proc)
 {
-	secret_no_core();
+	struct config *c = h->config;
+
+	secret_allow_core(c->core_files);
 	for (int i = 0; i < c->provider_count; i++)
 		for (int j = 0; j < c->provider[i].api_keys; j++)
 			secret_forget_environment(c->provider[i].api_key[j]);
+	if (proc < PROC_WORKER)
+		config_forget_secrets(c);
+	if (proc == PROC_KEEPER)
+		explicit_bzero(h->key_secret, sizeof(h->key_secret));
 }
 
 static void child(struct heritage *, uint32_t proc, const struct owner *, pid_t master)
@@ -132,8 +142,9 @@ child(struct heritage *h, uint32_t proc, const struct owner *owner, pid_t master
 	set_signals();
 	sockets_keep(h, proc);
 	tokenizer_drop_files();
+	sandbox_bound_capabilities();
 	drop_privileges(owner);
-	protect_secrets(h->config);
+	protect_secrets(h, proc);
 	/* After the change of user, which clears it.  A master that died before cannot send it. */
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
 		fatal("prctl");
@@ -142,6 +153,10 @@ child(struct heritage *h, uint32_t proc, const struct owner *owner, pid_t master
 	/* The master stores the same; whoever of us comes first. */
 	atomic_store_explicit(&region_proc(&h->region, proc)->pid, (uint32_t)getpid(),
 	    memory_order_relaxed);
+	/* A worker has more to set up, and does it itself. */
+	if (proc == PROC_KEEPER || proc == PROC_ADMIN)
+		sandbox_enter(
+		    h->config, proc == PROC_KEEPER ? SANDBOX_KEEPER : SANDBOX_ADMIN);
 	exit(proc == PROC_KEEPER ? keeper_main(h)
 	    : proc == PROC_ADMIN ? admin_main(h)
 	                         : worker_main(h, proc));

@@ -5,6 +5,7 @@
  * looks whole and is not, and nothing would tell us to rebuild it.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -99,12 +100,27 @@ put_meta(const struct state *st, MDB_txn *txn, const struct state_progress *prog
 	return mdb_put(txn, st->db.meta, &key, &value, 0);
 }
 
+/* Best effort: without it those who run now do not find the next state.mdb. */
+static void
+make_next_lock(const struct state *st)
+{
+	char path[PATH_MAX];
+	int fd;
+
+	(void)snprintf(path, sizeof path, "%s/" STATE_NEXT_LOCK_FILE, st->state_dir);
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd >= 0)
+		close(fd);
+}
+
 static int
 open_file(struct state *st, size_t map_bytes)
 {
 	MDB_txn *txn;
 	int rc = state_env(&st->env, st->state_dir, map_bytes, 0);
 
+	if (rc == 0)
+		make_next_lock(st);
 	if (rc == 0)
 		rc = journal_settle_roots(st->env);
 	if (rc == 0)
@@ -169,12 +185,15 @@ state_close(struct state *st)
 void
 state_remove(const char *state_dir)
 {
-	char path[PATH_MAX];
+	char path[PATH_MAX], next[PATH_MAX];
 
-	(void)snprintf(path, sizeof path, "%s/%s", state_dir, STATE_FILE);
+	(void)snprintf(path, sizeof path, "%s/" STATE_FILE, state_dir);
 	(void)unlink(path);
-	(void)snprintf(path, sizeof path, "%s/%s-lock", state_dir, STATE_FILE);
-	(void)unlink(path);
+	(void)snprintf(path, sizeof path, "%s/" STATE_LOCK_FILE, state_dir);
+	(void)snprintf(next, sizeof next, "%s/" STATE_NEXT_LOCK_FILE, state_dir);
+	/* A lock file is never used again for another file: it is empty, so LMDB begins it. */
+	if (rename(next, path) < 0)
+		(void)unlink(path);
 }
 
 const struct state_progress *

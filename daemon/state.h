@@ -42,6 +42,14 @@ void state_close(struct state *);
 /* Fill empty books from the rows; -1: they don't fit together (remove it and rebuild). */
 int state_load(struct state *, struct books *) __attribute__((warn_unused_result));
 void state_remove(const char *state_dir);
+
+#define STATE_FILE "state.mdb"
+#define STATE_LOCK_FILE STATE_FILE "-lock"
+/*
+ * The lock file of a state.mdb that takes this one's place.  It is there before it is needed, so
+ * that it can be on the list of files that a worker may open (daemon/sandbox.h).
+ */
+#define STATE_NEXT_LOCK_FILE STATE_LOCK_FILE ".next"
 const struct state_progress *state_progress(const struct state *);
 /*
  * One transaction: the rows that books changed (the books are as of sequence `last`), at most
@@ -87,6 +95,10 @@ struct state_account {
 	int64_t balance, held, overdraft, charged, topups, adjustments, uncollected;
 	uint32_t requests_per_minute, tokens_per_minute, concurrent_streams;
 	uint32_t flags; /* ACCOUNT_CLOSED, ACCOUNT_FROZEN */
+	struct state_budget {
+		int64_t cap, used[2];
+		uint16_t window[2]; /* as in struct books_used */
+	} budget[BUDGETS];
 	uint32_t id_len;
 	char id[ACCOUNT_ID_MAX];
 };

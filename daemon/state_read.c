@@ -217,6 +217,11 @@ account_from(const MDB_val *key, const MDB_val *value, struct state_account *a)
 	a->tokens_per_minute = row.tokens_per_minute;
 	a->concurrent_streams = row.concurrent_streams;
 	a->flags = row.flags;
+	for (int i = 0; i < BUDGETS; i++) {
+		a->budget[i].cap = row.budget[i].cap;
+		memcpy(a->budget[i].used, row.budget[i].used, sizeof a->budget[i].used);
+		memcpy(a->budget[i].window, row.budget[i].window, sizeof a->budget[i].window);
+	}
 	a->id_len = row.id_len;
 	memcpy(a->id, (const char *)value->mv_data + sizeof row, row.id_len);
 	return 0;

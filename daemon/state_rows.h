@@ -18,8 +18,7 @@
 #include "daemon/books_rows.h"
 #include "daemon/state.h"
 
-#define STATE_FILE "state.mdb"
-#define STATE_FORMAT 7
+#define STATE_FORMAT 8
 #define STATE_MAP_BYTES (UINT64_C(64) << 30)
 #define STATE_READERS_MAX 1024
 

@@ -106,23 +106,13 @@ put_reserve(struct projection *p, const struct journal_entry *e)
 	return put_row(p, head.stream_id, &row);
 }
 
-/* How much of an EXTEND's, MARK's, SETTLE's or VOID's payload stands before the text. */
-static size_t
-split_len(const struct journal_entry *e)
-{
-	return e->record.version == JOURNAL_VERSION_KINDS &&
-	        e->payload_len >= sizeof(struct journal_split)
-	    ? sizeof(struct journal_split)
-	    : 0;
-}
-
 static int
 put_text(struct projection *p, const uint8_t id[static 16], const struct journal_entry *e)
 {
+	size_t split = journal_split_len(&e->record, e->payload_len);
 	struct text_key text;
 	MDB_val key = {sizeof text, &text};
-	MDB_val value = {e->payload_len - split_len(e),
-	    (char *)(uintptr_t)e->payload + split_len(e)};
+	MDB_val value = {e->payload_len - split, (char *)(uintptr_t)e->payload + split};
 
 	memcpy(text.id, id, sizeof text.id);
 	state_put_be64(text.sequence, e->sequence);
@@ -144,7 +134,7 @@ end_row(struct projection *p, const uint8_t id[static 16], const struct journal_
 	row->uncollected = r->extra;
 	row->cached = r->cached;
 	row->completion = r->completion;
-	if (split_len(e) > 0)
+	if (journal_split_len(r, e->payload_len) > 0)
 		memcpy(&split, e->payload, sizeof split);
 	row->reasoning = split.reasoning;
 	row->cache_write = split.cache_write;
@@ -164,6 +154,7 @@ static int
 put_progress(struct projection *p, const struct journal_entry *e)
 {
 	const struct journal_record *r = &e->record;
+	size_t split = journal_split_len(r, e->payload_len);
 	uint32_t slot = r->slot;
 	struct stream_row row;
 	MDB_val key = {sizeof slot, &slot}, value;
@@ -177,10 +168,10 @@ put_progress(struct projection *p, const struct journal_entry *e)
 	memcpy(id, value.mv_data, sizeof id);
 	if ((rc = get_row(p, id, &row)) != 0)
 		return rc == MDB_NOTFOUND ? 0 : rc;
-	if (e->payload_len > split_len(e)) {
+	if (e->payload_len > split) {
 		if ((rc = put_text(p, id, e)) != 0)
 			return rc;
-		row.text_len += e->payload_len - split_len(e);
+		row.text_len += e->payload_len - split;
 	}
 	if (r->type == JOURNAL_SETTLE || r->type == JOURNAL_VOID) {
 		if ((rc = end_row(p, id, e, &row)) != 0)

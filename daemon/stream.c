@@ -26,6 +26,10 @@
 #define BUCKETS 16384
 #define KEEP_US (60 * UINT64_C(1000000)) /* an ended stream stays in memory so long */
 #define KEEP_MAX 4096                    /* and at most so many of them */
+#define KEEP_BYTES (64u << 20)           /* of text; who comes back later gets it from state.mdb */
+/* Of requests whose providers have said nothing yet; short ones come beside it. */
+#define REQUESTS_MAX (256u << 20)
+#define REQUEST_SHORT 65536
 #define KEEPALIVE_US (15 * UINT64_C(1000000))
 /* So long may the journal take for a record before nobody is kept waiting for it any more: well
  * above a keeper's restart and what a busy disk takes for a flush. */
@@ -169,9 +173,26 @@ forget(struct streams *s, struct stream *st)
 	free(st);
 }
 
+bool
+stream_take_requests(struct stream *st, struct buf request[static DIALECTS])
+{
+	size_t n = 0;
+
+	for (int i = 0; i < DIALECTS; i++)
+		n += request[i].cap;
+	if (n > REQUEST_SHORT && st->w->request_bytes + n > REQUESTS_MAX)
+		return false;
+	memcpy(st->request, request, sizeof st->request);
+	st->request_bytes = n;
+	st->w->request_bytes += n;
+	return true;
+}
+
 void
 stream_drop_requests(struct stream *st)
 {
+	st->w->request_bytes -= st->request_bytes;
+	st->request_bytes = 0;
 	for (int i = 0; i < DIALECTS; i++)
 		buf_free(&st->request[i]);
 }
@@ -355,6 +376,7 @@ stream_settled_end(const struct stream *st, struct emit_end *end)
 	    .cost = x->charge,
 	    .balance = st->balance,
 	    .full_text = {st->text.data, st->text.len},
+	    .short_of = st->outcome == OUTCOME_CREDIT ? quote_short_of(st->short_of) : NULL,
 	    .error_code = st->error_code,
 	    .error_type = "server_error",
 	    .error_kind = st->error_kind,
@@ -455,7 +477,7 @@ void
 stream_run(struct stream *st)
 {
 	const struct config_model *m = &st->config->model[st->model];
-	int64_t payable, available = quote_available(st->account, st->purse);
+	int64_t payable, available = quote_available(st->account, st->purse, &st->short_of);
 	/* What can't be counted in flight ends where the hold does. */
 	bool held_only = m->hidden_tokens || (st->relay != NULL && st->relay->prepaid);
 
@@ -481,6 +503,7 @@ stream_run(struct stream *st)
 	/* An answer that comes in one piece is not cut any more. */
 	if (st->relay != NULL && st->relay->prepaid)
 		meter_limit(&st->meter, st->sent_limit * st->choices);
+	st->meter.unbounded = st->relay != NULL && st->relay->prepaid;
 	if (st->api == NULL || !st->api->prompt_only)
 		dialect_limit_all(st->request, st->max_completion_tokens, st->sent_limit);
 	attempt_start(st);
@@ -570,12 +593,14 @@ void
 streams_tick(struct streams *s)
 {
 	uint64_t now = monotonic_us();
-	size_t seen_ended = 0;
+	size_t seen_ended = 0, seen_bytes = 0;
 	struct stream *st, *next;
 
 	s->w->stalled = durable_stalled_us(s->w->durable, now) > STALL_US;
-	if (s->w->stalled)
+	if (s->w->stalled) {
 		begin_give_up_asked(s->w);
+		history_give_up(s->w);
+	}
 	for (st = s->all; st != NULL; st = next) {
 		next = st->next;
 		if (st->state != STREAM_ENDED) {
@@ -591,7 +616,8 @@ streams_tick(struct streams *s)
 		}
 		/* Who comes back to an answer of /v1 gets what is kept of it. */
 		if (st->watchers == NULL && st->end_waiters == NULL &&
-		    (st->api != NULL || now - st->ended_us > KEEP_US || ++seen_ended > KEEP_MAX)) {
+		    (st->api != NULL || now - st->ended_us > KEEP_US || ++seen_ended > KEEP_MAX ||
+		        (seen_bytes += st->text.cap) > KEEP_BYTES)) {
 			s->ended--;
 			forget(s, st);
 		} else {

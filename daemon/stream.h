@@ -89,10 +89,12 @@ struct stream {
 	/* The provider's request in each dialect that one of the model's providers speaks and that
 	 * can carry it, until the first token; without its limit until it is opened. */
 	struct buf request[DIALECTS];
+	size_t request_bytes;            /* of them, as far as w->request_bytes knows */
 	int status;                      /* the provider's */
 	bool event_stream;
 	uint32_t sent_limit;             /* the max_tokens that the provider got */
 	bool credit_bound;               /* sent_limit is less than asked for, for want of credit */
+	enum ledger_result short_of;     /* OUTCOME_CREDIT: whose want it was */
 	struct decoder decoder;
 	struct usage usage;              /* the provider's last word */
 	uint8_t finish;                  /* enum journal_outcome, as the provider said it */
@@ -181,6 +183,12 @@ void stream_add_piece(struct stream *, size_t len);
 void stream_touch(struct stream *);
 /* Pass on to watchers what was touched; after every event that may have. */
 void streams_flush(struct streams *);
+/*
+ * Take over the requests for its providers; false: there are too many of them in this worker, they
+ * stay the caller's.
+ */
+bool stream_take_requests(struct stream *, struct buf request[static DIALECTS])
+    __attribute__((warn_unused_result));
 /* Let go of the requests that were not sent. */
 void stream_drop_requests(struct stream *);
 /* Is its end to be told?  It is settled, or will be once the disk answers. */

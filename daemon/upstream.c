@@ -227,6 +227,12 @@ upstream_free(struct upstream *u)
 	curl_global_cleanup();
 }
 
+const char *
+upstream_ca_bundle(void)
+{
+	return curl_version_info(CURLVERSION_NOW)->cainfo;
+}
+
 size_t
 upstream_calls(const struct upstream *u)
 {

@@ -58,6 +58,8 @@ const struct config *upstream_view_config(const struct upstream_view *);
 void upstream_view_free(struct upstream_view *); /* NULL is allowed */
 /* All calls must have ended or been cancelled, and all views but the present one be freed. */
 void upstream_free(struct upstream *);
+/* The file of certificates that libcurl trusts by default; NULL: it has none. */
+const char *upstream_ca_bundle(void);
 size_t upstream_calls(const struct upstream *);
 
 /*

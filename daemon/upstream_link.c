@@ -115,6 +115,8 @@ struct link *
 link_new(struct upstream *u, struct target *t)
 {
 	struct link *l = calloc(1, sizeof *l);
+	/* The pool outlives all links. */
+	struct curl_blob ca = {t->pool->ca, t->pool->ca_len, CURL_BLOB_NOCOPY};
 	CURL *e;
 
 	if (l == NULL || (l->easy = e = curl_easy_init()) == NULL) {
@@ -137,8 +139,7 @@ link_new(struct upstream *u, struct target *t)
 	curl_easy_setopt(e, CURLOPT_SSL_VERIFYHOST, 2L);
 	curl_easy_setopt(e, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
 	curl_easy_setopt(e, CURLOPT_CAPATH, NULL);
-	if (t->pool->ca_file != NULL &&
-	    curl_easy_setopt(e, CURLOPT_CAINFO, t->pool->ca_file) != CURLE_OK) {
+	if (t->pool->ca != NULL && curl_easy_setopt(e, CURLOPT_CAINFO_BLOB, &ca) != CURLE_OK) {
 		curl_easy_cleanup(e);
 		free(l);
 		return NULL;

@@ -53,7 +53,8 @@ struct target { /* a base URL of a provider with one of its keys */
 struct pool { /* a provider's targets, for as long as it is called in the same way */
 	unsigned refs; /* views and calls */
 	enum config_dialect dialect;
-	char *ca_file; /* or NULL */
+	char *ca; /* whom to trust, PEM; or NULL */
+	size_t ca_len;
 	struct target *target;
 	int targets;
 	int turn;     /* where the next search begins */

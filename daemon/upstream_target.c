@@ -97,8 +97,10 @@ pool_new(const struct config_provider *p)
 	int n = p->base_urls * p->api_keys;
 	bool good = pool != NULL && (pool->target = calloc((size_t)n, sizeof *pool->target)) != NULL;
 
-	if (good && p->ca_file != NULL)
-		good = (pool->ca_file = strdup(p->ca_file)) != NULL;
+	if (good && p->ca != NULL && (good = (pool->ca = malloc(p->ca_len + 1)) != NULL)) {
+		memcpy(pool->ca, p->ca, p->ca_len + 1);
+		pool->ca_len = p->ca_len;
+	}
 	for (int i = 0; i < n && good; i++) {
 		pool->targets = i + 1;
 		pool->target[i].pool = pool;
@@ -122,7 +124,7 @@ pool_free(struct pool *p)
 	for (int i = 0; i < p->targets; i++)
 		target_fini(&p->target[i]);
 	free(p->target);
-	free(p->ca_file);
+	free(p->ca);
 	free(p);
 }
 

@@ -5,6 +5,7 @@
 
 #include "daemon/api.h"
 #include "daemon/begin.h"
+#include "daemon/limit.h"
 #include "daemon/quote.h"
 #include "daemon/turn.h"
 #include "daemon/watch.h"
@@ -18,6 +19,8 @@ chat_turn(struct conn *c, const struct http_request *h, struct span body,
 	struct begin x = {.begun = watch_open_api, .api = &api_openai, .keyed = keyed};
 	struct chat_fault f;
 
+	if (!limit_may_read(w->config, c, body.len))
+		return false;
 	if (chat_request_parse_v1(w->config, body, &x.request, &f) == 0)
 		return begin(c, h, &x);
 	begin_refuse(c, &f);

@@ -5,6 +5,7 @@
  * (at most one feed's worth), and the rest stays in the stream's text until it is writable
  * again.  So a slow reader costs one frame's memory, and a thousand of them share one text.
  */
+#include "daemon/quote.h"
 #include "daemon/relay.h"
 #include "daemon/watch_private.h"
 #include "shm/clock.h"
@@ -116,6 +117,8 @@ watch_headers(const struct watcher *x, bool whole)
 	conn_header(x->conn, "x-tolld-cost", "%s", cost);
 	if (reason != NULL)
 		conn_header(x->conn, "x-tolld-finish", "%s", reason);
+	if (st->outcome == OUTCOME_CREDIT)
+		conn_header(x->conn, "x-tolld-short-of", "%s", quote_short_of(st->short_of));
 	if (provider != NULL)
 		conn_header(x->conn, "x-tolld-provider", "%s", provider);
 }

@@ -20,9 +20,11 @@
 #include "daemon/metrics.h"
 #include "daemon/kept.h"
 #include "daemon/order.h"
+#include "daemon/page_files.h"
 #include "daemon/past.h"
 #include "daemon/renew.h"
 #include "daemon/repeat.h"
+#include "daemon/sandbox.h"
 #include "daemon/turn.h"
 #include "daemon/settle.h"
 #include "daemon/sight.h"
@@ -37,11 +39,15 @@ static const struct route routes[] = {
     {"/chat/preview", HTTP_POST, KEY_SCOPE_CHAT, ROUTE_PREVIEW, preview_handler},
     {"/chat/send", HTTP_POST, KEY_SCOPE_CHAT, ROUTE_SEND, send_handler},
     {"/stream", HTTP_GET, ROUTE_OPEN, ROUTE_STREAM, stream_get_handler},
-    {"/stream", HTTP_POST, ROUTE_OPEN, ROUTE_STREAM, stream_post_handler},
+    {"/stream", HTTP_POST | ROUTE_SMALL_BODY, ROUTE_OPEN, ROUTE_STREAM,
+        stream_post_handler},
     {"/stream", HTTP_DELETE, ROUTE_OPEN, ROUTE_STREAM, stream_delete_handler},
     {"/chat/stream", HTTP_GET, ROUTE_OPEN, ROUTE_STREAM, stream_get_handler},
-    {"/chat/stream", HTTP_POST, ROUTE_OPEN, ROUTE_STREAM, stream_post_handler},
+    {"/chat/stream", HTTP_POST | ROUTE_SMALL_BODY, ROUTE_OPEN, ROUTE_STREAM,
+        stream_post_handler},
     {"/chat/stream", HTTP_DELETE, ROUTE_OPEN, ROUTE_STREAM, stream_delete_handler},
+    {"/chat/history", HTTP_GET, KEY_SCOPE_CHAT, ROUTE_HISTORY, history_get_handler},
+    {"/chat/history", HTTP_DELETE, KEY_SCOPE_CHAT, ROUTE_HISTORY, history_delete_handler},
     {"/v1/chat/completions", HTTP_POST, KEY_SCOPE_CHAT, ROUTE_OPENAI_CHAT, openai_chat_handler},
     {"/v1/models", HTTP_GET, ROUTE_ANY_KEY, ROUTE_OPENAI_MODELS, openai_models_handler},
     {"/v1/models/*", HTTP_GET, ROUTE_ANY_KEY, ROUTE_OPENAI_MODELS, openai_model_handler},
@@ -52,13 +58,22 @@ static const struct route routes[] = {
 	count_tokens_handler},
     {"/api/chat", HTTP_POST, KEY_SCOPE_CHAT, ROUTE_API_CHAT, chat_call_handler},
     {"/api/chat/stream", HTTP_POST, KEY_SCOPE_CHAT, ROUTE_API_CHAT, chat_call_stream_handler},
+    {"/ws/chat/*", HTTP_GET, KEY_SCOPE_CHAT, ROUTE_WS, ws_chat_handler},
     {"/keys", HTTP_POST, KEY_SCOPE_MINT, ROUTE_KEYS, mint_handler},
     {"/balance", HTTP_GET, ROUTE_ANY_KEY, ROUTE_BALANCE, balance_handler},
+#define PAGE_ROUTE(id, path, file, type) {path, HTTP_GET, ROUTE_OPEN, ROUTE_PAGE, page_handler},
+    PAGE_FILES(PAGE_ROUTE) /* the last ones: without the page the table ends before them */
+#undef PAGE_ROUTE
     {NULL, 0, ROUTE_OPEN, 0, NULL},
 };
 
+#define PAGE_COUNT(id, path, file, type) +1
+#define ROUTES (sizeof(routes) / sizeof(routes[0]))
+#define ROUTES_WITHOUT_PAGE (ROUTES - 1 - (size_t)(0 PAGE_FILES(PAGE_COUNT)))
+
 struct loop {
 	struct worker w;
+	struct route routes[ROUTES];
 	struct event *tick, *drain, *stop;
 	uint64_t stop_us; /* when the stop came */
 };
@@ -85,9 +100,11 @@ tick_cb(evutil_socket_t fd, short what, void *arg)
 	(void)fd;
 	(void)what;
 	atomic_store_explicit(&slot->heartbeat_us, monotonic_us(), memory_order_relaxed);
+	log_tick();
 	streams_tick(w->streams);
 	past_tick(w);
 	kept_tick(w);
+	ws_chat_tick(w);
 	server_tick(w->server);
 	atomic_store_explicit(&slot->streams, streams_open(w->streams), memory_order_relaxed);
 	atomic_store_explicit(
@@ -210,7 +227,10 @@ init(struct loop *l)
 	w->durable = durable_new(w->base, w->heritage, w->proc, w->ledger);
 	w->upstream = upstream_new(w->base, w->config);
 	w->streams = streams_new(w);
-	w->server = server_new(w->base, w->heritage, w->proc, routes, w);
+	memcpy(l->routes, routes, sizeof routes);
+	if (!w->config->chat_page)
+		l->routes[ROUTES_WITHOUT_PAGE] = routes[ROUTES - 1];
+	w->server = server_new(w->base, w->heritage, w->proc, l->routes, w);
 	if (w->durable == NULL || w->upstream == NULL || w->streams == NULL || w->server == NULL)
 		return -1;
 	server_on_unseen(w->server, sight_handler);
@@ -237,10 +257,12 @@ fini(struct loop *l)
 	past_fini(w);
 	kept_fini(w);
 	repeat_fini(w);
+	history_fini(w);
 	turn_fini(w);
 	sight_fini(w);
 	handover_close(w);
 	server_free(w->server);
+	ws_chat_fini(w);
 	streams_free(w->streams);
 	upstream_free(w->upstream);
 	durable_free(w->durable);
@@ -277,6 +299,10 @@ worker_main(struct heritage *h, uint32_t proc)
 	sigaddset(&ours, CHILD_SIG_DRAIN);
 	sigaddset(&ours, CHILD_SIG_STOP);
 	sigprocmask(SIG_UNBLOCK, &ours, NULL);
+	/* Where there is no Landlock no file can be opened for writing any more: these ones' locks. */
+	(void)past_reader(&l.w);
+	(void)past_journal(&l.w);
+	sandbox_enter(h->config, SANDBOX_WORKER);
 	log_event(LOG_DEBUG, "worker runs", NULL);
 	event_base_dispatch(l.w.base);
 	fini(&l);

@@ -29,6 +29,7 @@ struct worker {
 	struct upstream *upstream;
 	struct server *server;
 	struct state_reader *state; /* opened when first needed */
+	size_t request_bytes; /* of streams whose providers have said nothing yet */
 	struct streams *streams;    /* daemon/stream.c */
 	struct turn *turns;         /* daemon/turn.c: who waits for another send with its key */
 	struct event *turn_timer;
@@ -38,7 +39,9 @@ struct worker {
 	size_t sights_size;         /* their memory */
 	struct journal_reader *journal; /* opened when first needed */
 	struct kept *kept;          /* daemon/kept.c: who waits for an answer that is kept */
+	struct ws_chat *ws_chats;   /* daemon/ws_chat.c: its connections */
 	struct past *pasts;         /* daemon/past.c: who waits for a dead worker's stream */
+	struct forgetter *forgetters; /* daemon/history_route.c: who waits for a DELETE */
 	struct handover *handover;  /* daemon/handover.c */
 	struct event *orders;       /* the master's, daemon/renew.h */
 	struct buf scratch;         /* frames on their way out; empty between events */
@@ -58,9 +61,18 @@ conn_handler preview_handler, send_handler, balance_handler, mint_handler;
 /* STREAM_RESERVING, and the disk does not answer: neither does its sender wait any longer. */
 void begin_give_up(struct stream *);
 void begin_give_up_asked(struct worker *);
+conn_handler history_get_handler, history_delete_handler;
+/* The disk does not answer: neither does who asked to forget something wait any longer. */
+void history_give_up(struct worker *);
+void history_fini(struct worker *);
 conn_handler openai_chat_handler, openai_models_handler, openai_model_handler;
 conn_handler embeddings_handler;
+conn_handler ws_chat_handler;
+/* The WebSockets' clock, with the worker's; and at its end. */
+void ws_chat_tick(struct worker *);
+void ws_chat_fini(struct worker *);
 conn_handler chat_call_handler, chat_call_stream_handler;
+conn_handler page_handler;
 conn_handler stream_get_handler, stream_post_handler, stream_delete_handler;
 
 #endif

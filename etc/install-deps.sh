@@ -6,8 +6,8 @@
 #        etc/install-deps.sh --missing GROUP...   only say what is missing; exit 1 if anything is
 #        etc/install-deps.sh --list [GROUP...]    what each group needs, and why
 #
-# Groups: build demo check bench npm texts metrics model fuzz lint full.  Does nothing, and calls no apt, when all
-# is there.  Uses sudo when it isn't root.
+# Groups: build demo check bench npm page texts metrics model fuzz lint deb deb-check full.
+# Does nothing, and calls no apt, when all is there.  Uses sudo when it isn't root.
 
 set -u
 
@@ -25,6 +25,8 @@ build | -          | liblmdb-dev                     | the journal
 build | -          | libconfuse-dev                  | the config file
 build | -          | libjansson-dev                  | JSON off the hot path
 build | -          | libjwt-dev                      | tokens that others sign
+build | -          | libwslay-dev                    | the framing of WebSockets
+build | -          | libseccomp-dev                  | the list of system calls that each process may make
 build | xz         | xz-utils                        | unpacks the vocabularies
 build | -          | libssl-dev                      | hashes of keys and of the journal
 demo  | python3    | python3                         | drives the demo
@@ -33,6 +35,7 @@ check | python3    | python3                         | end-to-end tests
 check | node       | nodejs                          | a second opinion on HTTP (llhttp)
 check | curl       | curl                            | a second opinion on streams
 check | ps         | procps                          | process titles as ps shows them
+check | -          | python3-msgpack                 | runs the document'\''s example
 bench | python3    | python3                         | runs the rounds
 bench | nginx      | nginx-light|nginx               | to be compared with
 bench | redis-server | redis-server                   | to be compared with
@@ -41,21 +44,40 @@ bench | -          | libsqlite3-dev                  | to be compared with
 npm   | node       | nodejs                          | runs other tokenizers
 npm   | npm        | npm                             | brings them
 npm   | xz         | xz-utils                        | unpacks the vocabularies
+page  | node       | nodejs                          | drives the browser
+page  | npm        | npm                             | brings what drives it
+page  | python3    | python3                         | starts the daemon for it
+page  | chromium   | chromium|chromium-browser       | the browser
+page  | -          | fonts-inter                     | what its pictures are written in
+page  | -          | fonts-liberation                | the same, for code
 texts | -          | manpages                        | English, to be counted
 texts | -          | manpages-ru                     | Russian
 texts | -          | manpages-zh                     | Chinese
 model | spin       | spin                            | checks the model of the ledger
 model | gcc        | gcc                             | compiles what spin writes
 model | -          | libc6-dev                       | for that
+check | bash       | bash                            | completions
+check | mandoc     | mandoc                          | checks the man pages
+check | nginx      | nginx-light|nginx               | the front that is tried
+check | -          | python3-jsonschema              | answers against docs/openapi.yaml
+check | -          | python3-yaml                    | reads it
+deb   | dh         | debhelper                       | makes the package
+deb   | dpkg-shlibdeps | dpkg-dev                    | with it
+deb-check | lintian    | lintian                         | checks it
+deb-check | debootstrap | debootstrap                    | a system to install it into
+deb-check | systemd-nspawn | systemd-container           | boots it
 fuzz  | clang      | clang                           | libFuzzer
 fuzz  | -          | libclang-rt-dev|clang           | its runtime
 fuzz  | afl-clang-fast | afl++                       | fuzzes the same entry points
 fuzz  | -          | libcmocka-dev                   | linked as the unit tests are
 lint  | clang      | clang                           | a second opinion on warnings
 lint  | cppcheck   | cppcheck                        | static analysis
+lint  | mandoc     | mandoc                          | checks the man pages
 lint  | python3    | python3                         | checks who includes whom
 lint  | git        | git                             | lists the files
 metrics | promtool | prometheus                      | reads metrics and tries the alerts
+full  | caddy      | caddy                           | the other front that is tried
+full  | zsh        | zsh                             | completions
 full  | valgrind   | valgrind                        | finds leaks and wild reads
 '
 
@@ -67,9 +89,10 @@ usage() {
 # The groups that a group stands for.
 expand() {
     case $1 in
-    build | model | metrics | npm | texts) echo "$1" ;;
-    demo | check | bench | fuzz | lint) echo "build $1" ;;
-    full) echo "build demo check bench npm texts metrics model fuzz lint full" ;;
+    build | model | metrics | npm | texts | deb) echo "$1" ;;
+    deb-check) echo "deb deb-check" ;;
+    demo | check | bench | page | fuzz | lint) echo "build $1" ;;
+    full) echo "build demo check bench npm page texts metrics model fuzz lint full" ;;
     *) return 1 ;;
     esac
 }

@@ -37,29 +37,51 @@ struct seats {
 	uint64_t tag;                /* the last operation: hold slot + 1, its sequence */
 };
 
+/* For how long a key's cap or an account's budget is. */
+enum key_per { KEY_PER_NONE, KEY_PER_DAY, KEY_PER_MONTH, KEY_PER_TOTAL, KEY_PERS };
+
+#define PURSE_MAX INT64_C(100000000000000) /* no cap is above it, in micro-credits */
+
+/* What a key may spend, or an account in a day or month (shm/purse.h). */
+struct purse { /* 48 bytes */
+	_Alignas(16) struct account_word word[2]; /* by the window's number: workers, 16-byte CAS */
+	int64_t cap;  /* micro-credits; of a budget, 0: there is none (keeper, atomic) */
+	uint32_t per; /* of a key: enum key_per; KEY_PER_NONE: there is no cap */
+};
+_Static_assert(sizeof(struct purse) == 48, "purse");
+
+/* An account's budgets: its purses, by index.  enum key_per of one is KEY_PER_DAY + that. */
+#define BUDGET_DAY 0
+#define BUDGET_MONTH 1
+#define BUDGETS 2
+
 /*
  *   0    word        {available, tag}: any process, 16-byte CAS
  *   16   flags       keeper (atomic)
  *   20   limits      keeper (atomic)
- *   32   id_len, number
+ *   32   number, id_len
+ *   40   questions   on WebSockets; any process (shm/limit.h)
  *   64   books_gen   keeper: copy books[gen & 1] is valid; a killed writer blocks nobody
  *   72   books[2]
  *   128  id
  *   192  seats, requests, tokens   any process (shm/seat.h, shm/limit.h)
+ *   224  budget[2]   the day's and the month's: workers; `cap` keeper (shm/purse.h)
  */
-struct account { /* 256 bytes, four lines */
+struct account { /* 320 bytes, five lines */
 	_Alignas(64) struct account_word word;
 	_Atomic uint32_t flags;
 	_Atomic uint32_t requests_per_minute, tokens_per_minute, concurrent_streams;
 	uint32_t number;
 	uint32_t id_len;
+	struct limit questions;
 	_Alignas(64) _Atomic uint64_t books_gen;
 	struct account_books books[2];
 	_Alignas(64) char id[ACCOUNT_ID_MAX];
 	_Alignas(64) struct seats seats;
 	struct limit requests, tokens;
+	struct purse budget[BUDGETS]; /* `per` means nothing */
 };
-_Static_assert(sizeof(struct account) == 256, "account");
+_Static_assert(sizeof(struct account) == 320, "account");
 
 /* Is this a well-formed id?  [A-Za-z0-9._:@-]{1,64} */
 bool account_id_ok(const char *id, size_t len);
@@ -94,27 +116,14 @@ int64_t account_available(const struct account *);
 
 #define KEY_MODELS_MAX 16
 
-/* For how long a key's cap is. */
-enum key_per { KEY_PER_NONE, KEY_PER_DAY, KEY_PER_MONTH, KEY_PER_TOTAL, KEY_PERS };
-
-#define PURSE_MAX INT64_C(100000000000000) /* no cap is above it, in micro-credits */
-
-/* What a key may spend (shm/purse.h). */
-struct purse { /* 64 bytes */
-	_Alignas(64) struct account_word word[2]; /* by the window's number: workers, 16-byte CAS */
-	int64_t cap;  /* micro-credits */
-	uint32_t per; /* enum key_per; KEY_PER_NONE: there is no cap */
-};
-_Static_assert(sizeof(struct purse) == 64, "purse");
-
 /*
  *   0    hash, key_id, expires_us, account
  *   52   flags       keeper (atomic)
  *   56   scopes, models
  *   64   model[]     key_model of each name
  *   192  purse       workers
- *   256  seats, requests, tokens   workers (shm/seat.h, shm/limit.h)
- *   288  its own limits, beside its account's; 0: none
+ *   240  seats, requests, tokens   workers (shm/seat.h, shm/limit.h)
+ *   272  its own limits, beside its account's; 0: none
  */
 struct key_entry { /* 320 bytes */
 	_Alignas(64) uint8_t hash[32];
@@ -126,7 +135,7 @@ struct key_entry { /* 320 bytes */
 	uint32_t models;        /* 0: it may use every model */
 	_Alignas(64) uint64_t model[KEY_MODELS_MAX];
 	struct purse purse;
-	_Alignas(64) struct seats seats; /* counted only if it has a limit, which never changes */
+	struct seats seats; /* counted only if it has a limit, which never changes */
 	struct limit requests, tokens;
 	uint32_t requests_per_minute, tokens_per_minute, concurrent_streams;
 };

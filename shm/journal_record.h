@@ -17,6 +17,7 @@
  *   | completion      | payload_len     |                   48
  *   | time_us                                             | 56
  */
+#include <stddef.h>
 #include <stdint.h>
 
 #define JOURNAL_VERSION 1
@@ -24,10 +25,12 @@
 #define JOURNAL_NONE UINT32_MAX /* "no account", "no slot", "no price" */
 
 enum journal_type {
-	/* A hold was opened.  amount: the hold; extra: deadline_us; prompt; price; payload: struct
-	 * journal_reserve with what follows it, then the user's message (JSON) as it was accepted.
+	/* A hold was opened.  amount: the hold; extra: deadline_us in its lower 56 bits; prompt;
+	 * price; payload: struct journal_reserve with what follows it, then the user's message (JSON)
+	 * as it was accepted, if it is to be kept.
 	 * Under a key's cap: cached, completion: the lower and upper half of that key's id; outcome:
-	 * the last 8 bits of the window's number (shm/purse.h). */
+	 * the last 8 bits of the window's number (shm/purse.h).
+	 * Under its account's budgets: the upper byte of extra, by JOURNAL_BUDGET; else 0. */
 	JOURNAL_RESERVE = 1,
 	/* A hold grew.  amount: by how much; extra: its new total; completion: the meter.  A mark
 	 * too.  payload: the text delivered since the last record of this hold. */
@@ -58,8 +61,8 @@ enum journal_type {
 	JOURNAL_PRICE = 11,
 	/* No change; the keeper brings state.mdb up to this record before it answers.  Not stored. */
 	JOURNAL_SYNC = 12,
-	/* An account's overdraft, limits or flags were set.  amount: by how much the overdraft
-	 * changed, of either sign; payload: struct journal_account_set. */
+	/* An account's overdraft, limits, budget or flags were set.  amount: by how much the overdraft
+	 * changed, of either sign; payload: struct journal_account_set, with what follows it. */
 	JOURNAL_ACCOUNT_SET = 13,
 	/* An account's books were contradicted (written by the keeper): it refuses everything.
 	 * payload: what it was, as text. */
@@ -82,6 +85,9 @@ enum journal_type {
 	 * credit.  amount: that credit, extra: the overdraft.  Both are 0 on the way in, and account
 	 * JOURNAL_NONE: the keeper gives them.  payload: struct journal_sight. */
 	JOURNAL_SIGHT = 20,
+	/* An account forgets one of its sessions: all that was said in it before this record.
+	 * payload: the session's id, 16 bytes. */
+	JOURNAL_FORGET = 21,
 	JOURNAL_TYPES
 };
 
@@ -101,6 +107,16 @@ enum journal_outcome {
 	OUTCOME_JOURNAL = 11,       /* the disk did not take its next slice */
 	OUTCOME_MAX
 };
+
+/* That a hold claims from a budget (BUDGET_DAY, BUDGET_MONTH), with the last 3 bits of its window's
+ * number: four bits for each. */
+#define JOURNAL_BUDGET(which, window) ((8u | ((window) & 7u)) << 4 * (which))
+/* A RESERVE's extra. */
+#define JOURNAL_DEADLINE_BITS 56
+#define JOURNAL_RESERVE_EXTRA(deadline_us, budget)                                                 \
+	((int64_t)(((uint64_t)(budget) << JOURNAL_DEADLINE_BITS) |                                 \
+	    ((deadline_us) & ((UINT64_C(1) << JOURNAL_DEADLINE_BITS) - 1))))
+#define JOURNAL_RESERVE_BUDGETS(extra) ((uint8_t)((uint64_t)(extra) >> JOURNAL_DEADLINE_BITS))
 
 struct journal_record {
 	uint8_t type;    /* enum journal_type */
@@ -152,8 +168,8 @@ struct journal_account {
 	uint32_t requests_per_minute; /* 0: the config's default */
 	uint32_t tokens_per_minute;
 	uint32_t concurrent_streams;
-	uint16_t id_len; /* the id follows */
-	uint16_t pad;
+	uint16_t id_len;  /* the id follows, */
+	uint16_t budgets; /* if not 0: then struct journal_budgets */
 };
 
 /* What is set; the rest stays as it was. */
@@ -163,16 +179,25 @@ struct journal_account {
 #define JOURNAL_SET_STREAMS 8u
 #define JOURNAL_SET_CLOSED 16u   /* for ever */
 #define JOURNAL_SET_UNFROZEN 32u
-#define JOURNAL_SET_ALL 63u
+#define JOURNAL_SET_DAY 64u      /* a budget: struct journal_budgets follows */
+#define JOURNAL_SET_MONTH 128u
+#define JOURNAL_SET_BUDGETS (JOURNAL_SET_DAY | JOURNAL_SET_MONTH)
+#define JOURNAL_SET_BUDGET(which) (JOURNAL_SET_DAY << (which))
+#define JOURNAL_SET_ALL 255u
 
 struct journal_account_set {
 	uint32_t what; /* JOURNAL_SET_... */
 	uint32_t requests_per_minute, tokens_per_minute, concurrent_streams;
 	int64_t overdraft;   /* the new one */
-	uint16_t reason_len; /* the reason follows */
+	uint16_t reason_len; /* the reason follows, at the end */
 	uint16_t pad[3];
 };
 _Static_assert(sizeof(struct journal_account_set) == 32, "journal_account_set");
+
+struct journal_budgets {
+	int64_t cap[2]; /* micro-credits, of BUDGET_DAY and BUDGET_MONTH; 0: it has none */
+};
+_Static_assert(sizeof(struct journal_budgets) == 16, "journal_budgets");
 
 struct journal_key {
 	uint8_t hash[32]; /* HMAC-SHA-256 of the key */
@@ -222,6 +247,17 @@ struct journal_split {
 	uint32_t cache_write; /* of prompt */
 };
 _Static_assert(sizeof(struct journal_split) == 8, "journal_split");
+
+/* How much of an EXTEND's, MARK's, SETTLE's or VOID's payload stands before the text. */
+static inline size_t
+journal_split_len(const struct journal_record *r, size_t payload_len)
+{
+	return r->version == JOURNAL_VERSION_KINDS && payload_len >= sizeof(struct journal_split)
+	    ? sizeof(struct journal_split)
+	    : 0;
+}
+
+#define JOURNAL_FORGET_LEN 16
 
 struct journal_checkpoint {
 	uint64_t sequence; /* of the last record that it stands for */

@@ -200,6 +200,24 @@ mark_at(const struct hold *h, int64_t known, struct journal_record *r, struct jo
 	split->reasoning = (uint32_t)(t.reasoning < t.completion ? t.reasoning : t.completion);
 }
 
+/* Under whose cap and which budgets it is, in which windows. */
+static void
+reserve_purses(const struct hold *h, struct journal_record *r)
+{
+	const struct hold_purse *key = &h->purse[PURSE_KEY];
+	uint32_t budgets = 0;
+
+	for (unsigned i = 0; i < BUDGETS; i++)
+		if (h->purse[PURSE_DAY + i].whose != 0)
+			budgets |= JOURNAL_BUDGET(i, h->purse[PURSE_DAY + i].window);
+	r->extra = JOURNAL_RESERVE_EXTRA(h->deadline_us, budgets);
+	if (key->whose == 0)
+		return;
+	r->cached = (uint32_t)h->capped_by;
+	r->completion = (uint32_t)(h->capped_by >> 32);
+	r->outcome = (uint8_t)key->window;
+}
+
 /* The record of this type that a hold's slot amounts to: nothing in it is from elsewhere. */
 void
 hold_record(const struct region *region, const struct hold *h, uint8_t type, uint64_t time_us,
@@ -222,10 +240,7 @@ hold_record(const struct region *region, const struct hold *h, uint8_t type, uin
 	switch ((enum journal_type)type) {
 	case JOURNAL_RESERVE:
 		r->amount = h->amount;
-		r->extra = (int64_t)h->deadline_us;
-		r->cached = h->purse.key == 0 ? 0 : (uint32_t)h->purse.key_id;
-		r->completion = h->purse.key == 0 ? 0 : (uint32_t)(h->purse.key_id >> 32);
-		r->outcome = h->purse.key == 0 ? 0 : (uint8_t)h->purse.window;
+		reserve_purses(h, r);
 		break;
 	case JOURNAL_EXTEND:
 		r->amount = h->take;
@@ -335,29 +350,63 @@ barred(const struct account *a, uint32_t by)
 	return (atomic_load_explicit(&a->flags, memory_order_acquire) & by) != 0;
 }
 
-/* Of what an account has available: as much as the hold has claimed for it from its key's cap. */
-static int64_t
-under_cap(const struct hold *h, int64_t available)
+/* Who it is that cannot pay, if it is a purse of this kind. */
+static enum ledger_result
+purse_short(enum purse_kind kind)
 {
-	int64_t claimed = h->purse.claimed - h->base;
-
-	return h->purse.key != 0 && claimed < available ? claimed : available;
+	return kind == PURSE_KEY ? LEDGER_CAPPED
+	    : kind == PURSE_DAY  ? LEDGER_BUDGET_DAY
+				 : LEDGER_BUDGET_MONTH;
 }
 
-/* Claim from the key's cap what a reserve needs; the slot is free still. */
-static bool
-claim_first(struct ledger *l, struct hold *h, const struct hold_terms *t)
+/* Of what an account has available: as much as the hold has claimed for it from its key's cap and
+ * from its budgets.  *by: who has no more, LEDGER_SHORT if that is the account. */
+static int64_t
+under_caps(const struct hold *h, int64_t available, enum ledger_result *by)
 {
-	if (t->purse == NULL)
-		return true;
-	h->purse.key_id = t->purse->key_id;
-	purse_open(l->region, h, t->purse, t->reserved_us);
-	FAULT("reserve.purse");
-	if (purse_claim(l->region, h, price_cost(&t->price, t->prompt, 0, t->want_tokens),
-		price_cost(&t->price, t->prompt, 0, t->min_tokens)))
-		return true;
-	purse_close(l->region, h, 0);
-	return false;
+	enum purse_kind kind = 0;
+	int64_t claimed = purse_claimed(h, &kind);
+
+	*by = LEDGER_SHORT;
+	if (claimed == INT64_MAX || claimed - h->base >= available)
+		return available;
+	*by = purse_short(kind);
+	return claimed - h->base;
+}
+
+/* The purses that a reserve claims from. */
+static void
+open_purses(struct ledger *l, struct hold *h, const struct hold_terms *t)
+{
+	const struct account *a = t->account;
+
+	if (t->purse != NULL) {
+		h->capped_by = t->purse->key_id;
+		purse_open(h, PURSE_KEY, key_number(l->region, t->purse),
+		    purse_window(t->purse->purse.per, t->reserved_us));
+	}
+	for (unsigned i = 0; i < BUDGETS; i++)
+		if (purse_cap(&a->budget[i]) != 0)
+			purse_open(h, PURSE_DAY + i, a->number,
+			    purse_window(KEY_PER_DAY + i, t->reserved_us));
+}
+
+/*
+ * Claim what a hold is to grow to, or what there is, but at least so much, from one purse after the
+ * other: from each no more than the one before it gave.  What is too much the caller gives back.
+ */
+static enum ledger_result
+claim(struct ledger *l, struct hold *h, int64_t want, int64_t least)
+{
+	for (enum purse_kind kind = 0; kind < PURSE_KINDS; kind++) {
+		if (h->purse[kind].whose == 0)
+			continue;
+		if (!purse_claim(l->region, h, kind, want, least))
+			return purse_short(kind);
+		if (h->purse[kind].claimed < want)
+			want = h->purse[kind].claimed;
+	}
+	return LEDGER_OK;
 }
 
 /* Its account's seat, and its key's if that has a limit: both or none. */
@@ -377,12 +426,13 @@ sit_down(struct ledger *l, struct hold *h, const struct hold_terms *t)
 static bool
 take_first(struct ledger *l, struct hold *h, uint64_t tag, const struct hold_terms *t)
 {
+	enum ledger_result by;
 	struct account_word w;
 	int64_t n;
 
 	do {
 		w = word_read(t->account);
-		n = price_covers_least(&t->price, t->prompt, under_cap(h, w.available));
+		n = price_covers_least(&t->price, t->prompt, under_caps(h, w.available, &by));
 		if (n > t->want_tokens)
 			n = t->want_tokens;
 		if (n < (int64_t)t->min_tokens)
@@ -415,8 +465,14 @@ ledger_reserve(struct ledger *l, const struct hold_terms *t, const void *payload
 	seq = hold_seq(h) + 1;
 
 	/* FREE: a reaper gives back what is claimed, and looks at none of what follows. */
-	if (!claim_first(l, h, t))
-		return LEDGER_CAPPED;
+	open_purses(l, h, t);
+	FAULT("reserve.purse");
+	result = claim(l, h, price_cost_most(&t->price, t->prompt, t->want_tokens),
+	    price_cost_most(&t->price, t->prompt, t->min_tokens));
+	if (result != LEDGER_OK) {
+		purse_close(l->region, h, 0);
+		return result;
+	}
 	atomic_store_explicit(&h->meter, 0, memory_order_relaxed);
 	atomic_store_explicit(&h->opened, 0, memory_order_relaxed);
 	h->amount = h->base = h->take = h->actual = h->uncollected = 0;
@@ -464,6 +520,18 @@ ledger_reserve(struct ledger *l, const struct hold_terms *t, const void *payload
 	return LEDGER_OK;
 }
 
+/* What a hold costs with so many tokens in all; those not metered yet are reasoning, or none is. */
+static int64_t
+cost_of_all(const struct hold *h, uint64_t tokens, bool reasoning)
+{
+	struct tokens t = metered(h);
+
+	if (reasoning && tokens > t.completion)
+		t.reasoning += tokens - t.completion;
+	t.completion = tokens;
+	return price_cost_of(&h->price, &t);
+}
+
 /*
  * What an extend to so many tokens takes from this much credit: whole tokens, 0 for none.  Those
  * that are not metered yet are reasoning, or none of them is.
@@ -483,39 +551,37 @@ extend_take(const struct hold *h, uint32_t tokens, bool reasoning, int64_t avail
 		n = tokens;
 	if (n < 0)
 		return 0;
-	if (reasoning && (uint64_t)n > t.completion)
-		t.reasoning += (uint64_t)n - t.completion;
-	t.completion = (uint64_t)n;
-	cost = price_cost_of(&h->price, &t);
+	cost = cost_of_all(h, (uint64_t)n, reasoning);
 	return cost > h->base ? cost - h->base : 0;
 }
 
 /*
  * The debit of a held hold: up to `tokens` whole tokens, or, if `amount` is not 0, up to that
- * total.  Leaves it HELD, one sequence further on; what was taken is in `take`.
+ * total.  Leaves it HELD, one sequence further on; what was taken is in `take`.  If that is nothing:
+ * for whose sake.
  */
 /* Model: extend() in tests/model/worker.pml. */
-static void
+static enum ledger_result
 take_more(struct ledger *l, struct hold *h, uint32_t tokens, bool reasoning, int64_t amount)
 {
 	struct account *a = account_at(l->region, h->account);
 	uint32_t slot = hold_slot(l->region, h);
 	uint64_t seq = hold_seq(h) + 1;
+	enum ledger_result by;
 	struct account_word w;
 
 	h->take = 0; /* first: HELD with base + take == amount says "the last extend took" */
 	atomic_signal_fence(memory_order_seq_cst);
 	h->base = h->amount;
-	if (h->purse.key != 0)
-		(void)purse_claim(l->region, h,
-		    amount != 0 ? amount : price_cost(&h->price, h->prompt, 0, tokens), h->base);
+	/* Of what is claimed already nothing is too little. */
+	(void)claim(l, h, amount != 0 ? amount : cost_of_all(h, tokens, reasoning), h->base);
 	hold_move(h, seq, HOLD_EXTENDING);
 	FAULT("extend.begun");
 	do {
 		int64_t available;
 
 		w = word_read(a);
-		available = under_cap(h, w.available);
+		available = under_caps(h, w.available, &by);
 		if (amount == 0)
 			h->take = extend_take(h, tokens, reasoning, available);
 		else if (available <= 0)
@@ -531,12 +597,15 @@ take_more(struct ledger *l, struct hold *h, uint32_t tokens, bool reasoning, int
 	kept(l, h)->held = h->amount;
 	FAULT("extend.held");
 	purse_keep(l->region, h, h->amount);
+	return h->take != 0 ? LEDGER_OK : by;
 }
 
 enum ledger_result
 ledger_extend(struct ledger *l, struct hold *h, uint32_t tokens, bool reasoning,
     const void *payload, size_t payload_len, uint64_t *position)
 {
+	enum ledger_result result;
+
 	assert(hold_state(h) == HOLD_HELD);
 	*position = 0;
 	if (!put_right(l, h))
@@ -547,9 +616,9 @@ ledger_extend(struct ledger *l, struct hold *h, uint32_t tokens, bool reasoning,
 		return LEDGER_CLOSED;
 	if (!room(l, payload_len))
 		return LEDGER_BUSY;
-	take_more(l, h, tokens, reasoning, 0);
-	if (h->take == 0)
-		return LEDGER_SHORT;
+	result = take_more(l, h, tokens, reasoning, 0);
+	if (result != LEDGER_OK)
+		return result;
 	*position = push(l, h, JOURNAL_EXTEND, payload, payload_len);
 	FAULT("extend.pushed");
 	return LEDGER_OK;
@@ -566,7 +635,7 @@ ledger_overdraw(struct ledger *l, struct hold *h, int64_t amount, uint64_t *posi
 		return LEDGER_OK;
 	if (!room(l, 0))
 		return LEDGER_BUSY;
-	take_more(l, h, 0, false, amount);
+	(void)take_more(l, h, 0, false, amount); /* all, a part or nothing */
 	FAULT("overdraw.held");
 	if (h->take != 0)
 		*position = push(l, h, JOURNAL_EXTEND, NULL, 0);
@@ -684,8 +753,8 @@ ledger_close(struct ledger *l, struct hold *h, uint64_t position, int64_t *value
 	if (status == RING_APPLIED && give != 0)
 		ledger_give(l->region, a, slot, seq, give);
 	FAULT("close.given");
-	/* A refused settlement leaves in the purse what it claimed: the keeper ended the hold. */
-	purse_close(l->region, h, status == RING_APPLIED ? h->actual : h->purse.claimed);
+	/* A refused settlement leaves in the purses what it claimed: the keeper ended the hold. */
+	purse_close(l->region, h, status == RING_APPLIED ? h->actual : PURSE_ALL);
 	seat_give(l->region, h); /* credits have none */
 	hold_move(h, seq, HOLD_FREE);
 	FAULT("close.freed");

@@ -53,11 +53,11 @@ enum hold_state {
  *   80   prompt, settle_prompt, settle_cached, settle_completion, max_tokens
  *   100  model, outcome, opened, generation, voided, reserved_us
  *   128  stream_id, session_id, price (6 x 8), deadline_us
- *   216  settle_reasoning, settle_cache_write
+ *   216  settle_reasoning, settle_cache_write, capped_by
  *   256  seat[2]     shm/seat.h: its account's, and its key's
- *   320  purse       shm/purse.h
+ *   304  purse[3]    shm/purse.h: of its key's cap, and of its account's budgets
  */
-struct hold { /* 384 bytes */
+struct hold { /* 448 bytes */
 	_Alignas(64) _Atomic uint64_t state;
 	_Atomic uint64_t meter;
 	int64_t amount;      /* debited for this hold, all extends included */
@@ -83,22 +83,22 @@ struct hold { /* 384 bytes */
 	struct price price;
 	uint64_t deadline_us; /* CLOCK_REALTIME: void it if nobody opened it by then */
 	uint32_t settle_reasoning, settle_cache_write; /* SETTLING: of the above */
+	uint64_t capped_by; /* the id of the key under whose cap it is, if it is under one */
 	_Alignas(64) struct hold_seat {
 		_Atomic uint64_t state;   /* sequence << 8 | enum seat_state; owner and reaper */
 		_Atomic uint64_t applied; /* highest sequence known to have been applied (helpers) */
 		uint32_t whose;           /* the account's number, or the key's index */
 	} seat[2]; /* by enum seat_kind */
-	_Alignas(64) struct hold_purse {
+	struct hold_purse { /* 48 bytes */
 		_Atomic uint64_t state;   /* sequence << 8, and whether an operation is under way */
 		_Atomic uint64_t applied; /* highest sequence known to have been applied (helpers) */
 		int64_t claimed;          /* at least `amount` */
 		int64_t base, delta;      /* `claimed` before the operation, and what it adds */
-		uint32_t key;             /* index + 1; 0: there is no cap */
+		uint32_t whose;           /* the key's index or the account's number, + 1; 0: none */
 		uint32_t window;
-		uint64_t key_id;
-	} purse;
+	} purse[3]; /* by enum purse_kind */
 };
-_Static_assert(sizeof(struct hold) == 384, "hold");
+_Static_assert(sizeof(struct hold) == 448, "hold");
 
 #define HOLD_STATE(word) ((enum hold_state)((word) & 0xff))
 #define HOLD_SEQ(word) ((word) >> 8)
@@ -118,6 +118,10 @@ _Static_assert(sizeof(struct hold) == 384, "hold");
 #define METER_TOKENS(word) ((uint32_t)(word))
 #define METER_REASONING(word) ((uint32_t)((word) >> 32))
 
+/* Not to be paid: by the account's credit, the cap of its key, or one of its budgets. */
+#define LEDGER_CANNOT_PAY(result)                                                                 \
+	((result) == LEDGER_SHORT || ((result) >= LEDGER_CAPPED && (result) <= LEDGER_BUDGET_MONTH))
+
 enum ledger_result {
 	LEDGER_OK = 0,
 	LEDGER_SHORT,  /* the account cannot pay what is needed at least */
@@ -127,6 +131,8 @@ enum ledger_result {
 	LEDGER_SEATS,  /* the account has as many holds open as it may */
 	LEDGER_KEY_SEATS, /* the key has */
 	LEDGER_CAPPED, /* the key's cap does not cover what is needed at least */
+	LEDGER_BUDGET_DAY, /* the account's budget of the day does not */
+	LEDGER_BUDGET_MONTH, /* its budget of the month does not */
 };
 
 /*
@@ -211,7 +217,8 @@ enum ledger_result ledger_reserve(struct ledger *, const struct hold_terms *, co
 
 /*
  * Grow a held hold so that it pays `tokens` completion tokens in all, those that the meter has not
- * yet being reasoning or not, or as many as the account can.  Always whole tokens.  LEDGER_SHORT: not one more token is payable, nothing changed.
+ * yet being reasoning or not, or as many as the account can.  Always whole tokens.  LEDGER_SHORT,
+ * _CAPPED, _BUDGET_...: not one more token is payable by that one, nothing changed.
  * The new tokens may be used once `position` is durable; *position is 0 if the hold paid so many
  * already.  The record is a mark too; the payload is the text since the last one.
  */

@@ -235,7 +235,7 @@ finish_slot(const struct reap *r, uint32_t slot)
 	    !ledger_took(a, slot, h, seq))
 		ledger_give(r->region, a, slot, seq, give);
 	FAULT("reap.given");
-	purse_close(r->region, h, ended(h, seq) ? h->actual : h->purse.claimed);
+	purse_close(r->region, h, ended(h, seq) ? h->actual : PURSE_ALL);
 	if (r->ended != NULL)
 		r->ended(h);
 	hold_move(h, seq, HOLD_FREE);

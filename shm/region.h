@@ -22,7 +22,7 @@
 #include "shm/ring.h"
 
 #define REGION_MAGIC UINT64_C(0x313044444c4c4f54) /* "TOLLDD01" */
-#define REGION_VERSION 11
+#define REGION_VERSION 16
 
 /* Process slots.  Twice the workers, so that old and new ones can overlap in a reload. */
 #define PROC_MASTER 0

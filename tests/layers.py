@@ -20,6 +20,8 @@ ONLY = {
     "curl/": ("daemon/upstream",),
     "confuse.h": ("daemon/config",),
     "jwt.h": ("daemon/jwt.c",),
+    "wslay/": ("daemon/ws.c",),
+    "seccomp.h": ("daemon/sandbox",),
     "lmdb.h": ("daemon/journal", "daemon/state", "daemon/audit"),
 }
 

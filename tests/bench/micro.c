@@ -11,7 +11,7 @@
  * objs: daemon/openai_template.o daemon/openai_request.o daemon/ollama.o daemon/ollama_request.o
  * objs: daemon/anthropic.o daemon/anthropic_request.o daemon/plain_request.o
  * objs: daemon/plain_message.o daemon/plain_tools.o
- * objs: daemon/chat_request.o daemon/chat_tokens.o daemon/calibrate.o daemon/ids.o daemon/log.o
+ * objs: daemon/chat_request.o daemon/chat_keys.o daemon/chat_tokens.o daemon/calibrate.o daemon/ids.o daemon/log.o
  * objs: daemon/emit.o daemon/buf.o shm/money.o
  */
 #include <stdio.h>

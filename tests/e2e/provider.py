@@ -129,8 +129,9 @@ class Provider:
         head, body = data.split(b"\r\n\r\n", 1)
         length = next(int(x.split(b":")[1]) for x in head.split(b"\r\n")
                       if x.lower().startswith(b"content-length:"))
+        body = bytearray(body)
         while len(body) < length:
-            body += c.recv(65536)
+            body += c.recv(1 << 20)
         seen = Seen(head, body, number)
         with self.lock:
             answer = self.script.pop(0) if self.script else self.default

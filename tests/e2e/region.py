@@ -3,8 +3,10 @@
 Offsets are those of shm/region.h, shm/ledger.h, shm/ring.h and shm/journal_record.h; a test checks
 them against what a living daemon has there.
 """
+import ctypes
 import mmap
 import struct
+import sys
 
 RECORD = struct.Struct("<BBBBIQqqIIIIIIQ")
 RESERVE, EXTEND, MARK, SETTLE, VOID, TOPUP, ADJUST, ACCOUNT, KEY, KEY_REVOKE, PRICE, SYNC, \
@@ -14,7 +16,7 @@ VERSION = 1
 NONE = 0xffffffff
 PROC_ADMIN, PROC_WORKER = 2, 3
 STATES = ["free", "claimed", "held", "extending", "settling", "crediting"]
-ENTRY, HOLD, ACCOUNT_SIZE = 96, 384, 256
+ENTRY, HOLD, ACCOUNT_SIZE = 96, 448, 320
 
 
 class Region:
@@ -40,9 +42,12 @@ class Region:
         return self.word("@q", at, value)
 
     def word(self, fmt, at, value):
-        """Native formats are copied in one go, others byte by byte: a reader would see halves."""
+        """In one go: struct.pack_into would have a reader see halves, or the zeros that it begins
+        with."""
         if value is not None:
-            struct.pack_into(fmt, self.m, at, value)
+            data = struct.pack(fmt, value)
+            kind = {4: ctypes.c_uint32, 8: ctypes.c_uint64}[len(data)]
+            kind.from_buffer(self.m, at).value = int.from_bytes(data, sys.byteorder)
         return struct.unpack_from(fmt, self.m, at)[0]
 
     def hurry(self):

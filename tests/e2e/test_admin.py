@@ -5,17 +5,21 @@ Method: tollctl and raw MessagePack-RPC frames against a real daemon; its admin 
 """
 import concurrent.futures
 import contextlib
+import grp
+import json
 import os
 import pwd
+import re
 import signal
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 import unittest
 
-from tolld import BUILD, SLOW, Case, micro, wait_for
+from tolld import BUILD, SLOW, Case, Tolld, micro, wait_for
 
 
 def pack(v):
@@ -144,8 +148,12 @@ class Admin(Case):
         a = c.call("account.create", id="made", balance=1500000, overdraft=0, rpm=5, tpm=6,
                    streams=7)
         self.assertEqual(a, {"id": "made", "balance": 1500000, "held": 0, "available": 1500000,
-                             "overdraft": 0, "status": "open", "rpm": 5, "tpm": 6, "streams": 7})
+                             "overdraft": 0, "status": "open", "rpm": 5, "tpm": 6, "streams": 7,
+                             "budget_day": None, "budget_month": None})
         self.assertEqual(c.call("account.show", id="made"), a)
+        b = c.call("account.create", id="budgeted", budget_month=7000000)
+        self.assertEqual((b["budget_day"], b["budget_month"]["limit"],
+                          b["budget_month"]["left"]), (None, 7000000, 7000000))
         self.assertIn(a, c.call("account.list")["accounts"])
         d = c.call("account.create", id="default")
         self.assertEqual((d["balance"], d["overdraft"], d["available"]), (0, 200000000, 200000000))
@@ -401,6 +409,85 @@ class Admin(Case):
         self.assertGreater(ask(gid), 10)
         self.assertGreater(ask(nobody.pw_gid, [gid]), 10)
 
+    @unittest.skipIf(os.geteuid() != 0, "needs root")
+    def test_roles(self):
+        """admin_full_group: who is not in it may look, and is not told what opens a stream."""
+        groups = [g for g in grp.getgrall() if g.gr_gid not in (0, pwd.getpwnam("nobody").pw_gid)]
+        may, full = groups[:2]
+        t = Tolld(config=f'admin_group = "{may.gr_name}" admin_full_group = "{full.gr_name}"',
+                  models={"slow": "sim:tokens=1000,rate=20"})
+        self.addCleanup(t.close)
+        t.start()
+        for d in (t.folder, t.folder + "/run"):
+            os.chmod(d, 0o755)
+        self.assertEqual(os.stat(t.socket).st_gid, may.gr_gid)
+        sent = t.send(t.account("roles", 10), "hello", "slow")
+
+        def call(groups, method, **args):
+            r, w = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    os.setgroups(groups)
+                    os.setgid(pwd.getpwnam("nobody").pw_gid)
+                    os.setuid(pwd.getpwnam("nobody").pw_uid)
+                    with Client(t.socket) as c:
+                        c.s.sendall(pack([0, 1, method, [args]]))
+                        os.write(w, json.dumps(c.answer()).encode())
+                finally:
+                    os._exit(0)
+            os.close(w)
+            os.waitpid(pid, 0)
+            with os.fdopen(r) as f:
+                return json.loads(f.read())[1:]
+
+        reader, owner = [may.gr_gid], [may.gr_gid, full.gr_gid]
+        self.assertEqual(call(reader, "daemon.ping")[1]["role"], "read")
+        self.assertEqual(call(owner, "daemon.ping")[1]["role"], "full")
+        for method, args in (("account.list", {}), ("account.show", {"id": "roles"}),
+                             ("audit.run", {}), ("hold.list", {}), ("journal.read", {}),
+                             ("key.list", {"id": "roles"}), ("price.list", {}),
+                             ("stats.get", {}), ("stream.list", {}), ("workers.list", {})):
+            error, result = call(reader, method, **args)
+            self.assertEqual(error, None, method)
+            self.assertNotIn(sent["stream_id"], json.dumps(result))
+        self.assertIn(sent["stream_id"], json.dumps(call(owner, "stream.list")[1]))
+        hold = call(reader, "hold.list")[1]["holds"][0]
+        self.assertEqual((hold["account"], hold["stream_id"]), ("roles", None))
+        for method, args in (
+                ("account.create", {"id": "x"}), ("account.set", {"id": "roles", "rpm": 1}),
+                ("account.close", {"id": "roles"}), ("credit.topup", {"id": "roles", "amount": 1}),
+                ("credit.adjust", {"id": "roles", "amount": 1, "reason": "x"}),
+                ("key.create", {"id": "roles"}), ("key.revoke", {"key_id": "key_0"}),
+                ("price.set", {"model": "sim", "kind": "prompt", "price": 1}),
+                ("hold.void", {"hold": hold["hold"]}),
+                ("stream.cancel", {"stream_id": sent["stream_id"]}),
+                ("journal.compact", {}), ("backup.run", {"dir": t.folder + "/copy"})):
+            self.assertEqual(call(reader, method, **args)[0]["code"], "forbidden", method)
+        self.assertEqual(t.show("roles")["balance"], 10)
+        self.assertEqual(call(owner, "credit.topup", id="roles", amount=5)[0], None)
+        # No method is forgotten: each is either above or none of the reader's.
+        with open(os.path.join(os.path.dirname(__file__), "../../daemon/admin-method.c")) as f:
+            table = f.read()
+        for method in re.findall(r'^    {"([a-z.]+)"', table, re.M):
+            if method not in re.search(r"names\[\] = {([^}]*)}", table).group(1):
+                self.assertIn(call(reader, method)[0]["code"], ("forbidden",), method)
+
+    def test_the_documents_example(self):
+        """The Python of docs/admin-protocol.md, as it stands there."""
+        python = next((p for p in (sys.executable, "/usr/bin/python3") if subprocess.run(
+            [p, "-c", "import msgpack"], capture_output=True).returncode == 0), None)
+        if python is None:
+            self.skipTest("python3-msgpack is not installed")
+        here = os.path.dirname(os.path.abspath(__file__))
+        with open(os.path.join(here, "../../docs/admin-protocol.md")) as f:
+            code = re.search(r"```python\n(.*?)```", f.read(), re.S).group(1)
+        code = code.replace("/run/tolld/admin.sock", self.t.socket)
+        self.client().call("account.create", id="alice")
+        for _ in range(2):  # the same ref: booked once
+            p = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=30)
+            self.assertEqual((p.stdout, p.stderr), ("5000000 1\n", ""))
+
     # --- deaths ------------------------------------------------------------------------------
 
     def kill_while_booking(self, title, account):
@@ -464,7 +551,10 @@ class Admin(Case):
     def test_tollctl_for_people(self):
         code, out, _ = self.tollctl("account", "create", "people", "--balance", "12.5")
         self.assertEqual(code, 0)
-        self.assertIn("balance    12.5\n", out)
+        self.assertIn("balance       12.5\n", out)
+        code, out, _ = self.tollctl("account", "set", "people", "--budget-day", "1.5")
+        self.assertRegex(out, r"budget_day    limit 1.5, spent 0, left 1.5, resets_at "
+                              r"\d{4}-\d\d-\d\dT00:00:00Z\nbudget_month  -\n")
         self.assertEqual(self.tollctl("topup", "people", "0.000001")[:2],
                          (0, "balance  12.500001\n"))
         self.assertEqual(self.tollctl("adjust", "people", "-0.5", "--reason", "x")[:2],

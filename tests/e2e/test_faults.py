@@ -1,7 +1,7 @@
 """Goal:   a process killed at any named step between reserve and settle costs nobody anything:
-        nothing stays held, each stream ends once and is charged what its client is told, top-ups
-        and sends with an Idempotency-Key count once, other processes' streams go on, every client
-        gets an end.
+        nothing stays held, nor claimed from a cap or a budget, each stream ends once and is charged
+        what its client is told, top-ups and sends with an Idempotency-Key count once, other
+        processes' streams go on, every client gets an end.
 Method: the list of points is read from the source, so none is forgotten.  For each: arm it in a
         running daemon (built with -DTOLLD_FAULTS), let clients come until it has struck, wait
         for the recovery, then compare the balance with what the clients were told, and audit.
@@ -109,13 +109,19 @@ class Place:
         self.t.env.update(self.clock.env)
         try:
             self.t.start()
-            self.key = self.t.account("alice", START // 1000000)
+            self.t.account("alice", START // 1000000)
+            # Under all that a reserve can be under; none of it is ever short.
+            self.t.ctl("account", "set", "alice", "--budget-day", "900", "--budget-month", "900")
+            made = self.t.ctl("key", "create", "alice", "--cap", "900", "--per", "total",
+                              "--streams", "100")
+            self.key, self.key_id = made["key"], made["key_id"]
         except BaseException:
             self.t.close()
             raise
         self.topups = 0   # that were acknowledged in the end
         self.refs = 0
         self.charged = 0  # by streams that are over
+        self.before = {}  # what was spent of a budget at the last check: when it ends, how much
 
     def path(self, point):
         return os.path.join(self.folder, point)
@@ -169,6 +175,11 @@ class Place:
             self.clock.forward(2 * 86400)
             threading.Thread(target=self.t.ctl, args=("compact", "--keep", "1d"),
                              kwargs={"check": False}, daemon=True).start()
+        elif point == "history.swept":
+            # A session of one who is over, or under way: it makes no difference.
+            sessions = self.t.request("GET", "/chat/history?limit=100", key=self.key)[2]["sessions"]
+            self.t.request("DELETE", f"/chat/history?session_id={sessions[-1]['id']}",
+                           key=self.key)
         elif point == "keeper.synced":
             self.t.ctl("key", "list", "alice", check=False)  # reads state.mdb
 
@@ -277,6 +288,17 @@ class Place:
         if micro(a["balance"]) != want or micro(a["held"]) != 0 or \
                 micro(a["available"]) != want + micro(a["overdraft"]):
             raise AssertionError(f"{a}, but balance should be {want}")
+        used = micro(next(k["used"] for k in self.t.ctl("key", "list", "alice")
+                          if k["key_id"] == self.key_id))
+        if used != self.charged:
+            raise AssertionError(f"{used} is used of the cap, {self.charged} is charged")
+        for which in ("budget_day", "budget_month"):
+            now = a[which]["resets_at"], micro(a[which]["spent"]), self.charged
+            ends, spent, charged = self.before.get(which, now)
+            # If the clock was put forward a new one has begun.
+            if ends == now[0] and now[1] - spent != now[2] - charged:
+                raise AssertionError(f"{which}: {now}, at the last check {self.before[which]}")
+            self.before[which] = now
 
     def attempt(self, point):
         for _ in range(TRIES):

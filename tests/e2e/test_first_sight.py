@@ -277,8 +277,8 @@ class Sight(Case):
 
     def test_all_are_killed(self):
         asked = self.held_up("all-killed", lambda keeper: self.t.kill_all())
-        asked.join()
-        self.assertEqual(asked.answers, [])
+        # One dies before the other: that may still have said that there is no journal.
+        self.assertEqual([a for a in asked.join() if a[0] != 503], [])
         self.t.start()
         self.after("all-killed", asked)
 

@@ -183,6 +183,27 @@ class Day(unittest.TestCase):
                                          {"model": "short", "message": "no key"}, self.key)
         self.assertEqual(status, 200, body)
 
+    def test_nobody_takes_all_of_the_table(self):
+        self.begin("max_refs = 128")
+        others = [self.t.account(f"other{i}") for i in range(20)]
+        for i in range(20):
+            self.t.ctl("topup", f"other{i}", "1")  # no ref
+
+        def fill(key, name):
+            n = 0
+            while keyed(self.t, key, f"{name}{n}")[0] == 200:
+                n += 1
+            return n
+
+        self.assertEqual(fill(self.key, "greedy"), 96)
+        self.assertEqual([fill(key, "k") for key in others], [2] * 12 + [0] * 8)
+        # What it knows it still knows; and the rest is the operator's.
+        self.assertEqual(keyed(self.t, self.key, "greedy0")[0], 200)
+        for i in range(8):
+            self.t.ctl("topup", "alice", "1", "--ref", f"r{i}")
+        p = self.t.ctl("topup", "alice", "1", "--ref", "one more", check=False)
+        self.assertIn("no_space", p.stdout + p.stderr)
+
     def test_after_a_day(self):
         self.begin("max_refs = 2")
         first = keyed(self.t, self.key, "k")[2]

@@ -107,6 +107,30 @@ class Holds(Limits):
         self.assertEqual(micro(self.t.show("holds")["held"]), 0)
 
 
+class Fairness(Limits):
+    OPTIONS = dict(workers=1, ledger="max_holds = 384", models=MODELS)
+
+    def test_nobody_takes_all_holds(self):
+        greedy, other = self.t.account("greedy", 500), self.t.account("other", 5)
+        ids = []
+        while True:
+            status, headers, body = self.t.request(
+                "POST", "/chat/send", {"model": "slow", "message": "hello"}, greedy)
+            if status != 200:
+                break
+            ids.append(body["stream_id"])
+        self.assertEqual((status, body["error"]["code"], headers["Retry-After"]),
+                         (429, "rate_limit_exceeded", "1"))
+        # Of 128 that its worker has.
+        self.assertEqual(len(ids), 96)
+        for _ in range(8):
+            ids.append(self.t.send(other, "hello", "slow")["stream_id"])
+        self.assertEqual(self.ask(other)[0], 429)
+        for i in ids:
+            self.assertEqual(self.t.request("DELETE", f"/stream?id={i}")[0], 200)
+        self.t.send(greedy, "hello", "slow")
+
+
 class Descriptors(Limits):
     OPTIONS = dict(workers=1, models=MODELS, wrapper=["prlimit", "--nofile=64:64"])
 
@@ -117,6 +141,9 @@ class Descriptors(Limits):
             for _ in range(100):
                 s = socket.create_connection(("127.0.0.1", self.t.port), 5 * SLOW)
                 idle.append(s)
+                # In the middle of a request, or it would be closed for the next one.
+                s.sendall(b"POST /chat/send HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n"
+                          b"Authorization: Bearer " + key.encode() + b"\r\n\r\n{")
             # The last ones are answered as soon as the worker has seen them.
             idle[-1].settimeout(10 * SLOW)
             while b"\r\n\r\n" not in said:

@@ -177,7 +177,7 @@ class Accounts(Operator):
                     if h["stream_id"] == sent["stream_id"])
         with open(self.t.folder + "/run/ledger.shm", "r+b") as f:
             f.seek(152)  # struct region_header: holds_at
-            at = struct.unpack("<Q", f.read(8))[0] + int(hold.split("-")[0]) * 384 + 16
+            at = struct.unpack("<Q", f.read(8))[0] + int(hold.split("-")[0]) * 448 + 16
             f.seek(at)  # struct hold: amount
             amount = struct.unpack("<q", f.read(8))[0]
             f.seek(at)

@@ -43,6 +43,22 @@ class RateLimits(Case):
         return self.t.request("POST", "/chat/send",
                               dict(fields, model=model, message="hello there"), key)
 
+    def test_who_has_none_left_is_not_read(self):
+        # To count a long prompt takes a while, also of who is refused for it.
+        long = "hello there " * 2000
+        key = self.limited("reader", rpm=2)
+        self.assertEqual(self.t.request("POST", "/chat/preview", {"message": "hi"}, key)[0], 200)
+        # What was read counts, whatever it said; a short preview does not.
+        self.assertEqual(self.t.request("POST", "/chat/send", "no JSON", key)[0], 400)
+        self.assertEqual(self.t.request("POST", "/chat/preview", {"message": long}, key)[0], 200)
+        for path in ("/chat/preview", "/chat/send", "/v1/chat/completions", "/v1/messages",
+                     "/v1/messages/count_tokens", "/v1/embeddings", "/api/chat",
+                     "/api/chat/stream"):
+            status, headers, _ = self.t.request("POST", path, "no JSON" + long, key)
+            self.assertEqual((status, headers["x-ratelimit-remaining-requests"]), (429, "0"), path)
+            self.assertGreater(int(headers["Retry-After"]), 0)
+        self.assertEqual(self.t.request("POST", "/chat/preview", {"message": "hi"}, key)[0], 200)
+
     def test_no_more_requests_than_the_limit_at_four_workers(self):
         key = self.limited("burst", rpm=10)
         before, began = self.counted("requests"), time.monotonic()

@@ -330,7 +330,8 @@ class Retry(unittest.TestCase):
                          (trace, "req-of-mine"))
         self.assertTrue(got.headers["user-agent"].startswith("tolld/"))
         self.assertIn("request=req-of-mine", self.t.log())
-        for bad in (trace + "0", trace.upper(), "00-x", trace.replace("-", "_")):
+        for bad in (trace + "0", trace.upper(), "00-x", trace.replace("-", "_"), "ff" + trace[2:],
+                    f"00-{'0' * 32}-{trace[36:]}", f"{trace[:36]}{'0' * 16}-01"):
             _, _, sent = self.t.request("POST", "/chat/send", {"model": "a", "message": "hi"},
                                         self.key, {"traceparent": bad})
             list(self.t.open(sent["stream_id"]).typed())

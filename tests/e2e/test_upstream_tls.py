@@ -81,7 +81,7 @@ class Tls(unittest.TestCase):
         config += cls.provider("unknown", cls.servers["good"].port, None)
         config += f'model "fallback" {{ provider = {{"expired", "good"}}\n{PRICES} }}\n'
         cls.t = Tolld(sim=False, config=config, ledger="slice_tokens = 50 reconnect_grace = 1",
-                      timeouts="connect = 5 first_token = 10 idle = 5")
+                      timeouts="connect = 5 first_token = 10 idle = 60")
         cls.addClassCleanup(cls.t.close)
         for server in cls.servers.values():
             cls.addClassCleanup(server.close)
@@ -179,7 +179,7 @@ model "{name}" {{ provider = {{"{name}"}}
             def rested():
                 seen.append(metered())
                 return len(seen) > 10 and seen[-1] and len(set(seen[-10:])) == 1
-            wait_for(rested, 20, "the provider to be paused")
+            wait_for(rested, 60, "the provider to be paused")
             self.assertLess(seen[-1], 110000)  # of 120,000
             s.settimeout(30)
             while data := s.recv(65536):

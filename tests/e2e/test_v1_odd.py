@@ -110,7 +110,8 @@ model "{name}" {{
             self.assertEqual([got.text(i) for i in range(len(texts))], texts, what)
             self.assertEqual(self.charged(credit), self.price(n), what)
             self.assertEqual(got.finish(), ["length"], what)
-            self.assertEqual(got.tolld(), {"finish": "credit", "cost": self.price(n) / 1e6}, what)
+            self.assertEqual(got.tolld(), {"finish": "credit", "short_of": "credit",
+                                           "cost": self.price(n) / 1e6}, what)
             # What we wrote is of the same answer as what the provider wrote.
             self.assertEqual({(c["id"], c["model"], c["created"]) for c in got.chunks},
                              {("chatcmpl-theirs", "their-model", 1700000000)}, what)
@@ -385,7 +386,7 @@ model "{name}" {{
         """The floor holds: what is above it stays uncollected."""
         credit = f"{self.price(3) / 1e6:.6f}"
         self.p.default = whole("x", prompt=200, completion=3)
-        got = post(self.t, "/v1/chat/completions", {"model": "odd", "pad": "x" * 200, "messages": [
+        got = post(self.t, "/v1/chat/completions", {"model": "odd", "user": "x" * 200, "messages": [
             {"role": "user", "content": "hello there"}]}, self.account(credit))
         self.assertEqual(got.status, 200, got.body)
         self.assertEqual(self.charged(credit), micro(credit))

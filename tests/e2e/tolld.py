@@ -155,6 +155,7 @@ class Tolld:
         self.env = dict(os.environ, **(env or {}))
         self.wrapper = list(wrapper)  # of the daemon: valgrind, strace
         self.program = os.path.join(BUILD, "tolld")
+        self.pass_fds = ()  # descriptors that the daemon inherits, as they are numbered here
         self.process = None
         self.hang = 60  # tests stop processes for longer than is right
         self.write_config()
@@ -196,6 +197,8 @@ provider "nobody" {{
                 extra += '\n    tokenizer = "o200k_base"'
             if "max_completion" not in extra:
                 extra += "\n    max_completion = 100000"
+            if "context" not in extra:
+                extra += "\n    context = 1000000"
             if upstream == "nobody":
                 provider = "nobody"
             text += f'''
@@ -205,7 +208,6 @@ model "{name}" {{
     price_prompt = 0.15
     price_cached = 0.075
     price_completion = 0.60
-    context = 1000000
     {extra}
 }}
 '''
@@ -216,7 +218,7 @@ model "{name}" {{
         with open(self.log_file, "a") as log:
             self.process = subprocess.Popen(
                 self.wrapper + [self.program, "-c", self.config_file],
-                stderr=log, stdout=log, env=self.env)
+                stderr=log, stdout=log, env=self.env, pass_fds=self.pass_fds)
         if wait:
             wait_for(self.ready, 20, "the daemon to be ready")
         return self
@@ -380,6 +382,8 @@ class Case(unittest.TestCase):
     """A test with one daemon per class; what a test starts beside it is closed by it."""
 
     OPTIONS = {}
+    # What no log may hold.
+    BAD = ("AddressSanitizer", "runtime error:", "LeakSanitizer", "level=fatal", "signal=SIGSYS")
 
     @classmethod
     def setUpClass(cls):
@@ -400,7 +404,7 @@ class Case(unittest.TestCase):
         finally:
             log = cls.t.log()
             cls.t.close()
-        for bad in ("AddressSanitizer", "runtime error:", "LeakSanitizer", "level=fatal"):
+        for bad in cls.BAD:
             assert bad not in log, log
 
     def invariants(self):

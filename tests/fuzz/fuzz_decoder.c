@@ -12,7 +12,7 @@
  * objs: daemon/decoder.o daemon/dialect.o daemon/delta_read.o daemon/sse.o daemon/ndjson.o
  * objs: daemon/openai.o daemon/openai_template.o daemon/openai_request.o
  * objs: daemon/ollama.o daemon/ollama_request.o daemon/anthropic.o daemon/anthropic_request.o
- * objs: daemon/plain_request.o daemon/plain_message.o daemon/plain_tools.o daemon/chat_request.o daemon/chat_tokens.o daemon/calibrate.o
+ * objs: daemon/plain_request.o daemon/plain_message.o daemon/plain_tools.o daemon/chat_request.o daemon/chat_keys.o daemon/chat_tokens.o daemon/calibrate.o
  * objs: daemon/ids.o daemon/log.o
  * objs: daemon/json.o daemon/json_value.o daemon/utf8.o daemon/buf.o shm/money.o
  */

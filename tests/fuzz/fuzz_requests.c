@@ -10,7 +10,7 @@
  * objs: daemon/openai.o daemon/openai_request.o daemon/ollama.o daemon/ollama_request.o
  * objs: daemon/anthropic.o daemon/anthropic_request.o daemon/plain_request.o
  * objs: daemon/plain_message.o daemon/plain_tools.o
- * objs: daemon/chat_request.o daemon/chat_tokens.o daemon/calibrate.o daemon/ids.o daemon/log.o
+ * objs: daemon/chat_request.o daemon/chat_keys.o daemon/chat_tokens.o daemon/calibrate.o daemon/ids.o daemon/log.o
  * objs: daemon/json.o daemon/json_value.o daemon/utf8.o daemon/buf.o shm/money.o
  */
 #include <stdlib.h>

@@ -323,6 +323,7 @@ static const struct route routes[] = {
     {"/echo", HTTP_GET | HTTP_POST | HTTP_DELETE | HTTP_PUT | HTTP_PATCH, ROUTE_OPEN, ROUTE_OTHER,
         echo_handler},
     {"/post", HTTP_POST, ROUTE_OPEN, ROUTE_SEND, echo_handler},
+    {"/small", HTTP_POST | ROUTE_SMALL_BODY, ROUTE_OPEN, ROUTE_OTHER, echo_handler},
     {"/post", HTTP_DELETE, ROUTE_OPEN, ROUTE_SEND, hello_handler},
     {"/slow", HTTP_GET | HTTP_POST, ROUTE_OPEN, ROUTE_OTHER, slow_handler},
     {"/stream", HTTP_GET, ROUTE_OPEN, ROUTE_STREAM, stream_handler},

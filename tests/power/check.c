@@ -6,7 +6,7 @@
  * then the folder is audited and what the journal says is printed.  Only the keeper runs, since
  * nothing else of the daemon writes or reads these files while it recovers: some thirty times as
  * many points in a minute as with whole daemons.
- * objs: daemon/keeper.o daemon/compact_make.o daemon/title.o daemon/compact.o daemon/keeper_batch.o daemon/keeper_gone.o daemon/recover.o daemon/keeper_prices.o daemon/audit.o daemon/proof.o daemon/checkpoint.o daemon/books_rows.o daemon/state.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_check.o daemon/metrics.o daemon/buf.o daemon/log.o daemon/utf8.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o shm/reap.o shm/wake.o shm/purse.o
+ * objs: daemon/keeper.o daemon/compact_make.o daemon/title.o daemon/compact.o daemon/keeper_batch.o daemon/keeper_gone.o daemon/keeper_refs.o daemon/recover.o daemon/keeper_prices.o daemon/audit.o daemon/proof.o daemon/checkpoint.o daemon/books_rows.o daemon/state.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_check.o daemon/metrics.o daemon/buf.o daemon/log.o daemon/utf8.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o shm/reap.o shm/wake.o shm/purse.o daemon/books_caps.o daemon/keeper_history.o daemon/journal_history.o daemon/journal_history_read.o
  * objs: daemon/tokenizer.o daemon/tokenizer_stream.o daemon/tokenizer_merge.o daemon/tokenizer_split.o
  * objs: daemon/tokenizer_class.o daemon/tokenizer_table.o
  * objs: daemon/renew.o daemon/config_record.o daemon/order.o daemon/config.o daemon/config_file.o daemon/config_text.o
@@ -29,6 +29,7 @@
 
 #include "daemon/audit.h"
 #include "daemon/heritage.h"
+#include "daemon/journal_history.h"
 #include "daemon/tokenizer.h"
 #include "shm/account.h"
 #include "shm/ledger.h"
@@ -172,6 +173,7 @@ tell_journal(json_t *out, struct journal_reader *r)
 {
 	struct journal_cursor *c = journal_cursor_new(r, 1);
 	json_t *credits = json_array(), *keys = json_array(), *streams = json_object();
+	json_t *forgotten = json_array();
 	char (*stream)[33] = calloc(dims.max_holds * 64, sizeof *stream), text[33];
 	struct journal_entry e;
 
@@ -189,6 +191,9 @@ tell_journal(json_t *out, struct journal_reader *r)
 
 			(void)snprintf(text, sizeof text, "key_%016" PRIx64, k->key_id);
 			json_array_append_new(keys, json_string(text));
+		} else if (j->type == JOURNAL_FORGET) {
+			hex(text, e.payload, JOURNAL_FORGET_LEN);
+			json_array_append_new(forgotten, json_string(text));
 		} else if (j->slot >= dims.max_holds * 64) {
 			continue;
 		} else if (j->type == JOURNAL_RESERVE) {
@@ -208,6 +213,139 @@ tell_journal(json_t *out, struct journal_reader *r)
 	json_object_set_new(out, "credits", credits);
 	json_object_set_new(out, "keys", keys);
 	json_object_set_new(out, "streams", streams);
+	json_object_set_new(out, "forgotten", forgotten);
+}
+
+/* The history beside the records that it is made of, as far back as there are any. */
+
+struct turn {
+	uint64_t sequence, forgotten; /* forgotten: a FORGET of its session after it, or 0 */
+	uint32_t account;
+	uint8_t session[16];
+	struct buf said, answer;
+	int64_t charge;
+	bool ended;
+};
+
+struct turns {
+	struct turn *turn;
+	size_t count;
+	size_t *open; /* of each slot: its turn's number, from 1; 0: none */
+};
+
+static void
+take_reserve(struct turns *t, const struct journal_entry *e)
+{
+	struct turn *turn = &t->turn[t->count];
+	struct journal_reserve head;
+	size_t at = sizeof head;
+
+	memcpy(&head, e->payload, sizeof head);
+	at += head.model_len + (head.keyed != 0 ? sizeof(struct journal_keyed) : 0);
+	t->open[e->record.slot] = 0;
+	if (at >= e->payload_len)
+		return;
+	*turn = (struct turn){.sequence = e->sequence, .account = e->record.account};
+	memcpy(turn->session, head.session_id, sizeof turn->session);
+	buf_add(&turn->said, (const char *)e->payload + at, e->payload_len - at);
+	t->open[e->record.slot] = ++t->count;
+}
+
+static void
+take_progress(struct turns *t, const struct journal_entry *e)
+{
+	size_t at = journal_split_len(&e->record, e->payload_len), n = t->open[e->record.slot];
+	struct turn *turn = n == 0 ? NULL : &t->turn[n - 1];
+
+	if (turn == NULL)
+		return;
+	if (e->payload_len > at)
+		buf_add(&turn->answer, (const char *)e->payload + at, e->payload_len - at);
+	if (e->record.type != JOURNAL_SETTLE && e->record.type != JOURNAL_VOID)
+		return;
+	turn->charge = e->record.amount;
+	turn->ended = true;
+	t->open[e->record.slot] = 0;
+}
+
+static void
+take_forget(struct turns *t, const struct journal_entry *e)
+{
+	for (size_t i = 0; i < t->count; i++)
+		if (t->turn[i].account == e->record.account &&
+		    memcmp(t->turn[i].session, e->payload, JOURNAL_FORGET_LEN) == 0)
+			t->turn[i].forgotten = e->sequence;
+}
+
+static const char *
+compare_turn(struct history_view *v, const struct turn *m)
+{
+	struct history_session s;
+	struct history_turn t;
+	struct buf answer = {0};
+	struct span said;
+	size_t len;
+	bool same;
+	int there = history_session_get(v, m->session, &s);
+
+	if (m->forgotten != 0)
+		return there == 0 || (there == 1 && s.first > m->forgotten)
+		           ? NULL
+		           : "it has what was forgotten";
+	if (there != 1)
+		return "a session is lost";
+	if (history_turn_before(v, &s, m->sequence + 1, &t) != 1 || t.sequence != m->sequence)
+		return "a turn is lost";
+	if (t.lost || (t.ended_us != 0) != m->ended || t.charge != m->charge)
+		return "a turn's end is not its record's";
+	if (history_said(v, t.sequence, &said) != 1 || said.len != m->said.len ||
+	    memcmp(said.p, m->said.data, said.len) != 0)
+		return "a question is not its record's";
+	same = history_answer(v, t.sequence, &answer, &len) == 1 && len == m->answer.len &&
+	       (len == 0 || memcmp(answer.data, m->answer.data, len) == 0);
+	buf_free(&answer);
+	return same ? NULL : "an answer is not its records'";
+}
+
+static const char *
+compare_turns(struct journal_reader *r, const struct turns *t)
+{
+	const char *fault = NULL;
+
+	for (size_t i = 0; i < t->count && fault == NULL; i++) {
+		struct history_view *v = history_view_new(r, t->turn[i].account);
+
+		fault = v == NULL ? "it cannot be read" : compare_turn(v, &t->turn[i]);
+		history_view_free(v);
+	}
+	return fault;
+}
+
+static void
+tell_history(json_t *out, struct journal_reader *r)
+{
+	struct journal_cursor *c = journal_cursor_new(r, 1);
+	struct turns t = {0};
+	struct journal_entry e;
+	const char *fault;
+
+	t.turn = c == NULL ? NULL : calloc(journal_cursor_last(c) + 1, sizeof *t.turn);
+	t.open = calloc(dims.max_holds * 64, sizeof *t.open);
+	while (t.turn != NULL && t.open != NULL && journal_cursor_next(c, &e) == 1) {
+		if (e.record.type == JOURNAL_FORGET)
+			take_forget(&t, &e);
+		else if (e.record.slot >= dims.max_holds * 64)
+			continue;
+		else if (e.record.type == JOURNAL_RESERVE)
+			take_reserve(&t, &e);
+		else if (e.record.type >= JOURNAL_EXTEND && e.record.type <= JOURNAL_VOID)
+			take_progress(&t, &e);
+	}
+	journal_cursor_free(c);
+	fault = compare_turns(r, &t);
+	json_object_set_new(out, "history", fault == NULL ? json_null() : json_string(fault));
+	json_object_set_new(out, "turns", json_integer((json_int_t)t.count));
+	/* The process ends now: what it has goes with it. */
 }
 
 static const char *
@@ -243,6 +381,7 @@ tell(json_t *out, const char *folder)
 	}
 	json_object_set_new(out, "accounts", accounts);
 	tell_journal(out, r);
+	tell_history(out, r);
 	state_reader_close(st);
 	journal_reader_close(r);
 	return NULL;
@@ -256,6 +395,7 @@ check(char *folder)
 	int tries = 0;
 
 	config.state_dir = config.runtime_dir = folder;
+	config.history.enabled = true;
 	heritage.config = &config;
 	if (region_anonymous(&heritage.region, &dims) < 0)
 		return 1;

@@ -262,6 +262,12 @@ class Load:
                 self.texts.add(text)
         s.close()
 
+    def forget(self, name, session):
+        status, _, _ = self.t.request("DELETE", f"/chat/history?session_id={session}",
+                                      key=self.keys[name])
+        if status == 200:
+            self.note("forgot", base64.urlsafe_b64decode(session + "==").hex())
+
     def client(self, seed):
         rng = random.Random(seed)
         while not self.stop:
@@ -279,6 +285,8 @@ class Load:
                 self.note("reserved", secret)
                 if rng.random() < 0.9:
                     self.watch(name, sent, rng.randint(0, 300) if rng.random() < 0.2 else 0)
+                if rng.random() < 0.2:
+                    self.forget(name, sent["session_id"])
             except (OSError, ValueError, KeyError, AssertionError) as e:
                 if self.stop:
                     return
@@ -332,6 +340,7 @@ def record(folder, seconds):
     """Run the daemon; (log entries, what was told, token counts, where it compacted)."""
     os.mkdir(folder)
     t = Tolld(workers=2, models=MODELS, folder=folder,
+              config="history { keep_days = 0 keep_sessions = 0 }",
               ledger=f"slice_tokens = {SLICE} max_holds = 1024 max_accounts = 4096")
     disk = Disk(BUILD, folder, os.path.join(folder, "state"), log=True)
     clock = Clock(BUILD, folder)
@@ -388,6 +397,8 @@ def differences(found, told, position, counts):
     if len(set(refs)) != len(refs):
         out.append("a ref stands there twice")
     streams = found["streams"]
+    if found["history"] is not None:
+        out.append(f"the history: {found['history']}")
     for at, what, name, *rest in told:
         if at > position:
             continue
@@ -404,6 +415,8 @@ def differences(found, told, position, counts):
                 out.append(f"account {name} of {rest[0]}: found {a}")
         elif what == "key" and name not in found["keys"]:
             out.append(f"key {name} is lost")
+        elif what == "forgot" and name not in found["forgotten"]:
+            out.append(f"session {name} was forgotten, and is not")
         elif what == "topup" and credits.get(name) != rest[0]:
             out.append(f"top-up {name} of {rest[0]}: found {credits.get(name)}")
         elif what == "reserved" and name not in streams:

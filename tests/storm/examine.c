@@ -10,16 +10,14 @@
 #include <time.h>
 
 #include "daemon/audit.h"
+#include "daemon/books.h"
+#include "daemon/journal_history.h"
 #include "shm/seat.h"
 #include "shm/account.h"
 #include "shm/ledger.h"
+#include "shm/purse.h"
+#include "tests/storm/examine.h"
 #include "tests/storm/told.h"
-
-#define WRONG(...)                                                                                \
-	do {                                                                                      \
-		storm_fail(__VA_ARGS__);                                                          \
-		return false;                                                                     \
-	} while (0)
 
 static int64_t
 cost(uint32_t tokens)
@@ -70,10 +68,11 @@ enter_reserve(const struct journal_entry *e)
 	if (head.keyed && !enter_once(e, head.model_len, t->account))
 		return false;
 	t->j_reserved = 1;
+	t->j_turn = storm_talks(number) ? e->sequence : 0;
 	t->j_first = t->j_amount = e->record.amount;
 	told->slot_stream[e->record.slot] = number + 1;
 	told->held[t->account] += e->record.amount;
-	return true;
+	return purses_enter(e, t) && purses_spend(e, t, e->record.amount);
 }
 
 static bool
@@ -92,6 +91,7 @@ enter_open(const struct journal_entry *e)
 		if (r->type == JOURNAL_EXTEND) {
 			t->j_amount += r->amount;
 			told->held[t->account] += r->amount;
+			return purses_spend(e, t, r->amount);
 		}
 		return true;
 	}
@@ -105,7 +105,7 @@ enter_open(const struct journal_entry *e)
 	told->balance[t->account] -= r->amount;
 	told->held[t->account] -= t->j_amount;
 	told->slot_stream[r->slot] = 0;
-	return true;
+	return purses_spend(e, t, r->amount - t->j_amount);
 }
 
 static bool
@@ -143,15 +143,16 @@ static bool
 enter_setting(const struct journal_entry *e)
 {
 	struct journal_account_set set;
+	struct journal_budgets budgets;
 	struct told_account *a = &told->account[e->record.account];
 	char reason[16] = "";
 	struct told_setting *t;
 	uint32_t number;
 
-	memcpy(&set, e->payload, sizeof set);
-	if (set.reason_len >= sizeof reason)
+	if (!books_set_of(&e->record, e->payload, &set, &budgets) ||
+	    set.reason_len >= sizeof reason)
 		WRONG("record %" PRIu64 ": what reason is that", e->sequence);
-	memcpy(reason, (const char *)e->payload + sizeof set, set.reason_len);
+	memcpy(reason, (const char *)e->payload + e->payload_len - set.reason_len, set.reason_len);
 	number = (uint32_t)strtoul(reason, NULL, 10);
 	if (number >= atomic_load(&told->settings))
 		WRONG("record %" PRIu64 ": setting %u was never made", e->sequence, number);
@@ -320,6 +321,36 @@ judge_stream(uint32_t i, const struct told_stream *t)
 	return t->j_proc == PROC_KEEPER ? judge_rebooted(i, t) : judge_reaped(i, t);
 }
 
+/* What the history has of it, however often the keeper died meanwhile. */
+static bool
+judge_turn(struct journal_reader *journal, uint32_t i, const struct told_stream *t)
+{
+	uint8_t id[16] = {(uint8_t)(i / 2 % STORM_SESSIONS)};
+	struct history_session s;
+	struct history_turn turn;
+	struct history_view *v;
+	char text[STORM_SAID];
+	struct span said;
+	bool good;
+
+	if (t->j_turn == 0)
+		return true;
+	v = history_view_new(journal, t->account);
+	good = v != NULL && history_session_get(v, id, &s) == 1 &&
+	    history_turn_before(v, &s, t->j_turn + 1, &turn) == 1 && turn.sequence == t->j_turn &&
+	    history_said(v, t->j_turn, &said) == 1 &&
+	    said.len == (size_t)snprintf(text, sizeof text, "%u", i) &&
+	    memcmp(said.p, text, said.len) == 0;
+	history_view_free(v);
+	if (!good)
+		WRONG("stream %u: its turn %" PRIu64 " is not in the history", i, t->j_turn);
+	if (turn.ended_us == 0 || turn.outcome != t->j_outcome ||
+	    turn.charge != (t->j_type == JOURNAL_VOID ? 0 : t->j_charge))
+		WRONG("stream %u: in the history it is charged %lld, outcome %d", i,
+		    (long long)turn.charge, turn.outcome);
+	return true;
+}
+
 static bool
 judge_credit(uint32_t i, const struct told_credit *t)
 {
@@ -392,6 +423,11 @@ judge_keys(const struct region *region)
 		    ((atomic_load(&k->flags) & KEY_REVOKED) != 0) != t->j_revoked)
 			WRONG("key %" PRIu64 ": account %u, flags %x in memory", k->key_id,
 			    k->account, atomic_load(&k->flags));
+		if (t->cap != 0 && purse_used(&k->purse, 0) != t->j_used)
+			WRONG("key %" PRIu64 ": %lld is used of its cap, by the journal %lld",
+			    k->key_id, (long long)purse_used(&k->purse, 0), (long long)t->j_used);
+		if (seat_count(&k->seats) != 0)
+			WRONG("key %" PRIu64 ": seats are taken by nobody", k->key_id);
 	}
 	return true;
 }
@@ -428,6 +464,8 @@ judge_memory(const struct region *region)
 			    "says %lld, %lld", i, (long long)books.balance,
 			    (long long)books.held, (long long)available,
 			    (long long)told->balance[i], (long long)told->held[i]);
+		if (!purses_judge(region, i))
+			return false;
 		if (seat_count(&account_at(region, i)->seats) != 0)
 			WRONG("account %u: %llu seats are taken by nobody", i,
 			    (unsigned long long)seat_count(&account_at(region, i)->seats));
@@ -474,7 +512,7 @@ examine(const struct heritage *h)
 		storm_fail("readers: %s", why);
 	good = good && walk(journal);
 	for (i = told->streams_done; good && i < atomic_load(&told->streams); i++)
-		good = judge_stream(i, &told->stream[i]);
+		good = judge_stream(i, &told->stream[i]) && judge_turn(journal, i, &told->stream[i]);
 	told->streams_done = i;
 	/* A ref of before may have been repeated since. */
 	for (i = told->credits_done; good && i < atomic_load(&told->credits); i++)

@@ -4,9 +4,41 @@
 #include <poll.h>
 
 #include "shm/account.h"
+#include "shm/clock.h"
+#include "shm/purse.h"
 #include "tests/storm/told.h"
 
-/* The invariant's guard: the floor, at every instant. */
+static void
+look_at_budgets(uint32_t number, const struct account *a)
+{
+	uint64_t now_us = realtime_us();
+
+	for (unsigned i = 0; i < BUDGETS; i++) {
+		const struct purse *b = &a->budget[i];
+		int64_t used = purse_used(b, purse_window(KEY_PER_DAY + i, now_us));
+
+		if (purse_cap(b) != 0 && used > purse_cap(b))
+			storm_fail("account %u: %lld is used of its budget of %lld", number,
+			    (long long)used, (long long)purse_cap(b));
+	}
+}
+
+static void
+look_at_keys(const struct region *region)
+{
+	/* Acquire, pairs with the keeper's insert. */
+	uint32_t n = atomic_load_explicit(&region->h->keys, memory_order_acquire);
+
+	for (uint32_t i = 0; i < n; i++) {
+		const struct purse *p = &key_at(region, i)->purse;
+
+		if (p->per != KEY_PER_NONE && purse_used(p, 0) > p->cap)
+			storm_fail("key %u: %lld is used of its cap of %lld", i,
+			    (long long)purse_used(p, 0), (long long)p->cap);
+	}
+}
+
+/* The invariant's guard: the floor, at every instant; and caps and budgets. */
 void
 player_checker(struct heritage *h)
 {
@@ -28,6 +60,8 @@ player_checker(struct heritage *h)
 			if ((atomic_load(&a->flags) & ACCOUNT_FROZEN) != 0)
 				storm_fail("account %u has flags %x: a record was refused", i,
 				    atomic_load(&a->flags));
+			if (STORM_BUDGETED(i))
+				look_at_budgets(i, a);
 			if (STORM_ADJUSTED(i))
 				continue;
 			if (available < 0)
@@ -38,6 +72,7 @@ player_checker(struct heritage *h)
 				    "below the floor", i, (long long)books.balance,
 				    (long long)books.held, (long long)books.overdraft);
 		}
+		look_at_keys(region);
 		atomic_fetch_add(&told->looks, 1);
 		(void)poll(NULL, 0, storm_draw(&(uint64_t){atomic_load(&told->looks)}, 8) == 0);
 	}

@@ -7,7 +7,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "shm/clock.h"
 #include "shm/mail.h"
+#include "shm/purse.h"
 #include "shm/ring.h"
 #include "shm/wake.h"
 
@@ -18,16 +20,26 @@ make_account(struct player *p, uint32_t number)
 	    .slot = JOURNAL_NONE, .account = JOURNAL_NONE, .price = JOURNAL_NONE,
 	    .amount = STORM_OVERDRAFT};
 	struct journal_account head = {0};
-	unsigned char payload[sizeof head + 16];
+	const struct journal_budgets budgets = {.cap = {
+	    [BUDGET_DAY] = STORM_BUDGET(number, BUDGET_DAY),
+	    [BUDGET_MONTH] = STORM_BUDGET(number, BUDGET_MONTH)}};
+	unsigned char payload[sizeof head + 16 + sizeof budgets];
 	char id[16];
+	size_t len;
 
 	storm_account_id(number, id);
 	if (account_find(p->region, id, strlen(id)) != NULL)
 		return;
 	head.id_len = (uint16_t)strlen(id);
+	head.budgets = STORM_BUDGETED(number);
 	memcpy(payload, &head, sizeof head);
 	memcpy(payload + sizeof head, id, head.id_len);
-	if (player_push_and_wait(p, &r, payload, sizeof head + head.id_len) < 0)
+	len = sizeof head + head.id_len;
+	if (head.budgets) {
+		memcpy(payload + len, &budgets, sizeof budgets);
+		len += sizeof budgets;
+	}
+	if (player_push_and_wait(p, &r, payload, len) < 0)
 		return;
 	ring_ack(p->ring, ring_durable(p->ring));
 }
@@ -68,9 +80,11 @@ operator_accounts(struct player *p)
 
 /* What to set; the change of the overdraft. */
 static int64_t
-draw_setting(struct player *p, struct account *a, struct journal_account_set *set)
+draw_setting(struct player *p, struct account *a, struct journal_account_set *set,
+    struct journal_budgets *budgets)
 {
 	struct account_books books;
+	int64_t used;
 
 	account_books(a, &books);
 	/* A closed one needs a successor. */
@@ -83,17 +97,45 @@ draw_setting(struct player *p, struct account *a, struct journal_account_set *se
 		/* There is nothing to unfreeze: it changes nothing. */
 		set->what = JOURNAL_SET_UNFROZEN;
 		return 0;
+	case 2:
+	case 3:
+		if (!STORM_REBUDGETED(a->number))
+			break;
+		for (unsigned i = 0; i < BUDGETS; i++) {
+			if (storm_draw(&p->rng, 2) == 0)
+				continue;
+			used = purse_used(&a->budget[i],
+			    purse_window(KEY_PER_DAY + i, realtime_us()));
+			set->what |= JOURNAL_SET_BUDGET(i);
+			/* Some more than is used, or less, or none any more. */
+			switch (storm_draw(&p->rng, 6)) {
+			case 0:
+				budgets->cap[i] = 0;
+				break;
+			case 1:
+				budgets->cap[i] = used / 2 + 1;
+				break;
+			default:
+				budgets->cap[i] = used + 1 + storm_draw(&p->rng, 30000);
+				break;
+			}
+		}
+		if (set->what == 0)
+			break;
+		told_count(OP_REBUDGET);
+		return 0;
 	case 1:
 		set->what = JOURNAL_SET_REQUESTS | JOURNAL_SET_STREAMS;
 		set->requests_per_minute = storm_draw(&p->rng, 1000);
 		set->concurrent_streams = storm_draw(&p->rng, 1000);
 		return 0;
 	default:
-		set->what = JOURNAL_SET_OVERDRAFT;
-		set->overdraft = STORM_ADJUSTED(a->number) ? (int64_t)storm_draw(&p->rng, 600)
-		    : books.overdraft + 1 + storm_draw(&p->rng, 4);
-		return set->overdraft - books.overdraft;
+		break;
 	}
+	set->what = JOURNAL_SET_OVERDRAFT;
+	set->overdraft = STORM_ADJUSTED(a->number) ? (int64_t)storm_draw(&p->rng, 600)
+						   : books.overdraft + 1 + storm_draw(&p->rng, 4);
+	return set->overdraft - books.overdraft;
 }
 
 static bool
@@ -103,7 +145,9 @@ begin_setting(struct player *p, struct operator *o)
 	uint32_t account = atomic_load(&told->active[storm_draw(&p->rng, STORM_ACCOUNTS)]);
 	struct account *a = player_account(p, account);
 	struct journal_account_set set = {0};
-	char payload[sizeof set + 16], reason[16];
+	struct journal_budgets budgets = {{0}};
+	char payload[sizeof set + sizeof budgets + 16], reason[16];
+	size_t len = sizeof set;
 	struct told_setting *t;
 
 	if (number >= STORM_SETTINGS_MAX) {
@@ -114,15 +158,19 @@ begin_setting(struct player *p, struct operator *o)
 		return false;
 	t = &told->setting[number];
 	t->account = account;
-	t->change = draw_setting(p, a, &set);
+	t->change = draw_setting(p, a, &set, &budgets);
 	t->what = set.what;
 	(void)snprintf(reason, sizeof reason, "%u", number);
 	set.reason_len = (uint16_t)strlen(reason);
 	memcpy(payload, &set, sizeof set);
-	memcpy(payload + sizeof set, reason, set.reason_len);
+	if ((set.what & JOURNAL_SET_BUDGETS) != 0) {
+		memcpy(payload + len, &budgets, sizeof budgets);
+		len += sizeof budgets;
+	}
+	memcpy(payload + len, reason, set.reason_len);
 	if (set.what == JOURNAL_SET_CLOSED)
 		atomic_store(&told->account[account].closing, 1);
-	if (ledger_account_set(p->ledger, a, t->change, payload, sizeof set + set.reason_len, &o->h,
+	if (ledger_account_set(p->ledger, a, t->change, payload, len + set.reason_len, &o->h,
 		&o->position) != LEDGER_OK) {
 		o->h = NULL;
 		return false;
@@ -179,6 +227,11 @@ make_key(struct player *p)
 		return;
 	atomic_store(&told->keys, number + 1);
 	told->key[number].account = account;
+	if (storm_draw(&p->rng, 4) != 0) {
+		told->key[number].cap = r.amount = 500 + storm_draw(&p->rng, 20000);
+		r.prompt = KEY_PER_TOTAL;
+		r.extra = 3 + storm_draw(&p->rng, 5); /* streams at once */
+	}
 	key_hash(number, key.hash);
 	if (player_push_and_wait(p, &r, &key, sizeof key) < 0)
 		return;

@@ -168,6 +168,25 @@ once_answered(struct player *p, struct stream *s, enum ring_status status)
 	once_over(p, s);
 }
 
+/* One of its account's with a cap, if there is one near by; revoked or not. */
+static struct key_entry *
+draw_key(struct player *p, uint32_t account)
+{
+	/* Acquire, pairs with the keeper's insert. */
+	uint32_t keys = atomic_load_explicit(&p->region->h->keys, memory_order_acquire);
+	uint32_t at = storm_draw(&p->rng, keys + 1);
+
+	if (storm_draw(&p->rng, 3) != 0)
+		return NULL;
+	for (uint32_t i = at; i < keys && i < at + 2 * STORM_ACCOUNTS; i++) {
+		struct key_entry *k = key_at(p->region, i);
+
+		if (k->account == account && k->purse.per != KEY_PER_NONE)
+			return k;
+	}
+	return NULL;
+}
+
 static bool
 begin(struct player *p, struct stream *s)
 {
@@ -175,14 +194,15 @@ begin(struct player *p, struct stream *s)
 	uint32_t account = atomic_load(&told->active[storm_draw(&p->rng, STORM_ACCOUNTS)]);
 	struct journal_reserve head = {.model_len = 5};
 	struct journal_keyed keyed;
-	unsigned char payload[sizeof head + 5 + sizeof keyed];
+	unsigned char payload[sizeof head + 5 + sizeof keyed + STORM_SAID];
 	size_t len = sizeof head + 5;
+	enum ledger_result result;
 	struct hold_terms t = {.price = storm_price,
 	    .prompt = STORM_PROMPT,
 	    .max_tokens = 1000,
 	    .min_tokens = 1 + storm_draw(&p->rng, 3),
 	    .want_tokens = 3 + storm_draw(&p->rng, 30),
-	    .reserved_us = 1,
+	    .reserved_us = realtime_us(),
 	    .deadline_us = UINT64_MAX / 2};
 
 	*s = (struct stream){0};
@@ -198,6 +218,8 @@ begin(struct player *p, struct stream *s)
 			once_over(p, s);
 		return false; /* not made yet */
 	}
+	t.purse = t.key = draw_key(p, account);
+	t.key_seats = t.key != NULL ? t.key->concurrent_streams : 0;
 	s->t = &told->stream[number];
 	s->t->account = account;
 	s->t->boot = atomic_load(&told->boots);
@@ -209,9 +231,13 @@ begin(struct player *p, struct stream *s)
 		memcpy(payload + len, &keyed, sizeof keyed);
 		len += sizeof keyed;
 	}
+	head.session_id[0] = (uint8_t)(number / 2 % STORM_SESSIONS);
+	if (storm_talks(number))
+		len += (size_t)snprintf((char *)payload + len, STORM_SAID, "%u", number);
 	memcpy(payload, &head, sizeof head);
 	memcpy(payload + sizeof head, "model", 5);
-	switch (ledger_reserve(p->ledger, &t, payload, len, &s->h, &s->position)) {
+	result = ledger_reserve(p->ledger, &t, payload, len, &s->h, &s->position);
+	switch (result) {
 	case LEDGER_OK:
 		s->reserving = true;
 		p->spare = 0;
@@ -219,7 +245,12 @@ begin(struct player *p, struct stream *s)
 		player_wake_keeper(p, false);
 		return true;
 	case LEDGER_SHORT:
-		told_count(OP_SHORT);
+	case LEDGER_CAPPED:
+	case LEDGER_BUDGET_DAY:
+	case LEDGER_BUDGET_MONTH:
+		told_count(result == LEDGER_SHORT ? OP_SHORT
+			: result == LEDGER_CAPPED ? OP_CAPPED
+						  : OP_BUDGET);
 		return s->once != 0 && once_ask(p, s, t.account);
 	case LEDGER_CLOSED:
 		if (!atomic_load(&told->account[account].closing))

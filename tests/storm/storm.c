@@ -10,6 +10,9 @@
  *
  *     storm [--seed N] [--ops N] [--seconds S]
  *
+ * Some streams are under a key's cap, some accounts have budgets: in memory and in the journal no
+ * more is used of one than it is, at any instant, and at rest memory says what the journal does.
+ *
  * The admin stands for operators as well (player_operator.c): settings, closing, keys, letters to
  * workers.  Now and then a keeper's disk fails (disk.c).
  *
@@ -17,12 +20,13 @@
  * each daemon ends.  How the processes interleave is the kernel's, so a seed that failed is likely
  * to fail again, not certain.
  *
- * objs: daemon/keeper.o daemon/order.o daemon/compact_make.o daemon/title.o daemon/compact.o daemon/keeper_batch.o daemon/recover.o daemon/keeper_prices.o daemon/audit.o daemon/proof.o daemon/checkpoint.o daemon/books_rows.o daemon/state.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_check.o daemon/metrics.o daemon/buf.o daemon/log.o daemon/utf8.o daemon/supervise.o daemon/version.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o shm/claim.o shm/reap.o shm/mail.o shm/wake.o daemon/keeper_gone.o shm/purse.o
- * objs: daemon/renew.o daemon/config_record.o daemon/config.o daemon/config_file.o daemon/config_text.o
- * objs: daemon/config_value.o daemon/config_jwt.o daemon/config_check.o daemon/config_source.o
- * objs: daemon/config_change.o daemon/auth_scope.o daemon/secret.o daemon/address.o
- * objs: daemon/calibrate.o daemon/tokenizer.o daemon/tokenizer_stream.o daemon/tokenizer_merge.o
- * objs: daemon/tokenizer_split.o daemon/tokenizer_class.o daemon/tokenizer_table.o
+ * objs: daemon/keeper.o daemon/compact_make.o daemon/title.o daemon/compact.o daemon/keeper_batch.o daemon/recover.o daemon/keeper_prices.o daemon/audit.o daemon/proof.o daemon/checkpoint.o daemon/books_rows.o daemon/state.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_check.o daemon/metrics.o daemon/buf.o daemon/log.o daemon/utf8.o daemon/supervise.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o shm/claim.o shm/reap.o shm/mail.o shm/wake.o daemon/keeper_gone.o daemon/keeper_refs.o shm/purse.o daemon/books_caps.o daemon/journal_history.o daemon/keeper_history.o daemon/journal_history_read.o
+ * objs: daemon/order.o daemon/version.o daemon/renew.o daemon/config_record.o daemon/config.o
+ * objs: daemon/config_file.o daemon/config_text.o daemon/config_value.o daemon/config_jwt.o
+ * objs: daemon/config_check.o daemon/config_source.o daemon/config_change.o daemon/auth_scope.o
+ * objs: daemon/secret.o daemon/address.o daemon/calibrate.o daemon/tokenizer.o
+ * objs: daemon/tokenizer_stream.o daemon/tokenizer_merge.o daemon/tokenizer_split.o
+ * objs: daemon/tokenizer_class.o daemon/tokenizer_table.o
  */
 #include <errno.h>
 #include <poll.h>
@@ -156,9 +160,11 @@ report(uint64_t seed, double seconds)
 	static const char *const kill_name[KILL_KINDS] = {"worker", "admin", "keeper",
 	    "keeper in recovery", "while reaping", "master", "all at once", "daemon in recovery",
 	    "reboot", "master at a named point"};
-	static const char *const op_name[OP_KINDS] = {"reserves", "refused for credit", "extends",
+	static const char *const op_name[OP_KINDS] = {"reserves", "refused for credit", "by a cap", "by a budget",
+	    "extends",
 	    "overdraws", "meter", "marks", "settles", "voids", "top-ups", "repeated refs",
-	    "adjustments", "syncs", "compactions", "settings", "accounts closed", "keys", "revocations",
+	    "adjustments", "syncs", "compactions", "settings", "of budgets",
+	    "accounts closed", "keys", "revocations",
 	    "keys refused", "letters", "streams ended by mail", "with a key", "repeated", "waited",
 	    "asked about"};
 	static const char *const disk_name[DISK_KINDS] = {"full", "write errors", "half writes",

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "daemon/heritage.h"
+#include "shm/account.h"
 #include "shm/money.h"
 #include "shm/region.h"
 
@@ -28,6 +29,12 @@
 /* Every fourth account gets adjustments below zero and lower overdrafts: they may cross its floor. */
 #define STORM_ADJUSTED(account) ((account) % 4 == 3)
 
+/* Every third account has budgets from its beginning, which stay; every third one's are changed. */
+#define STORM_BUDGETED(account) ((account) % 3 == 0)
+#define STORM_REBUDGETED(account) ((account) % 3 == 1)
+/* Now the day's is the tighter one, now the month's. */
+#define STORM_BUDGET(account, which) ((account) % 2 == (which) ? 300000 : 400000)
+
 /* A stream.  Its number stands in its id.  Written by the worker that has it. */
 struct told_stream {
 	uint32_t account;
@@ -43,7 +50,20 @@ struct told_stream {
 	uint8_t j_reserved, j_ended, j_type, j_outcome, j_proc;
 	uint32_t j_mark, j_completion;
 	int64_t j_amount, j_first, j_charge, j_uncollected;
+	uint32_t j_key; /* under whose cap, + 1 */
+	uint8_t j_budgets; /* a bit for each that it is under */
+	uint16_t j_window[BUDGETS];
+	uint64_t j_turn; /* of the history: its reserve's sequence; 0: it is in none */
 };
+
+/* Every other stream is a turn of a session, with its number as what was said. */
+#define STORM_SESSIONS 8 /* of an account */
+#define STORM_SAID 12
+static inline bool
+storm_talks(uint32_t number)
+{
+	return number % 2 == 0;
+}
 
 /* A key of repeated reserves (Idempotency-Key); by its number. */
 struct told_once {
@@ -74,6 +94,11 @@ struct told_account {
 	_Atomic uint8_t closing, closed; /* asked for, acknowledged */
 	uint8_t j_closed;
 	int64_t j_overdraft; /* less STORM_OVERDRAFT */
+	/* Held and charged under its budgets, in the window and the one before. */
+	struct {
+		uint16_t window[2];
+		int64_t spent[2];
+	} j_budget[BUDGETS];
 };
 
 /* What an operator set. */
@@ -88,6 +113,8 @@ struct told_key {
 	uint32_t account;
 	_Atomic uint8_t made, revoked; /* acknowledged: enum ring_status; yes or no */
 	uint8_t j_made, j_revoked;
+	int64_t cap; /* 0: none */
+	int64_t j_used;
 };
 
 enum kill_kind {
@@ -107,6 +134,8 @@ enum kill_kind {
 enum op_kind {
 	OP_RESERVE,
 	OP_SHORT,
+	OP_CAPPED,
+	OP_BUDGET,
 	OP_EXTEND,
 	OP_OVERDRAW,
 	OP_METER,
@@ -119,6 +148,7 @@ enum op_kind {
 	OP_SYNC,
 	OP_COMPACT,
 	OP_SETTING,
+	OP_REBUDGET,
 	OP_CLOSED,
 	OP_KEY,
 	OP_REVOKE,

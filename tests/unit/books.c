@@ -233,8 +233,9 @@ books_wrong(const struct books *b, const struct region *region)
 			return "a slot is not free";
 		if (b->hold[i].open)
 			return "a hold is open in the books";
-		if (hold_at(region, i)->purse.key != 0)
-			return "a slot claims from a purse";
+		for (enum purse_kind kind = 0; kind < PURSE_KINDS; kind++)
+			if (hold_at(region, i)->purse[kind].whose != 0)
+				return "a slot claims from a purse";
 	}
 	for (uint32_t i = 0; i < atomic_load(&region->h->accounts); i++) {
 		if (b->account[i].held != 0)
@@ -246,6 +247,13 @@ books_wrong(const struct books *b, const struct region *region)
 			return "memory and books disagree on what is available";
 		if (seat_count(&account_at(region, i)->seats) != 0)
 			return "a seat was not given back";
+		/* With a budget all charges were under it, in its first window. */
+		for (int j = 0; j < BUDGETS; j++) {
+			const struct purse *p = &account_at(region, i)->budget[j];
+
+			if (purse_cap(p) != 0 && purse_used(p, 0) != b->account[i].charged)
+				return "what is used of a budget is not what was charged";
+		}
 	}
 	if (atomic_load(&region->h->keys) > 0 && seat_count(&key_at(region, 0)->seats) != 0)
 		return "a seat of the key was not given back";

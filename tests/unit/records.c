@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "shm/account.h"
+#include "shm/purse.h"
 
 const struct price rec_price = {1500000, 500000, 3000000, 3000000, 1500000, 0};
 
@@ -62,6 +63,32 @@ rec_set(uint32_t slot, uint64_t op, uint32_t account, uint32_t what, int64_t cha
 	rec.r.amount = change;
 	add(&rec, &set, sizeof set);
 	add(&rec, "why", 3);
+	return rec;
+}
+
+struct rec
+rec_budgets(uint32_t slot, uint64_t op, uint32_t account, uint32_t what, int64_t day,
+    int64_t month)
+{
+	struct rec rec = rec_new(JOURNAL_ACCOUNT_SET, slot, op, account);
+	struct journal_account_set set = {.what = what, .reason_len = 3};
+	struct journal_budgets budgets = {.cap = {[BUDGET_DAY] = day, [BUDGET_MONTH] = month}};
+
+	add(&rec, &set, sizeof set);
+	add(&rec, &budgets, sizeof budgets);
+	add(&rec, "why", 3);
+	return rec;
+}
+
+struct rec
+rec_under(struct rec rec, unsigned budgets)
+{
+	uint32_t bits = 0;
+
+	for (unsigned i = 0; i < BUDGETS; i++)
+		if (budgets & 1u << i)
+			bits |= JOURNAL_BUDGET(i, purse_window(KEY_PER_DAY + i, rec.r.time_us));
+	rec.r.extra = JOURNAL_RESERVE_EXTRA((uint64_t)rec.r.extra, bits);
 	return rec;
 }
 
@@ -383,7 +410,10 @@ rec_random(const struct books *b, unsigned int *seed, uint32_t accounts, uint32_
 
 		*rec = rec_set(slot, op, account, JOURNAL_SET_OVERDRAFT | JOURNAL_SET_TOKENS,
 		    change, books_account(b, account)->overdraft + change);
-	} else if (draw(seed, 20) == 0)
+	} else if (draw(seed, 20) == 0 && account < books_accounts(b))
+		*rec = rec_budgets(slot, op, account, draw(seed, 3) * JOURNAL_SET_DAY,
+		    draw(seed, 3000), draw(seed, 6000));
+	else if (draw(seed, 20) == 0)
 		*rec = rec_key(account, draw(seed, 1000), "label");
 	else if (draw(seed, 20) == 0)
 		*rec = rec_price_set(draw(seed, 2) == 0 ? "model" : text, draw(seed, PRICE_KINDS),
@@ -393,7 +423,8 @@ rec_random(const struct books *b, unsigned int *seed, uint32_t accounts, uint32_
 	else
 		*rec = draw(seed, 8) == 0
 		    ? rec_keyed(slot, op, account, 60 + draw(seed, 60), (uint8_t)draw(seed, 256), 1)
-		    : rec_reserve(slot, op, account, 60 + draw(seed, 60), 3, (uint8_t)slot);
+		    : rec_under(rec_reserve(slot, op, account, 60 + draw(seed, 60), 3,
+				    (uint8_t)slot), draw(seed, 4));
 	books_check(b, &in, &v);
 	return v.store;
 }

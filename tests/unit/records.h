@@ -22,6 +22,11 @@ struct rec rec_account(uint32_t number, const char *id, int64_t overdraft);
 /* what: JOURNAL_SET_...; an overdraft of `overdraft`, `change` more than before; limits 7, 8, 9. */
 struct rec rec_set(uint32_t slot, uint64_t op, uint32_t account, uint32_t what, int64_t change,
     int64_t overdraft);
+/* JOURNAL_SET_DAY, _MONTH, with these budgets. */
+struct rec rec_budgets(uint32_t slot, uint64_t op, uint32_t account, uint32_t what, int64_t day,
+    int64_t month);
+/* The same RESERVE, under budgets (a bit for each), in the windows of its time. */
+struct rec rec_under(struct rec, unsigned budgets);
 struct rec rec_freeze(uint32_t account);
 struct rec rec_key(uint32_t account, uint64_t key_id, const char *label);
 /* As a worker sends it; the key is trusted if it was made by rec_trusted_key. */

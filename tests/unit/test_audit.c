@@ -2,7 +2,7 @@
  * Goal:   the audit passes a clean journal and finds any difference, saying where it is.
  * Method: make a journal of random valid records and its projection; audit; then change one
  *         record, payload, batch or row at a time behind the keeper's back and audit again.
- * objs: daemon/audit.o daemon/proof.o daemon/checkpoint.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books_rows.o daemon/state.o daemon/state_streams.o daemon/state_read.o daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_check.o daemon/buf.o daemon/log.o daemon/utf8.o tests/unit/records.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o shm/purse.o
+ * objs: daemon/audit.o daemon/proof.o daemon/checkpoint.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books_rows.o daemon/state.o daemon/state_streams.o daemon/state_read.o daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_caps.o daemon/books_check.o daemon/buf.o daemon/log.o daemon/utf8.o tests/unit/records.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o shm/purse.o daemon/journal_history.o
  */
 #include <lmdb.h>
 #include <setjmp.h>
@@ -15,6 +15,7 @@
 #include <cmocka.h>
 
 #include "daemon/audit.h"
+#include "daemon/books_rows.h"
 #include "tests/unit/records.h"
 
 #define RECORDS 600
@@ -313,6 +314,14 @@ a_changed_account_row_is_found(void **state)
 	assert_int_equal(mdb_put(txn, dbi, &key, &value, 0), 0);
 	close_file(env, txn);
 	finds("state.mdb: account user-2 has balance");
+	/* What it has spent of its budget. */
+	copy[0] ^= 1;
+	copy[offsetof(struct account_row, budget[BUDGET_MONTH].used[0])] ^= 1;
+	open_file("state.mdb", "accounts", MDB_INTEGERKEY, &env, &txn, &dbi);
+	value.mv_data = copy;
+	assert_int_equal(mdb_put(txn, dbi, &key, &value, 0), 0);
+	close_file(env, txn);
+	finds("state.mdb: account user-2 has other budgets, or has used them otherwise");
 }
 
 int

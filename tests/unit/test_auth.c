@@ -448,6 +448,60 @@ keys_are_even(void **state)
 	}
 }
 
+/* What a WebSocket's handshake shows, with these headers. */
+static enum auth_result
+shown(const char *headers, bool websocket, char key[static 64])
+{
+	struct http_request rq;
+	struct http_fault fault;
+	struct span token = {"", 0};
+	size_t scanned = 0, len;
+	enum auth_result r;
+	char head[1000];
+
+	snprintf(head, sizeof head, "GET / HTTP/1.1\r\nHost: x\r\n%s\r\n", headers);
+	assert_int_equal(http_parse_head(head, strlen(head), &scanned, &rq, &len, &fault),
+	    HTTP_PARSE_OK);
+	r = auth_shown(&rq, websocket, &token);
+	snprintf(key, 64, "%.*s", r == AUTH_OK ? (int)token.len : 0, token.p);
+	return r;
+}
+
+static void
+a_websockets_offers(void **state)
+{
+#define OFFERS "Sec-WebSocket-Protocol: "
+	static const struct {
+		const char *headers;
+		enum auth_result result;
+		const char *key;
+	} cases[] = {
+	    {OFFERS "tolld, bearer.k1\r\n", AUTH_OK, "k1"},
+	    {OFFERS "bearer.k1,tolld\r\n", AUTH_OK, "k1"},
+	    {OFFERS "\tbearer.a.b-c_d \t,, tolld\r\n", AUTH_OK, "a.b-c_d"},
+	    {OFFERS "tolld\r\nsec-websocket-protocol: bearer.k1\r\n", AUTH_OK, "k1"},
+	    {OFFERS "bearer.k1\r\nx-api-key: k2\r\n", AUTH_OK, "k2"},
+	    {OFFERS "bearer.k1\r\nAuthorization: Bearer k3\r\nx-api-key: k2\r\n", AUTH_OK, "k3"},
+	    {OFFERS "bearer.k1, bearer.k2\r\n", AUTH_AMBIGUOUS, ""},
+	    {OFFERS "bearer.k1\r\n" OFFERS "bearer.k1\r\n", AUTH_AMBIGUOUS, ""},
+	    {OFFERS "bearer.\r\n", AUTH_MISSING, ""},
+	    {OFFERS "tolld, Bearer.k1, xbearer.k1, bearer\r\n", AUTH_MISSING, ""},
+	    {OFFERS "\r\n", AUTH_MISSING, ""},
+	    {OFFERS ",\r\n", AUTH_MISSING, ""},
+	    {"", AUTH_MISSING, ""},
+	};
+	char key[64];
+
+	(void)state;
+	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+		assert_int_equal(shown(cases[i].headers, true, key), cases[i].result);
+		assert_string_equal(key, cases[i].key);
+	}
+	/* For others they are nothing. */
+	assert_int_equal(shown(cases[0].headers, false, key), AUTH_MISSING);
+#undef OFFERS
+}
+
 static void
 key_ids(void **state)
 {
@@ -488,6 +542,7 @@ main(void)
 	    cmocka_unit_test(another_secret_knows_nobody),
 	    cmocka_unit_test(hash_is_hmac_sha_256),
 	    cmocka_unit_test(keys_are_even),
+	    cmocka_unit_test(a_websockets_offers),
 	    cmocka_unit_test(key_ids),
 	};
 

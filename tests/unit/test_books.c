@@ -3,7 +3,7 @@
  *         and what a correct process sends is never refused.
  * Method: enter each type of record into empty books and compare them; then the same with one
  *         thing wrong each, which must be refused and change nothing.
- * objs: daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_check.o tests/unit/records.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/buf.o daemon/log.o daemon/utf8.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o daemon/books_rows.o shm/purse.o
+ * objs: daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_caps.o daemon/books_check.o tests/unit/records.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/buf.o daemon/log.o daemon/utf8.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o daemon/books_rows.o shm/purse.o daemon/journal_history.o
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -53,6 +53,13 @@ turned_away(struct rec rec, enum ring_status status)
 	assert_memory_equal(&before, books_account(b, 0), sizeof before);
 	assert_true((status == RING_REFUSED) == (v.contradicts != NULL));
 	return v;
+}
+
+static struct rec
+later(struct rec rec, unsigned seconds)
+{
+	rec.r.time_us += seconds * UINT64_C(1000000);
+	return rec;
 }
 
 /* Account 0 with 1,000 and an overdraft of 200, account 1 with nothing, one price. */
@@ -156,24 +163,24 @@ a_cap_is_never_passed(void **state)
 	stored(under_cap(SLOT, 1, 105, 1000 % 256, 1000));
 	turned_away(under_cap(SLOT + 1, 1, 196, 1000 % 256, 1000), RING_REFUSED);
 	stored(under_cap(SLOT + 1, 1, 195, 1000 % 256, 1000));
-	assert_int_equal(k->used[0], 300);
+	assert_int_equal(k->spent.used[0], 300);
 	turned_away(rec_extend(SLOT, 2, 0, 1, 106, 0, ""), RING_REFUSED);
 	/* Another day's, by a record that was written just before or after midnight. */
 	stored(under_cap(SLOT + 2, 1, 300, 1001 % 256, 1000));
-	assert_int_equal(k->window[1], 1001);
+	assert_int_equal(k->spent.window[1], 1001);
 	turned_away(under_cap(SLOT + 3, 1, 1, 1001 % 256, 1001), RING_REFUSED);
 	/* A void and a charge give back to the day that they were taken from. */
 	stored(rec_void(SLOT + 1, 2, 0));
-	assert_int_equal(k->used[0], 105);
+	assert_int_equal(k->spent.used[0], 105);
 	stored(rec_extend(SLOT, 2, 0, 30, 135, 30, ""));
 	stored(rec_settle(SLOT, 3, 0, 10, 35, ""));
-	assert_int_equal(k->used[0], 120);
-	assert_int_equal(k->used[1], 300);
+	assert_int_equal(k->spent.used[0], 120);
+	assert_int_equal(k->spent.used[1], 300);
 	/* Two days later its place is another day's: what ends then concerns nobody. */
 	stored(under_cap(SLOT, 4, 10, 1003 % 256, 1003));
-	assert_int_equal(k->used[1], 10);
+	assert_int_equal(k->spent.used[1], 10);
 	stored(rec_void(SLOT + 2, 2, 0));
-	assert_int_equal(k->used[1], 10);
+	assert_int_equal(k->spent.used[1], 10);
 	turned_away(under_cap(SLOT + 2, 3, 1, 1001 % 256, 1001), RING_REFUSED);
 	/* Both rows say all of it. */
 	books_row_make(b, ROWS_KEYS, books_key_find(b, 42), &row);
@@ -182,6 +189,108 @@ a_cap_is_never_passed(void **state)
 	books_row_make(b, ROWS_HOLDS, SLOT, &row);
 	assert_int_equal(row.fixed.hold.key_id, 42);
 	assert_int_equal(row.fixed.hold.window, 1003);
+}
+
+/* A reserve under both budgets of account 0, at this day's noon. */
+static struct rec
+under_budgets(uint32_t slot, uint64_t op, int64_t amount, uint64_t day)
+{
+	struct rec rec = rec_reserve(slot, op, 0, amount, 10, 1);
+
+	rec.r.time_us = (day * 86400 + 43200) * 1000000;
+	return rec_under(rec, 3);
+}
+
+/* Days 1,002 and 1,003 are the last ones of a month, the 32nd. */
+static void
+a_budget_is_never_passed(void **state)
+{
+	const struct books_budget *day, *month;
+	struct books_row row;
+	struct rec rec;
+
+	(void)state;
+	rec = rec_budgets(0, 2, 0, JOURNAL_SET_BUDGETS, 300, 500);
+	rec.r.time_us = UINT64_C(900) * 86400 * 1000000;
+	stored(rec);
+	day = &books_account(b, 0)->budget[BUDGET_DAY];
+	month = &books_account(b, 0)->budget[BUDGET_MONTH];
+	rec = rec_credit(JOURNAL_TOPUP, 0, 3, 0, 1000, "more"); /* that it had none is over */
+	rec.r.time_us = UINT64_C(901) * 86400 * 1000000;
+	stored(rec);
+	turned_away(under_budgets(SLOT, 1, 301, 1002), RING_REFUSED);
+	stored(under_budgets(SLOT, 1, 105, 1002));
+	turned_away(under_budgets(SLOT + 1, 1, 196, 1002), RING_REFUSED);
+	stored(under_budgets(SLOT + 1, 1, 195, 1002));
+	assert_int_equal(day->spent.used[0], 300);
+	assert_int_equal(month->spent.used[0], 300);
+	assert_int_equal(month->spent.window[0], 32);
+	rec = rec_extend(SLOT, 2, 0, 1, 106, 0, "");
+	rec.r.time_us = UINT64_C(1002) * 86400 * 1000000;
+	turned_away(rec, RING_REFUSED);
+	/* Of a window of another time; by a record from just before or after midnight it is not. */
+	rec = under_budgets(SLOT + 2, 1, 1, 1002);
+	rec.r.extra = JOURNAL_RESERVE_EXTRA(0, JOURNAL_BUDGET(BUDGET_DAY, 1004));
+	turned_away(rec, RING_REFUSED);
+	rec.r.extra = JOURNAL_RESERVE_EXTRA(0, JOURNAL_BUDGET(BUDGET_DAY, 1000));
+	turned_away(rec, RING_REFUSED);
+	rec.r.extra = JOURNAL_RESERVE_EXTRA(0, JOURNAL_BUDGET(BUDGET_DAY, 1003));
+	stored(rec);
+	assert_int_equal(day->spent.used[1], 1);
+	/* The month's binds, whatever the day has left. */
+	turned_away(under_budgets(SLOT + 3, 1, 201, 1003), RING_REFUSED);
+	stored(under_budgets(SLOT + 3, 1, 200, 1003));
+	/* A void and a charge give back to where they were taken from. */
+	stored(rec_void(SLOT + 1, 2, 0));
+	stored(rec_settle(SLOT, 2, 0, 10, 2, ""));
+	assert_int_equal(day->spent.used[0], price_cost(&rec_price, 10, 0, 2));
+	assert_int_equal(day->spent.used[1], 201);
+	/* Both rows say all of it. */
+	books_row_make(b, ROWS_ACCOUNTS, 0, &row);
+	assert_int_equal(row.fixed.account.budget[BUDGET_DAY].cap, 300);
+	assert_int_equal(row.fixed.account.budget[BUDGET_DAY].used[1], 201);
+	assert_int_equal(row.fixed.account.budget[BUDGET_DAY].window[1], 1003);
+	books_row_make(b, ROWS_HOLDS, SLOT + 3, &row);
+	assert_int_equal(row.fixed.hold.budgets, 3);
+	assert_int_equal(row.fixed.hold.budget_window[BUDGET_DAY], 1003);
+	/* Bad ones. */
+	turned_away(rec_budgets(0, 4, 0, JOURNAL_SET_DAY, -1, 0), RING_RANGE);
+	turned_away(rec_budgets(0, 5, 0, JOURNAL_SET_MONTH, 0, PURSE_MAX + 1), RING_RANGE);
+	rec = rec_budgets(0, 6, 0, JOURNAL_SET_MONTH, 0, 1);
+	rec.r.payload_len -= 4;
+	turned_away(rec, RING_REFUSED);
+	/* Taken away: who is under it goes on. */
+	stored(rec_budgets(0, 6, 0, JOURNAL_SET_BUDGETS, 0, 0));
+	stored(rec_extend(SLOT + 3, 2, 0, 700, 900, 0, ""));
+	assert_int_equal(day->spent.used[1], 901);
+}
+
+/* Who claimed before memory had the new one comes later: seconds, if the disk is slow. */
+static void
+a_lowered_budget_makes_no_forger_of_anybody(void **state)
+{
+	struct rec rec;
+
+	(void)state;
+	stored(rec_budgets(0, 2, 0, JOURNAL_SET_DAY, 300, 0));
+	stored(rec_credit(JOURNAL_TOPUP, 0, 3, 0, 1000, "second"));
+	rec = rec_budgets(0, 4, 0, JOURNAL_SET_DAY, 100, 0);
+	stored(later(rec, 60));
+	turned_away(later(rec_under(rec_reserve(SLOT, 1, 0, 301, 10, 1), 1), 120), RING_REFUSED);
+	stored(later(rec_under(rec_reserve(SLOT, 1, 0, 200, 10, 1), 1), 120));
+	/* Once more, for less. */
+	rec = rec_budgets(1, 1, 0, JOURNAL_SET_DAY, 50, 0);
+	stored(later(rec, 130));
+	stored(later(rec_extend(SLOT, 2, 0, 50, 250, 0, ""), 140));
+	/* Both slots' next operations: memory has it, for ten seconds it may not be seen yet. */
+	stored(later(rec_credit(JOURNAL_TOPUP, 0, 5, 0, 1000, "third"), 150));
+	stored(later(rec_extend(SLOT, 3, 0, 10, 260, 0, ""), 200));
+	stored(later(rec_credit(JOURNAL_TOPUP, 1, 2, 0, 1000, "fourth"), 210));
+	stored(later(rec_extend(SLOT, 4, 0, 10, 270, 0, ""), 219));
+	turned_away(later(rec_extend(SLOT, 5, 0, 10, 280, 0, ""), 221), RING_REFUSED);
+	/* Raised, it is good at once. */
+	stored(later(rec_budgets(0, 6, 0, JOURNAL_SET_DAY, 280, 0), 222));
+	stored(later(rec_extend(SLOT, 5, 0, 10, 280, 0, ""), 222));
 }
 
 static void
@@ -328,13 +437,6 @@ credits_are_judged(void **state)
 	rec = rec_credit(JOURNAL_TOPUP, 0, 5, 0, 1, "cut");
 	rec.r.payload_len--;
 	turned_away(rec, RING_REFUSED);
-}
-
-static struct rec
-later(struct rec rec, unsigned seconds)
-{
-	rec.r.time_us += seconds * UINT64_C(1000000);
-	return rec;
 }
 
 /* A key reserves once; the answer is the first one's, whatever became of it and of the account. */
@@ -903,6 +1005,8 @@ static void
 former_rows_are_read(void **state)
 {
 	struct hold_row hold = {.op = 9, .type = JOURNAL_VOID};
+	struct account_row account = {.balance = 7, .topups = 7, .id_len = 5};
+	char bytes[sizeof account + 5];
 	const int64_t prices[3] = {3, 2, 5};
 	char row[sizeof prices + 3];
 	uint32_t one = 1;
@@ -921,6 +1025,19 @@ former_rows_are_read(void **state)
 	assert_int_equal(books_hold(b, 1)->op, 9);
 	assert_int_equal(
 	    books_row_load_former(b, ROWS_HOLDS, &one, sizeof one, &hold, HOLD_ROW_1 - 8), -1);
+	hold.op = 10;
+	assert_int_equal(books_row_load(b, ROWS_HOLDS, &one, sizeof one, &hold, HOLD_ROW_2), 0);
+	assert_int_equal(books_hold(b, 1)->op, 10);
+	/* Accounts without budgets. */
+	one = 2;
+	memcpy(bytes, &account, ACCOUNT_ROW_1);
+	memcpy(bytes + ACCOUNT_ROW_1, "carol", 5);
+	for (size_t len = 0; len < ACCOUNT_ROW_1 + 5; len++)
+		assert_int_equal(books_row_load(b, ROWS_ACCOUNTS, &one, sizeof one, bytes, len), -1);
+	assert_int_equal(
+	    books_row_load(b, ROWS_ACCOUNTS, &one, sizeof one, bytes, ACCOUNT_ROW_1 + 5), 0);
+	assert_int_equal(books_account(b, 2)->balance, 7);
+	assert_int_equal(books_account(b, 2)->budget[BUDGET_DAY].cap, 0);
 }
 
 /* A price as journals had it before there were six kinds. */
@@ -974,6 +1091,32 @@ noise_is_no_danger(void **state)
 	assert_true(sequence > 1000);
 }
 
+/* Nothing of the books, and for an account that there is; an operator does not send it. */
+static void
+a_session_is_forgotten(void **state)
+{
+	struct rec rec = {.r = {.type = JOURNAL_FORGET, .version = JOURNAL_VERSION, .proc = 3,
+			      .slot = JOURNAL_NONE, .account = 0, .price = JOURNAL_NONE,
+			      .payload_len = JOURNAL_FORGET_LEN}};
+	struct books_account before = *books_account(b, 0);
+	struct books_input in = {.record = &rec.r, .payload = rec.payload,
+	    .types = BOOKS_FROM_ADMIN};
+	struct books_verdict v;
+
+	(void)state;
+	stored(rec);
+	assert_memory_equal(&before, books_account(b, 0), sizeof before);
+	books_check(b, &in, &v);
+	assert_int_equal(v.status, RING_REFUSED);
+	rec.r.account = 2;
+	(void)turned_away(rec, RING_REFUSED);
+	rec.r.account = 0;
+	rec.r.payload_len--;
+	(void)turned_away(rec, RING_REFUSED);
+	rec.r.payload_len = 0;
+	(void)turned_away(rec, RING_REFUSED);
+}
+
 int
 main(void)
 {
@@ -997,6 +1140,8 @@ main(void)
 	    TEST(a_key_that_is_no_longer_good_makes_no_user),
 	    TEST(a_key_of_former_checkpoints),
 	    TEST(a_cap_is_never_passed),
+	    TEST(a_budget_is_never_passed),
+	    TEST(a_lowered_budget_makes_no_forger_of_anybody),
 	    TEST(closed_and_frozen_accounts),
 	    TEST(settings_are_set),
 	    TEST(a_lowered_overdraft_makes_no_forger_of_anybody),
@@ -1006,6 +1151,7 @@ main(void)
 	    TEST(a_former_price_is_read),
 	    TEST(former_rows_are_read),
 	    TEST(a_hold_is_ended_at_its_last_mark),
+	    TEST(a_session_is_forgotten),
 	    TEST(noise_is_no_danger),
 	};
 

@@ -8,7 +8,7 @@
  * objs: daemon/tokenizer_split.o
  * objs: daemon/tokenizer_class.o daemon/tokenizer_table.o
  * objs: daemon/openai_request.o
- * objs: daemon/chat_request.o daemon/chat_tokens.o daemon/calibrate.o daemon/json.o
+ * objs: daemon/chat_request.o daemon/chat_keys.o daemon/chat_tokens.o daemon/calibrate.o daemon/json.o
  * objs: daemon/json_value.o daemon/ids.o daemon/log.o
  * objs: daemon/utf8.o daemon/buf.o shm/money.o
  */

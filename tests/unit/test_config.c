@@ -98,6 +98,10 @@ static const struct bad {
 	{ "journal {\n keep_days = 36501 }", "2: keep_days" },
 	{ "journal { keep_days = 1.5 }", "1: keep_days" },
 	{ "journal { keep = 1 }", "1: keep" },
+	{ "history { enabled = perhaps }", "1: enabled" },
+	{ "history {\n keep_days = 36501\n keep_sessions = -1 }", "2: keep_days|3: keep_sessions" },
+	{ "history { keep = 1 }", "1: keep" },
+	{ "history_tokens = 1.5", "1: history_tokens" },
 	{ "limits { requests_per_minute = -5 }", "1: requests_per_minute" },
 	{ "limits {\ntokens_per_minute = x\nconcurrent_streams = 1e3 }",
 	    "2: tokens_per_minute|3: concurrent_streams" },
@@ -168,6 +172,8 @@ static const struct bad {
 	{ "first_sight { grant = 100000000.000001 }", "1: grant" },
 	{ "first_sight { overdraft = 1.0000001 }", "1: overdraft" },
 	{ "first_sight {\nmax_accounts = -1\nmax_account = 5 }", "2: max_accounts|3: max_account" },
+	{ "limits { ws_questions_per_minute = x }", "1: ws_questions_per_minute" },
+	{ "timeouts { ws_idle = 0\nws_ping = -1 }", "1: ws_idle|2: ws_ping" },
 	/* Providers. */
 	{ "\nprovider p { }", "2: base_url" },
 	{ "provider p {\n base_url = \"http://h\"\n dialect = soap }", "3: dialect" },
@@ -343,6 +349,10 @@ defaults_are_the_contracts(void **state)
 	assert_int_equal(c->first_sight.grant, 0);
 	assert_int_equal(c->first_sight.overdraft, 0);
 	assert_int_equal(c->first_sight.max_accounts, 1000);
+	assert_true(c->history.enabled);
+	assert_int_equal(c->history.keep_days, 365);
+	assert_int_equal(c->history.keep_sessions, 1000);
+	assert_int_equal(c->history_tokens, 4000);
 	assert_int_equal(c->timeouts.connect, 10);
 	assert_int_equal(c->timeouts.first_token, 60);
 	assert_int_equal(c->timeouts.idle, 60);
@@ -350,6 +360,9 @@ defaults_are_the_contracts(void **state)
 	assert_int_equal(c->timeouts.request, 60);
 	assert_int_equal(c->timeouts.header, 10);
 	assert_int_equal(c->timeouts.drain, 30);
+	assert_int_equal(c->timeouts.ws_idle, 60);
+	assert_int_equal(c->timeouts.ws_ping, 20);
+	assert_int_equal(c->limits.ws_questions_per_minute, 10);
 	assert_int_equal(c->model_count, 0);
 	config_free(c);
 }
@@ -361,15 +374,18 @@ static const char everything[] =
     "state_dir = \"/s\" runtime_dir = '/r'\n"
     "cors_origins = {\"https://Chat.example\", \"http://[::1]:3000\"}\n"
     "max_body = 2048\nflush_ms_max = 0\nlog_format = json\nlog_level = \"debug\"\n"
-    "drain_timeout = 5\n"
+    "drain_timeout = 5 history_tokens = 7 "
+    "history { enabled = false keep_days = 8 keep_sessions = 9 }\n"
     "ledger { overdraft = 0.000001 slice_tokens = 10 hold_ttl = 1 reconnect_grace = 0\n"
     "  max_accounts = 10 max_holds = 100 }\n"
-    "limits { requests_per_minute = 1 tokens_per_minute = 2 concurrent_streams = 3 }\n"
+    "limits { requests_per_minute = 1 tokens_per_minute = 2 concurrent_streams = 3"
+    "  ws_questions_per_minute = 0 }\n"
     "first_sight { grant = 100000000 overdraft = 0.5 max_accounts = 0 } "
-    "timeouts { connect = 1 first_token = 2 idle = 3 stream = 4 request = 5 header = 6 }\n"
+    "timeouts { connect = 1 first_token = 2 idle = 3 stream = 4 request = 5 header = 6"
+    "  ws_idle = 7 ws_ping = 8 }\n"
     "model \"b\" { provider = {q, \"p\"} upstream = \"up/b:7\" tokenizer = \"cl100k_base\"\n"
     "  price_prompt = 0.15 price_cached = \"0.075\" price_completion = 0.60\n"
-    "  context = 1000 max_completion = 1000 hidden_tokens = true }\n"
+    "  context = 1000 max_completion = 1000 hidden_tokens = true history_tokens = 6 }\n"
     "model \"m\" { provider = p price_prompt = 1 price_completion = 0 }\n"
     "provider \"p\" { dialect = anthropic base_url = \"https://h:8443/v1///\"\n"
     "  api_key = \"x-${TEST_KEY}-${TEST_UNSET:-none}\" retries = 0 }\n"
@@ -388,6 +404,11 @@ every_key_arrives(void **state)
 		print_message("%s", said);
 	assert_non_null(c);
 	assert_int_equal(c->workers, 3);
+	assert_false(c->history.enabled);
+	assert_int_equal(c->history.keep_days, 8);
+	assert_int_equal(c->history.keep_sessions, 9);
+	assert_int_equal(c->model[0].history_tokens, 6);
+	assert_int_equal(c->model[1].history_tokens, 7);
 	assert_string_equal(c->default_model, "b");
 	assert_int_equal(c->listen_count, 3);
 	assert_string_equal(c->listen[1], "[::]:80");
@@ -408,7 +429,10 @@ every_key_arrives(void **state)
 	assert_int_equal(c->first_sight.grant, 100000000 * INT64_C(1000000));
 	assert_int_equal(c->first_sight.overdraft, 500000);
 	assert_int_equal(c->first_sight.max_accounts, 0);
+	assert_int_equal(c->limits.ws_questions_per_minute, 0);
 	assert_int_equal(c->timeouts.header, 6);
+	assert_int_equal(c->timeouts.ws_idle, 7);
+	assert_int_equal(c->timeouts.ws_ping, 8);
 	assert_int_equal(c->provider_count, 4);
 	assert_int_equal(c->provider[0].dialect, DIALECT_ANTHROPIC);
 	assert_string_equal(c->provider[0].base_url[0], "https://h:8443/v1");

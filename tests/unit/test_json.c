@@ -456,6 +456,32 @@ test_mutants_against_jansson(void **state)
 	assert_true(good > 1000 && bad > 1000);
 }
 
+/* What readers that fold cases, or end a text at its NUL, take for a name that they know. */
+static void
+test_names_that_look_alike(void **state)
+{
+	static const struct {
+		const char *text;
+		bool like;
+	} cases[] = {
+	    {"\"max_tokens\"", true}, {"\"MAX_Tokens\"", true}, {"\"max_to\\u212aens\"", true},
+	    {"\"max_to\xe2\x84\xaa""ens\"", true}, {"\"max_token\xc5\xbf\"", true},
+	    {"\"max_token\\u017F\"", true}, {"\"\\u004dax_tokens\"", true},
+	    {"\"max_tokens\\u0000\"", true}, {"\"max_tokens\\u0000x\"", true},
+	    {"\"max_token\"", false}, {"\"max_tokens_\"", false}, {"\"max-tokens\"", false},
+	    {"\"\"", false}, {"\"max_token\xc5\xbe\"", false}, {"\"max_to\xe2\x84\xab""ens\"", false},
+	    {"\"max_token\xc3\x9f\"", false}, {"\"\\u0000max_tokens\"", false}, {"7", false}, {"null", false},
+	};
+	struct json_value v;
+
+	(void)state;
+	for (size_t i = 0; i < LEN(cases); i++) {
+		assert_int_equal(json_check(cases[i].text, strlen(cases[i].text), &v, NULL), JSON_OK);
+		if (json_is_like(v, "max_tokens") != cases[i].like)
+			fail_msg("%s", cases[i].text);
+	}
+}
+
 int
 main(void)
 {
@@ -470,6 +496,7 @@ main(void)
 	    cmocka_unit_test(test_values),
 	    cmocka_unit_test(test_decode),
 	    cmocka_unit_test(test_integers),
+	    cmocka_unit_test(test_names_that_look_alike),
 	    cmocka_unit_test(test_mutants_against_jansson),
 	};
 

@@ -17,6 +17,7 @@
 #include "shm/ledger.h"
 #include "shm/ring.h"
 #include "shm/seat.h"
+#include "shm/purse.h"
 #include "tests/unit/books.h"
 
 struct bench {
@@ -511,7 +512,7 @@ sequences_go_on_from_the_books(void **state)
 #define ROUNDS 4000
 
 static struct bench *shared;
-static atomic_int running, below_floor, short_extends, short_reserves;
+static atomic_int running, below_floor, above_budget, short_extends, short_reserves;
 
 /* Sleep: on a busy machine yielding threads pass the processor around for a slice each. */
 static void
@@ -606,6 +607,12 @@ keeper_main(void *arg)
 			n += books_drain(&shared->books, &shared->region, p);
 		if (account_available(shared->account) < 0)
 			below_floor++;
+		for (int i = 0; i < BUDGETS; i++) {
+			const struct purse *p = &shared->account->budget[i];
+
+			if (purse_cap(p) != 0 && purse_used(p, 0) > purse_cap(p))
+				above_budget++;
+		}
 		if (last && n == 0)
 			return arg;
 		if (n == 0)
@@ -614,14 +621,15 @@ keeper_main(void *arg)
 }
 
 static void
-threads_on_one_account_conserve_and_keep_the_floor(void **state)
+threads(int64_t balance, int64_t budget)
 {
 	pthread_t worker[THREADS], keeper;
 
-	(void)state;
-	/* Room for two ordinary holds: nearly every reserve is contended or short. */
-	shared = bench_new(100000, 0);
+	shared = bench_new(balance, 0);
+	for (int i = 0; i < BUDGETS && budget != 0; i++)
+		purse_set_cap(&shared->account->budget[i], budget + i);
 	running = THREADS;
+	below_floor = above_budget = short_reserves = short_extends = 0;
 	pthread_create(&keeper, NULL, keeper_main, NULL);
 	for (uintptr_t i = 0; i < THREADS; i++)
 		pthread_create(&worker[i], NULL, worker_main, (void *)i);
@@ -632,9 +640,85 @@ threads_on_one_account_conserve_and_keep_the_floor(void **state)
 	if (wrong != NULL)
 		fail_msg("%s", wrong);
 	assert_int_equal(below_floor, 0);
+	assert_int_equal(above_budget, 0);
 	assert_true(shared->books.settles > 1000 && shared->books.extends > 1000);
 	assert_true(short_extends > 0 && short_reserves > 0);
+	if (budget != 0)
+		assert_in_range(shared->books.account[0].charged, budget - 100000, budget);
 	bench_free(shared);
+}
+
+static void
+threads_on_one_account_conserve_and_keep_the_floor(void **state)
+{
+	(void)state;
+	/* Room for two ordinary holds: nearly every reserve is contended or short. */
+	threads(100000, 0);
+}
+
+static void
+threads_on_one_account_keep_its_budgets(void **state)
+{
+	(void)state;
+	threads(INT64_C(1) << 50, 60000000);
+}
+
+static enum ledger_result
+reserve_any(struct bench *b)
+{
+	struct hold *h;
+	uint64_t position;
+
+	return ledger_reserve(b->ledger, &b->terms, NULL, 0, &h, &position);
+}
+
+/* With dear reasoning the whole slice is claimed at that price, and an extend at what it takes. */
+static void
+a_budget_pays_as_much_as_credit_would(void **state)
+{
+	struct bench *b = bench_new(100000000, 0);
+	struct purse *day = &b->account->budget[BUDGET_DAY];
+	struct settlement s = {.prompt = 10, .completion = 400, .reasoning = 200,
+	    .outcome = OUTCOME_STOP};
+	struct hold *h;
+	uint64_t position;
+
+	(void)state;
+	b->terms.price.reasoning = 3000000000;
+	*region_price(&b->region, 0) = b->terms.price;
+	purse_set_cap(day, 5000 + 300 * 3000 + 100 * 2000);
+	h = reserve(b, LEDGER_OK);
+	assert_int_equal(h->amount, 5000 + 300 * 3000);
+	assert_int_equal(purse_used(day, 0), h->amount);
+	commit(b);
+	ledger_meter(h, 200, 200);
+	assert_int_equal(ledger_extend(b->ledger, h, 600, false, NULL, 0, &position), LEDGER_OK);
+	assert_int_equal(hold_covers(h, h->amount, false), 450);
+	assert_int_equal(purse_used(day, 0), h->amount);
+	commit(b);
+	assert_int_equal(ledger_extend(b->ledger, h, 600, false, NULL, 0, &position),
+	    LEDGER_BUDGET_DAY);
+	assert_int_equal(reserve_any(b), LEDGER_BUDGET_DAY);
+	/* The month's has no more than the day's. */
+	ledger_meter(h, 400, 200);
+	s.charge = 5000 + 200 * 3000 + 200 * 2000;
+	assert_int_equal(ledger_settle(b->ledger, h, &s, NULL, 0, &position), LEDGER_OK);
+	commit(b);
+	assert_int_equal(ledger_close(b->ledger, h, position, NULL), RING_APPLIED);
+	ring_ack(ledger_ring(b->ledger), position);
+	assert_int_equal(purse_used(day, 0), s.charge);
+	purse_set_cap(&b->account->budget[BUDGET_MONTH], 7999);
+	assert_int_equal(reserve_any(b), LEDGER_BUDGET_MONTH);
+	assert_int_equal(purse_used(day, 0), s.charge);
+	/* Without an end: also what began under one. */
+	purse_set_cap(&b->account->budget[BUDGET_MONTH], 0);
+	h = reserve(b, LEDGER_OK);
+	purse_set_cap(day, 0);
+	commit(b);
+	assert_int_equal(ledger_extend(b->ledger, h, 1000, true, NULL, 0, &position), LEDGER_OK);
+	assert_int_equal(h->amount, 5000 + 1000 * 3000);
+	assert_int_equal(purse_used(day, 0), s.charge + h->amount);
+	bench_free(b);
 }
 
 int
@@ -654,7 +738,9 @@ main(void)
 	    cmocka_unit_test(closed_and_frozen_accounts_are_refused),
 	    cmocka_unit_test(no_slot_and_no_room_change_nothing),
 	    cmocka_unit_test(sequences_go_on_from_the_books),
+	    cmocka_unit_test(a_budget_pays_as_much_as_credit_would),
 	    cmocka_unit_test(threads_on_one_account_conserve_and_keep_the_floor),
+	    cmocka_unit_test(threads_on_one_account_keep_its_budgets),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

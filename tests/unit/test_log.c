@@ -1,7 +1,7 @@
 /*
  * Goal:   a log line is one well-formed, bounded line whatever its fields hold.
  * Method: stderr is a datagram socket, so that each write(2) is one message; read and compare.
- * objs: daemon/log.o
+ * objs: daemon/log.o daemon/log_journal.o
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,10 +15,25 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "daemon/log.h"
+#include "daemon/log_journal.h"
+
+static time_t ahead_s; /* of the clock that the log sees */
+
+int
+clock_gettime(clockid_t clock, struct timespec *ts)
+{
+	long rc = syscall(SYS_clock_gettime, clock, ts);
+	ts->tv_sec += clock == CLOCK_MONOTONIC ? ahead_s : 0;
+	return (int)rc;
+}
 
 static char line[65536];
 static int real_stderr = -1, reader = -1;
@@ -122,7 +137,7 @@ levels_hold_lines_back(void **state)
 	assert_false(log_enabled(LOG_INFO));
 	log_set_level(LOG_DEBUG);
 	log_event(LOG_DEBUG, "shown", NULL);
-	assert_string_equal(after_head("debug", "master"), "msg=shown\n");
+	assert_string_equal(after_head("debug", "master"), "msg=shown module=test_log\n");
 	errno = ENOENT;
 	log_warn("cannot open %s", "x");
 	assert_string_equal(after_head("warn", "master"),
@@ -208,6 +223,164 @@ fatal_exits_with_1(void **state)
 	assert_string_equal(after_head("error", "master"), "msg=\"no way\"\n");
 }
 
+static void
+modules_have_levels_of_their_own(void **state)
+{
+	static const struct log_module all[] = {
+	    {"test", LOG_ERROR}, {"test_log", LOG_DEBUG}, {"nothing", LOG_DEBUG}};
+	(void)state;
+	capture();
+	log_init("m", LOG_LOGFMT, LOG_WARN);
+	log_event(LOG_DEBUG, "no", NULL);
+	assert_string_equal(take(), "");
+	/* The longest name that fits. */
+	log_set_modules(all, 3);
+	log_event(LOG_DEBUG, "yes", NULL);
+	assert_string_equal(after_head("debug", "m"), "msg=yes module=test_log\n");
+	log_set_modules(all, 1);
+	log_warnx("no");
+	assert_string_equal(take(), "");
+	assert_true(log_enabled(LOG_ERROR));
+	/* Others'. */
+	log_set_modules(all + 2, 1);
+	log_event(LOG_INFO, "no", NULL);
+	assert_string_equal(take(), "");
+	log_warnx("yes");
+	assert_string_equal(after_head("warn", "m"), "msg=yes\n");
+}
+
+static void
+complain(int i)
+{
+	errno = ENOSPC;
+	log_warn("it failed for %d", i);
+	assert_int_equal(errno, ENOSPC);
+}
+
+static void
+what_comes_again_is_counted(void **state)
+{
+	int told = 0, others = 0;
+	(void)state;
+	capture();
+	log_init("m", LOG_LOGFMT, LOG_INFO);
+	for (int i = 0; i < 1000; i++) {
+		complain(i);
+		told += *take() != 0;
+		/* One line a stream, however many. */
+		log_event(LOG_INFO, "stream ended", NULL);
+		others += *take() != 0;
+	}
+	assert_int_equal(told, LOG_REPEATS);
+	assert_int_equal(others, 1000);
+	/* Another message is another. */
+	log_warnx("something else");
+	assert_string_equal(after_head("warn", "m"), "msg=\"something else\"\n");
+	/* Later the number is told, once, and it begins anew. */
+	ahead_s += LOG_REPEAT_S;
+	log_tick();
+	assert_string_equal(after_head("warn", "m"),
+	    "msg=\"left out what came again and again\" of=\"it failed for %d\" times=980\n");
+	log_tick();
+	assert_string_equal(take(), "");
+	complain(7);
+	assert_string_equal(after_head("warn", "m"),
+	    "msg=\"it failed for 7: No space left on device\"\n");
+	/* Nor does a child tell its parent's. */
+	for (int i = 0; i < 30; i++)
+		complain(i);
+	while (*take())
+		continue;
+	log_set_proc("child");
+	ahead_s += LOG_REPEAT_S;
+	log_tick();
+	assert_string_equal(take(), "");
+}
+
+static char datagram[65536];
+
+/* The next datagram, its fields as "KEY=value|" in order; a binary one as "KEY:length=value|". */
+static const char *
+fields(int fd, char *to, size_t size)
+{
+	ssize_t n = recv(fd, datagram, sizeof(datagram) - 1, MSG_DONTWAIT);
+	size_t len = 0;
+	char *p = datagram, *end = datagram + (n > 0 ? n : 0);
+	*to = 0;
+	while (p < end) {
+		char *nl = memchr(p, '\n', (size_t)(end - p)), *eq;
+		assert_non_null(nl);
+		*nl = 0;
+		eq = strchr(p, '=');
+		if (eq) {
+			len += (size_t)snprintf(to + len, size - len, "%s|", p);
+			p = nl + 1;
+		} else {
+			uint64_t bytes;
+			memcpy(&bytes, nl + 1, 8);
+			len += (size_t)snprintf(to + len, size - len, "%s:%u=%.*s|", p, (unsigned)bytes,
+			    (int)bytes, nl + 9);
+			assert_int_equal(nl[9 + bytes], '\n');
+			p = nl + 10 + bytes;
+		}
+	}
+	return to;
+}
+
+static void
+the_journal_gets_fields(void **state)
+{
+	char path[] = "/tmp/test_log.XXXXXX", text[8192], stream[64];
+	struct sockaddr_un to = {.sun_family = AF_UNIX};
+	struct stat st;
+	int fd = socket(AF_UNIX, SOCK_DGRAM, 0);
+	(void)state;
+	assert_non_null(mkdtemp(path));
+	snprintf(to.sun_path, sizeof(to.sun_path), "%s/socket", path);
+	assert_int_equal(log_journal_open(to.sun_path), -1);
+	assert_int_equal(errno, ENOENT);
+	assert_int_equal(bind(fd, (struct sockaddr *)&to, sizeof(to)), 0);
+	capture();
+	log_init("worker-1", LOG_LOGFMT, LOG_INFO);
+
+	assert_int_equal(fstat(2, &st), 0);
+	unsetenv("JOURNAL_STREAM");
+	assert_false(log_journal_there());
+	snprintf(stream, sizeof(stream), "%llu:%llu", (unsigned long long)st.st_dev,
+	    (unsigned long long)st.st_ino);
+	setenv("JOURNAL_STREAM", stream, 1);
+	assert_true(log_journal_there());
+	snprintf(stream, sizeof(stream), "%llu:%llu", (unsigned long long)st.st_dev,
+	    (unsigned long long)st.st_ino + 1);
+	setenv("JOURNAL_STREAM", stream, 1);
+	assert_false(log_journal_there());
+
+	assert_int_equal(log_journal_open(to.sun_path), 0);
+	log_event(LOG_INFO, "stream ended", "account", "al ice", "first_token_ms", "3", "none", NULL,
+	    NULL);
+	assert_string_equal(fields(fd, text, sizeof(text)),
+	    "MESSAGE=stream ended account=\"al ice\" first_token_ms=3|PRIORITY=6|"
+	    "SYSLOG_IDENTIFIER=tolld|TOLLD_PROC=worker-1|TOLLD_MODULE=test_log|"
+	    "TOLLD_MSG=stream ended|TOLLD_ACCOUNT=al ice|TOLLD_FIRST_TOKEN_MS=3|");
+	/* A value ends where it ends, and a key is a key. */
+	log_event(LOG_ERROR, "x", "a", "1\nPRIORITY=0\nTOLLD_FAKE=1", "b-c", "2", NULL);
+	assert_string_equal(fields(fd, text, sizeof(text)),
+	    "MESSAGE=x a=\"1\\nPRIORITY=0\\nTOLLD_FAKE=1\" b-c=2|PRIORITY=3|"
+	    "SYSLOG_IDENTIFIER=tolld|TOLLD_PROC=worker-1|TOLLD_MODULE=test_log|TOLLD_MSG=x|"
+	    "TOLLD_A:25=1\nPRIORITY=0\nTOLLD_FAKE=1|TOLLD_B_C=2|");
+	assert_string_equal(take(), "");
+	/* Nobody there: to stderr, with the priority that it is read for. */
+	close(fd);
+	log_warnx("alone");
+	take();
+	assert_int_equal(strncmp(line, "<4>time=", 8), 0);
+	assert_non_null(strstr(line, " msg=alone\n"));
+	assert_string_equal(log_prefix(), "<3>");
+	log_sink.take = NULL;
+	unlink(to.sun_path);
+	rmdir(path);
+}
+
 int
 main(void)
 {
@@ -217,6 +390,9 @@ main(void)
 		cmocka_unit_test_teardown(levels_hold_lines_back, teardown),
 		cmocka_unit_test_teardown(level_is_shared_with_forked_processes, teardown),
 		cmocka_unit_test_teardown(long_lines_are_cut_whole, teardown),
+		cmocka_unit_test_teardown(modules_have_levels_of_their_own, teardown),
+		cmocka_unit_test_teardown(what_comes_again_is_counted, teardown),
+		cmocka_unit_test_teardown(the_journal_gets_fields, teardown),
 		cmocka_unit_test_teardown(fatal_exits_with_1, teardown),
 	};
 	return cmocka_run_group_tests_name("log", tests, NULL, NULL);

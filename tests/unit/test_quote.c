@@ -135,7 +135,7 @@ test_allowed_is_granted(void **state)
 		quote_make(&config, &region, &r, &price, &q);
 		for (int64_t more = -2; more <= 2; more++) {
 			a->word.available = q.required + more;
-			assert_int_equal(quote_allowed(a, NULL, &q), more >= 0);
+			assert_int_equal(quote_ask(a, NULL, &q), more >= 0 ? LEDGER_OK : LEDGER_SHORT);
 			assert_int_equal(try_reserve(&region, l, a, &r, &q),
 			    more >= 0 ? LEDGER_OK : LEDGER_SHORT);
 			assert_int_equal(account_available(a), q.required + more);
@@ -149,7 +149,7 @@ test_allowed_is_granted(void **state)
 		a->word.available = 1000000;
 		atomic_store(&a->flags, flag);
 		quote_make(&config, &region, &r, &price, &q);
-		assert_false(quote_allowed(a, NULL, &q));
+		assert_int_equal(quote_ask(a, NULL, &q), LEDGER_CLOSED);
 		assert_int_equal(try_reserve(&region, l, a, &r, &q), LEDGER_CLOSED);
 	}
 	ledger_free(l);

@@ -46,7 +46,7 @@ static struct books live_books;
 static struct account *account;
 static struct ledger *rival; /* in the live region */
 static long points, all_points;
-static bool capped;         /* it is a key's cap that has little left, not the account */
+static bool capped; /* the account has much, its key's cap and its budgets have little left */
 static bool neighbour_dead; /* RIVAL has been killed too, and is reaped as late */
 static long stride = 1;     /* 1, unless instrumentation makes ten instructions of one */
 
@@ -133,12 +133,16 @@ static const char *
 floor_wrong(const struct books *b, const struct region *region)
 {
 	int64_t available = account_available(account_at(region, 0));
-	const struct purse *p = &key_at(region, 0)->purse;
+	const struct purse *const all[] = {&key_at(region, 0)->purse,
+	    &account_at(region, 0)->budget[BUDGET_DAY],
+	    &account_at(region, 0)->budget[BUDGET_MONTH]};
 
-	if (capped && purse_used(p, 0) > p->cap)
-		return "above the cap";
-	if (capped && purse_used(p, 0) < b->account[0].charged + b->account[0].held)
-		return "less is used of the cap than the disk knows of";
+	for (int i = 0; i < 3 && capped; i++) {
+		if (purse_used(all[i], 0) > purse_cap(all[i]))
+			return "above the cap or a budget";
+		if (purse_used(all[i], 0) < b->account[0].charged + b->account[0].held)
+			return "less is used of the cap or a budget than the disk knows of";
+	}
 	/* An operator may put it under its floor, and memory follows the disk then. */
 	if (b->account[0].indulged)
 		return NULL;
@@ -217,8 +221,12 @@ world(struct image *start, int64_t balance)
 	assert_int_equal(region_anonymous(&live, &dims), 0);
 	*region_price(&live, 0) = victim_price;
 	account = books_open(&live_books, &live, "a", capped ? balance + 500 : balance, 0);
+	/* The day's binds first: what was claimed from the others before is given back. */
+	for (int i = 0; i < BUDGETS && capped; i++)
+		purse_set_cap(&account->budget[i], balance + i);
 	if (capped) {
-		struct key_entry key = {.key_id = 1, .purse = {.cap = balance, .per = KEY_PER_TOTAL}};
+		struct key_entry key = {.key_id = 1,
+		    .purse = {.cap = balance + 2, .per = KEY_PER_TOTAL}};
 
 		assert_int_equal(region_grow_keys(&live, 1), 0);
 		assert_non_null(key_insert(&live, &key));
@@ -528,7 +536,7 @@ killed_in_earnest(void **state)
 }
 
 static int
-under_a_cap(void **state)
+under_a_cap_and_budgets(void **state)
 {
 	(void)state;
 	capped = true;
@@ -536,16 +544,16 @@ under_a_cap(void **state)
 }
 
 static int
-without_a_cap(void **state)
+without(void **state)
 {
 	(void)state;
 	capped = false;
 	return 0;
 }
 
-#define CAPPED(test)                                                                               \
+#define UNDER_ALL(test)                                                                            \
 	{                                                                                          \
-		#test " (under a cap)", test, under_a_cap, without_a_cap, NULL                     \
+		#test " (under a cap and budgets)", test, under_a_cap_and_budgets, without, NULL   \
 	}
 
 int
@@ -557,9 +565,9 @@ main(void)
 	    cmocka_unit_test(a_tag_that_is_replaced_has_told_its_slot),
 	    cmocka_unit_test(a_tag_may_go_while_the_reaper_looks_for_it),
 	    cmocka_unit_test(killed_in_earnest),
-	    CAPPED(every_operation_killed_anywhere_counts_once_or_not_at_all),
-	    CAPPED(the_reaper_killed_anywhere_is_begun_again),
-	    CAPPED(killed_in_earnest),
+	    UNDER_ALL(every_operation_killed_anywhere_counts_once_or_not_at_all),
+	    UNDER_ALL(the_reaper_killed_anywhere_is_begun_again),
+	    UNDER_ALL(killed_in_earnest),
 	};
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
 

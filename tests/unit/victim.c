@@ -146,17 +146,17 @@ poor(void)
 	begin();
 	t.min_tokens = 50;
 	got = ledger_reserve(ledger, &t, NULL, 0, &h, &position);
-	must(got == LEDGER_SHORT || got == LEDGER_CAPPED);
+	must(LEDGER_CANNOT_PAY(got));
 	t.min_tokens = 1;
 	got = ledger_reserve(ledger, &t, "hello", 5, &h, &position);
-	must(got == LEDGER_OK || got == LEDGER_SHORT || got == LEDGER_CAPPED);
+	must(got == LEDGER_OK || LEDGER_CANNOT_PAY(got));
 	if (got != LEDGER_OK)
 		return;
 	wait_durable(position);
 	ledger_meter(h, hold_covers(h, h->amount, false), 0);
 	for (int i = 0; i < 2; i++) {
 		got = ledger_extend(ledger, h, 1000, false, "abc", 3, &position);
-		must(got == LEDGER_OK || got == LEDGER_SHORT);
+		must(got == LEDGER_OK || LEDGER_CANNOT_PAY(got));
 	}
 	must(ledger_mark(ledger, h, "def", 3, &position) == LEDGER_OK);
 	wait_durable(position);

@@ -1,5 +1,5 @@
-#ifndef DAEMON_UPGRADE_H
-#define DAEMON_UPGRADE_H
+#ifndef DAEMON_TAKEOVER_H
+#define DAEMON_TAKEOVER_H
 
 /*
  * Another program in the place of this one, while clients are served.  Master; never blocks.
@@ -28,20 +28,20 @@
 #include "daemon/setup.h"
 #include "daemon/supervise.h"
 
-enum upgrade_state {
-	UPGRADE_IDLE,
-	UPGRADE_ASKING,
-	UPGRADE_READY,
-	UPGRADE_KEEPER,
-	UPGRADE_ADMIN,
-	UPGRADE_WORKERS
+enum takeover_state {
+	TAKEOVER_IDLE,
+	TAKEOVER_ASKING,
+	TAKEOVER_READY,
+	TAKEOVER_KEEPER,
+	TAKEOVER_ADMIN,
+	TAKEOVER_WORKERS
 };
 
-struct upgrade {
+struct takeover {
 	struct setup *up;
 	struct supervisor *s;
 	const struct reload *reload; /* what is asked of it meanwhile is the new program's */
-	enum upgrade_state state;
+	enum takeover_state state;
 	bool again;
 	uint64_t began_us, deadline_us;
 	pid_t asked; /* ASKING: the child that runs the new program */
@@ -55,23 +55,23 @@ struct upgrade {
 };
 
 /* How the program was started; from main. */
-void upgrade_program(char **argv);
+void takeover_program(char **argv);
 /* "tolld -U ABI": can this program go on where one that says this of itself is?  The config's
  * record is descriptor 3.  Says why not on stdout.  The exit status. */
-int upgrade_answer(const char *abi, const char *path);
+int takeover_answer(const char *abi, const char *path);
 
-void upgrade_init(struct upgrade *, struct setup *, struct supervisor *, const struct reload *);
-void upgrade_ask(struct upgrade *);
+void takeover_init(struct takeover *, struct setup *, struct supervisor *, const struct reload *);
+void takeover_ask(struct takeover *);
 /* After the exec: replace the children, who run the program before. */
-void upgrade_begin(struct upgrade *, const struct legacy *);
-bool upgrade_ended(struct upgrade *, pid_t, int status);
+void takeover_begin(struct takeover *, const struct legacy *);
+bool takeover_ended(struct takeover *, pid_t, int status);
 /* As far as it goes now.  `may`: nothing else is under way; `alive`: the daemon does not end. */
-void upgrade_step(struct upgrade *, bool may, bool alive);
+void takeover_step(struct takeover *, bool may, bool alive);
 /* Is it under way?  Then nothing else should begin.  (But while it waits for old workers, which may
  * take as long as their streams do.) */
-bool upgrade_pending(const struct upgrade *);
-uint64_t upgrade_next_us(const struct upgrade *);
+bool takeover_pending(const struct takeover *);
+uint64_t takeover_next_us(const struct takeover *);
 /* At the end of the master. */
-void upgrade_close(struct upgrade *);
+void takeover_close(struct takeover *);
 
 #endif

@@ -1,0 +1,203 @@
+// Goal:   a person with a key asks, sees the price, watches the answer and learns what it cost.
+// Method: the page in Chromium, the simulated provider behind the daemon.
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { ask, at, balance, browser, choose, ended, lastAnswer, shot, signIn, tollctl, until } from './harness.mjs';
+
+let b, page;
+const key = at.keys.answer;
+
+before(async () => {
+	b = await browser();
+});
+after(async () => {
+	await b.clean();
+	await b.close();
+});
+
+test('the key is asked for, tried, and never in an address', async () => {
+	page = await b.page();
+	assert.ok(await page.getByRole('heading', { name: 'Sign in with your key' }).isVisible());
+	assert.ok(await page.locator('#key').evaluate((e) => e === document.activeElement));
+	assert.equal(await page.locator('#key').getAttribute('type'), 'password');
+	await shot(page, 'sign-in');
+	await page.locator('#key').fill('tolld_nonsense');
+	await page.keyboard.press('Enter');
+	await page.getByRole('alert').filter({ hasText: 'not valid' }).waitFor();
+	const urls = [];
+	page.on('request', (r) => urls.push(r.url()));
+	await signIn(page, key);
+	assert.ok(urls.length > 0 && urls.every((u) => !u.includes(key)));
+	assert.deepEqual(await page.evaluate(() => [sessionStorage.getItem('tolld.key'), localStorage.getItem('tolld.key')]), [key, null]);
+	await page.getByText('What would you like to know?').waitFor();
+	assert.equal(await page.locator('#available').textContent(), '1,200');
+	assert.equal(await page.locator('#balance').textContent(), '1,000');
+	assert.ok(await page.locator('#question').evaluate((e) => e === document.activeElement));
+});
+
+test('models are the account’s, and the service’s own is chosen', async () => {
+	const names = await page.locator('#model option').allTextContents();
+	assert.ok(names.includes('story') && names.includes('sim'), `${names}`);
+	assert.equal(await page.locator('#model').inputValue(), 'sim'); // default_model
+	await choose(page, 'story');
+	assert.deepEqual(await page.locator('#limit option').allTextContents(), ['the model’s maximum', '256 tokens', '1,024 tokens']);
+});
+
+test('the price is there while one types', async () => {
+	const asked = [];
+	page.on('request', (r) => r.url().endsWith('/chat/preview') && asked.push(r.postDataJSON()));
+	await page.locator('#question').pressSequentially('How long is the road to the mill?', { delay: 10 });
+	await page.locator('#price').filter({ hasText: /About [\d.]+, at most [\d.]+ credits/ }).waitFor();
+	await until(() => asked.at(-1)?.message === 'How long is the road to the mill?', 'the last price');
+	assert.ok(asked.length < 10, `${asked.length} previews of 33 letters`); // only in pauses
+	const most = async () => Number((await page.locator('#price').textContent()).match(/most ([\d.]+)/)[1]);
+	const all = await most();
+	await page.locator('#limit').selectOption('256');
+	await until(async () => await most() < all, 'a lower price');
+	assert.equal(asked.at(-1).max_tokens, 256);
+	assert.equal((await balance(key)).held, 0);
+	await page.locator('#limit').selectOption('0');
+	await shot(page, 'price');
+});
+
+test('the answer comes as it is written, then what it cost', async () => {
+	const before = (await balance(key)).balance;
+	await page.locator('#question').focus();
+	await page.keyboard.press('Shift+Enter'); // a new line; nothing is sent, and it is not kept at the end
+	await page.keyboard.press('Enter');
+	const answer = lastAnswer(page);
+	const seen = new Set();
+	let bar = 0;
+	await page.locator('#stop').waitFor();
+	await until(async () => {
+		seen.add(await answer.locator('.text').textContent());
+		if (await answer.locator('progress').isVisible())
+			bar = Math.max(bar, await answer.locator('progress').evaluate((e) => e.position));
+		return await answer.locator('.end').isVisible();
+	}, 'the end');
+	assert.ok(seen.size > 4, `seen in ${seen.size} states`);
+	assert.ok(bar > 0 && bar < 1, `the bar stood at ${bar}`);
+	const words = await ended(page);
+	const cost = Number(words.match(/^60 tokens · It cost ([\d.]+) credits$/)?.[1]);
+	const now = await balance(key);
+	assert.equal(Math.round((before - now.balance) * 1e6), Math.round(cost * 1e6), words);
+	assert.equal(now.held, 0);
+	assert.equal(await page.locator('.asked').textContent(), 'How long is the road to the mill?');
+	await until(async () => (await page.locator('#balance').textContent()) === String(Math.floor(now.balance * 100) / 100), 'the new balance');
+	assert.equal(await page.title(), 'How long is the road to the mill? – Chat');
+	assert.match(page.url(), /#s=[\w-]+$/);
+	assert.ok(await page.locator('.session.here').filter({ hasText: 'How long is the road' }).isVisible());
+	assert.equal(await page.locator('#question').inputValue(), '');
+});
+
+test('an answer in its own words: a limit that was reached', async () => {
+	await page.locator('#limit').selectOption('256');
+	await ask(page, 'Go on', 'slow');
+	const words = await ended(page);
+	assert.match(words, /^Cut: it reached its limit of 256 tokens\. 256 tokens · It cost [\d.]+ credits$/);
+	await page.locator('#limit').selectOption('0');
+});
+
+test('stop ends it at once, and is paid up to there', async () => {
+	await ask(page, 'Tell me a long one', 'slow');
+	await until(async () => (await lastAnswer(page).locator('.text').textContent()).length > 40, 'some text');
+	await page.locator('#stop').click();
+	assert.match(await ended(page), /^Stopped\. \d+ tokens · It cost [\d.]+ credits$/);
+	await until(async () => (await balance(key)).held === 0, 'nothing to be held');
+	assert.ok(await page.locator('#send').isVisible());
+	// Escape does the same.
+	await ask(page, 'Another', 'slow');
+	await until(async () => (await lastAnswer(page).locator('.text').textContent()).length > 40, 'some text');
+	await page.keyboard.press('Escape');
+	assert.match(await ended(page), /^Stopped\./);
+});
+
+test('what broke is said, and can be tried again', async () => {
+	const answers = await page.locator('.answer').count();
+	await ask(page, 'Break', 'broken');
+	assert.match(await ended(page), /^It did not end well: .*failed\. It cost [\d.]+ credits$/);
+	await choose(page, 'quick');
+	await lastAnswer(page).getByRole('button', { name: 'Try again' }).click();
+	await until(async () => await page.locator('.answer').count() === answers + 2, 'another answer');
+	assert.match(await ended(page), /^12 tokens · It cost/);
+	assert.equal(await page.locator('.asked').last().textContent(), 'Break');
+	assert.equal(await page.getByRole('button', { name: 'Try again' }).count(), 0); // the last one only
+	await ask(page, 'No key', 'refused');
+	assert.match(await ended(page), /^It did not end well: .*failed.* Nothing was charged$/);
+});
+
+test('an answer and its code can be copied', async () => {
+	await b.context.grantPermissions(['clipboard-read', 'clipboard-write'], { origin: at.url });
+	await ask(page, 'Once more', 'quick');
+	await ended(page);
+	await lastAnswer(page).getByRole('button', { name: 'Copy', exact: true }).click();
+	await lastAnswer(page).getByText('Copied').waitFor();
+	assert.equal(await page.evaluate(() => navigator.clipboard.readText()), await lastAnswer(page).locator('.text').textContent());
+});
+
+test('a new conversation is empty, and the back button returns', async () => {
+	const url = page.url();
+	const asked = await page.locator('.asked').count();
+	await page.getByRole('button', { name: 'New conversation' }).click();
+	await page.getByText('What would you like to know?').waitFor();
+	assert.equal(await page.locator('.asked').count(), 0);
+	await page.goBack();
+	await until(async () => await page.locator('.asked').count() === asked, 'the old one');
+	assert.equal(page.url(), url);
+});
+
+test('a credit that runs out is said, with a way on', async () => {
+	const other = await b.page('about:blank');
+	const poor = await b.context.newPage();
+	await other.close();
+	await poor.goto(at.url);
+	await signIn(poor, at.keys.poor);
+	await ask(poor, 'All you have', 'slow');
+	const words = await ended(poor);
+	assert.match(words, /^Cut: your credit ran out here\. All that you see is paid\. \d+ tokens · It cost 0\.14\d+ credits$/);
+	await poor.locator('#hint').filter({ hasText: 'Your credit is used up' }).waitFor();
+	assert.match(await poor.locator('#available').textContent(), /^0\.00\d+$/);
+	await shot(poor, 'credit-cut');
+	// Nothing more is let in, and the question is not lost.
+	await ask(poor, 'And this?');
+	await poor.locator('#hint').filter({ hasText: /This needs at least 0\.\d+ credits, and 0\.00\d+ credits are there\..*topped up/ }).waitFor();
+	await until(async () => await poor.locator('#question').inputValue() === 'And this?', 'the question back');
+	assert.equal(await poor.locator('.asked').count(), 1);
+	assert.equal(await poor.locator('#price').textContent(), 'Not enough credit for this');
+	await tollctl('topup', 'poor', '5');
+	await poor.locator('#send').click();
+	await until(async () => await poor.locator('.answer .end').count() === 2, 'the answer after the top-up');
+	assert.ok(await poor.locator('#hint').isHidden());
+	await poor.close();
+});
+
+test('a key that was revoked leads back to the door', async () => {
+	const made = JSON.parse(await tollctl('--json', 'key', 'create', 'answer'));
+	const p = await b.context.newPage();
+	await p.goto(at.url);
+	await signIn(p, made.key);
+	await tollctl('key', 'revoke', made.key_id);
+	await ask(p, 'Am I still here?');
+	await p.getByRole('alert').filter({ hasText: 'revoked or has expired' }).waitFor();
+	assert.equal(await p.evaluate(() => sessionStorage.getItem('tolld.key')), null);
+	await p.close();
+});
+
+test('signing out leaves nothing, and a remembered key comes back', async () => {
+	const kept = () => page.evaluate(() => JSON.stringify([{ ...sessionStorage }, { ...localStorage }]));
+	await page.getByRole('button', { name: 'Sign out' }).click();
+	await page.getByRole('heading', { name: 'Sign in with your key' }).waitFor();
+	const left = await kept();
+	assert.ok(!left.includes(key) && !left.includes('mill'), left);
+	assert.ok(!page.url().includes('#'));
+	await page.getByLabel('Remember on this device').check();
+	await signIn(page, key);
+	assert.equal(await page.evaluate(() => localStorage.getItem('tolld.key')), key);
+	const again = await b.context.newPage();
+	await again.goto(at.url);
+	await again.locator('#question').waitFor();
+	await again.getByRole('button', { name: 'Sign out' }).click();
+	await again.getByRole('heading', { name: 'Sign in with your key' }).waitFor();
+	assert.ok(!(await again.evaluate(() => JSON.stringify({ ...localStorage }))).includes(key));
+	await again.close();
+});
