@@ -12,9 +12,14 @@ workers(struct ctl *ctl, const struct command *c)
 	    {"worker", "WORKER", true},
 	    {"pid", "PID", true},
 	    {"state", "STATE", false},
-	    {"generation", "GENERATION", true},
+	    {"up", "UP_S", true},
 	    {"streams", "STREAMS", true},
+	    {"connections", "CONNECTIONS", true},
 	    {"holds", "HOLDS", true},
+	    {"restarts", "RESTARTS", true},
+	    {"heartbeat_ms", "HEARTBEAT_MS", true},
+	    {"config", "CONFIG", true},
+	    {"version", "VERSION", false},
 	    {NULL, NULL, false},
 	};
 	const msgpack_object *result = ctl_call(ctl, c, NULL);

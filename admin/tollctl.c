@@ -33,6 +33,8 @@ static const struct command *const commands[] = {
     &cmd_stats,
     &cmd_top,
     &cmd_workers,
+    &cmd_reload,
+    &cmd_drain,
     &cmd_journal,
     &cmd_export,
     &cmd_audit,

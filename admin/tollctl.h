@@ -117,6 +117,7 @@ extern const struct command cmd_price_list, cmd_price_set, cmd_price_reset;
 extern const struct command cmd_hold_list, cmd_hold_void, cmd_stream_list, cmd_stream_cancel;
 extern const struct command cmd_journal, cmd_export, cmd_backup, cmd_compact;
 extern const struct command cmd_tokens, cmd_tokenizer_build;
+extern const struct command cmd_reload, cmd_drain;
 extern const struct command cmd_stats, cmd_top, cmd_workers, cmd_audit, cmd_ping, cmd_version;
 
 #endif

@@ -124,7 +124,6 @@ static void
 put_stream(const struct admin_call *call, struct proto_out *out, const struct hold_report *h)
 {
 	const struct admin *a = call->admin;
-	const struct config *config = a->heritage->config;
 	const struct account *account = account_at(a->region, h->account);
 	char stream[STREAM_ID_LEN + 1], name[HOLD_NAME_LEN];
 
@@ -133,10 +132,11 @@ put_stream(const struct admin_call *call, struct proto_out *out, const struct ho
 	proto_put_map(out, 10);
 	proto_put_kstr(out, "stream_id", call->full ? stream : NULL);
 	proto_put_ktext(out, "account", account->id, account->id_len);
+	/* Also of a model that the config has no more. */
 	proto_put_kstr(out, "model",
-	    h->model < config->model_count ? config->model[h->model].name : NULL);
+	    h->model < REGION_MODELS_MAX ? region_names(a->region)->model[h->model] : NULL);
 	proto_put_kstr(out, "state", h->ending ? "ending" : h->opened ? "running" : "waiting");
-	proto_put_kint(out, "worker", hold_proc(a->region, h->slot) - PROC_WORKER + 1);
+	proto_put_kint(out, "worker", region_worker(a->region, hold_proc(a->region, h->slot)));
 	proto_put_kint(out, "metered", h->metered);
 	proto_put_kint(out, "cost", h->cost);
 	proto_put_kint(out, "amount", h->amount);

@@ -33,7 +33,6 @@ admin_price_field(enum price_kind kind)
 static void
 put_model(struct proto_out *out, const struct admin *a, int model)
 {
-	const struct config_model *m = &a->heritage->config->model[model];
 	/* Relaxed: for a report. */
 	unsigned bits =
 	    atomic_load_explicit(&a->region->h->model_price_set[model], memory_order_relaxed);
@@ -46,7 +45,7 @@ put_model(struct proto_out *out, const struct admin *a, int model)
 			(void)snprintf(set + strlen(set), sizeof set - strlen(set), "%s%s",
 			    set[0] != '\0' ? "," : "", price_kind_name[kind]);
 	proto_put_map(out, PRICE_KINDS + 3);
-	proto_put_kstr(out, "model", m->name);
+	proto_put_kstr(out, "model", region_names(a->region)->model[model]);
 	proto_put_kint(out, "price", id);
 	for (int kind = 0; kind < PRICE_KINDS; kind++)
 		proto_put_kint(out, field[kind], *price_field(&p, (enum price_kind)kind));
@@ -61,13 +60,17 @@ admin_price_list(struct admin_call *call, const struct proto_value *v)
 	int from = v[0].number < count ? (int)v[0].number : count;
 	int left = count - from;
 	int n = v[1].given && v[1].number < left ? (int)v[1].number : left;
+	size_t there = 0;
 	struct proto_out *out = admin_result(call);
 
 	proto_put_map(out, 2);
 	proto_put_str(out, "prices");
-	proto_put_array(out, (size_t)n);
 	for (int i = from; i < from + n; i++)
-		put_model(out, a, i);
+		there += a->heritage->config->model[i].name != NULL;
+	proto_put_array(out, there);
+	for (int i = from; i < from + n; i++)
+		if (a->heritage->config->model[i].name != NULL)
+			put_model(out, a, i);
 	proto_put_str(out, "next");
 	if (from + n < count)
 		proto_put_int(out, from + n);
@@ -80,7 +83,6 @@ static void
 set_cb(void *arg, uint64_t position)
 {
 	struct admin_call *call = arg;
-	const struct config_model *m = &call->admin->heritage->config->model[call->at];
 	enum ring_status status = ring_result(ledger_ring(call->admin->ledger), position, NULL);
 	const char *kind = call->limit < PRICE_KINDS ? price_kind_name[call->limit] : KIND_ALL;
 	char value[MONEY_TEXT_MAX] = "", uid[16];
@@ -95,7 +97,7 @@ set_cb(void *arg, uint64_t position)
 		if (call->amount >= 0)
 			(void)money_format(value, call->amount);
 		log_event(LOG_INFO, call->amount >= 0 ? "price set" : "price reset", "model",
-		    m->name, "kind", kind, "price", value, "uid", uid, NULL);
+		    region_names(call->admin->region)->model[call->at], "kind", kind, "price", value, "uid", uid, NULL);
 		put_model(admin_result(call), call->admin, (int)call->at);
 	}
 	admin_finish(call);

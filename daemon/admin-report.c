@@ -7,6 +7,8 @@
 #include "daemon/admin.h"
 #include "daemon/ids.h"
 #include "daemon/metrics_table.h"
+#include "daemon/version.h"
+#include "shm/clock.h"
 
 static const char *
 proc_state(const struct proc_slot *p)
@@ -14,7 +16,15 @@ proc_state(const struct proc_slot *p)
 	/* Relaxed: words that only the master changes. */
 	if (atomic_load_explicit(&p->reaping, memory_order_relaxed) != 0)
 		return "reaping";
+	if (atomic_load_explicit(&p->leaving, memory_order_relaxed) != 0)
+		return "leaving";
 	return atomic_load_explicit(&p->pid, memory_order_relaxed) != 0 ? "running" : "down";
+}
+
+static bool
+is_there(const struct region *r, uint32_t proc)
+{
+	return strcmp(proc_state(region_proc(r, proc)), "down") != 0;
 }
 
 static uint32_t
@@ -29,26 +39,40 @@ holds_of(const struct region *r, uint32_t proc)
 	return n;
 }
 
-/* [{"worker", "pid", "state", "generation", "streams", "holds"}]. */
+/*
+ * [{"worker", "pid", "state", "generation", "up", "streams", "connections", "holds", "restarts",
+ * "heartbeat_ms", "config", "version"}].
+ */
 enum admin_step
 admin_workers_list(struct admin_call *call, const struct proto_value *v)
 {
 	const struct region *r = call->admin->region;
-	uint32_t shown[2 * REGION_WORKERS_MAX], n = 0;
+	uint32_t shown[2 * REGION_WORKERS_MAX], n = 0, half = r->h->dims.workers;
 	struct proto_out *out = admin_result(call);
 
 	(void)v;
-	for (uint32_t p = PROC_WORKER; p < r->h->procs; p++)
-		if (p < PROC_WORKER + r->h->dims.workers ||
-		    strcmp(proc_state(region_proc(r, p)), "down") != 0)
+	/* Each worker, wherever it is now, and those that leave. */
+	for (uint32_t p = PROC_WORKER; p < PROC_WORKER + half; p++) {
+		bool other = is_there(r, p + half);
+
+		if (is_there(r, p) || !other)
 			shown[n++] = p;
+		if (other)
+			shown[n++] = p + half;
+	}
 	proto_put_array(out, n);
 	for (uint32_t i = 0; i < n; i++) {
 		const struct proc_slot *p = region_proc(r, shown[i]);
+		/* Relaxed, all of them: a report. */
 		uint32_t pid = atomic_load_explicit(&p->pid, memory_order_relaxed);
+		uint64_t since = atomic_load_explicit(&p->started_s, memory_order_relaxed);
+		uint64_t beat = atomic_load_explicit(&p->heartbeat_us, memory_order_relaxed);
+		uint64_t now_s = realtime_us() / 1000000, now_us = monotonic_us();
+		char version[REGION_PROGRAM_LEN];
 
-		proto_put_map(out, 6);
-		proto_put_kint(out, "worker", shown[i] - PROC_WORKER + 1);
+		(void)snprintf(version, sizeof version, "%.*s", (int)sizeof version - 1, p->version);
+		proto_put_map(out, 12);
+		proto_put_kint(out, "worker", region_worker(r, shown[i]));
 		proto_put_kint(out, "pid", pid);
 		proto_put_kstr(out, "state", proc_state(p));
 		proto_put_kint(out, "generation",
@@ -57,6 +81,15 @@ admin_workers_list(struct admin_call *call, const struct proto_value *v)
 		    pid == 0 ? 0
 			     : (int64_t)atomic_load_explicit(&p->streams, memory_order_relaxed));
 		proto_put_kint(out, "holds", holds_of(r, shown[i]));
+		proto_put_kint(out, "up", pid == 0 || since > now_s ? 0 : (int64_t)(now_s - since));
+		proto_put_kint(out, "connections",
+		    pid == 0 ? 0 : atomic_load_explicit(&p->connections, memory_order_relaxed));
+		proto_put_kint(
+		    out, "restarts", atomic_load_explicit(&p->restarts, memory_order_relaxed));
+		proto_put_kint(out, "heartbeat_ms",
+		    pid == 0 || beat == 0 || beat > now_us ? 0 : (int64_t)(now_us - beat) / 1000);
+		proto_put_kint(out, "config", atomic_load_explicit(&p->config, memory_order_relaxed));
+		proto_put_kstr(out, "version", version);
 	}
 	return ADMIN_DONE;
 }
@@ -162,7 +195,7 @@ admin_daemon_ping(struct admin_call *call, const struct proto_value *v)
 
 	(void)v;
 	proto_put_map(out, 7);
-	proto_put_kstr(out, "version", TOLLD_VERSION);
+	proto_put_kstr(out, "version", tolld_version);
 	proto_put_kint(out, "protocol", PROTO_VERSION);
 	proto_put_kstr(out, "role", call->full ? "full" : "read");
 	/* Relaxed: single words, for a look. */

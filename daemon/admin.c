@@ -94,6 +94,7 @@ tick_cb(evutil_socket_t fd, short what, void *arg)
 	    monotonic_us(), memory_order_relaxed);
 	log_tick();
 	admin_clients_tick(a);
+	admin_reloads_tick(a);
 	metrics_http_tick(a->http);
 	if (!a->stopping)
 		event_add(a->listen, NULL); /* after a failed accept */
@@ -133,6 +134,10 @@ admin_events(struct admin *a)
 	a->tick = event_new(a->base, -1, EV_PERSIST, tick_cb, a);
 	a->retry = event_new(a->base, -1, 0, retry_cb, a);
 	a->endings_timer = event_new(a->base, -1, 0, endings_cb, a);
+	a->orders = event_new(a->base, a->heritage->order_theirs[PROC_ADMIN],
+	    EV_READ | EV_PERSIST, admin_orders_cb, a);
+	if (a->orders == NULL || event_add(a->orders, NULL) != 0)
+		fatalx("admin: out of memory");
 	if (a->tick == NULL || a->retry == NULL || a->endings_timer == NULL || event_add(a->tick, &second) != 0)
 		fatalx("admin: out of memory");
 }
@@ -141,7 +146,7 @@ static void
 admin_fini(struct admin *a)
 {
 	struct event *const events[] = {a->listen, a->retry, a->tick, a->drain, a->stop,
-	    a->endings_timer};
+	    a->endings_timer, a->orders};
 
 	admin_clients_close(a, true);
 	admin_backup_stop(a);
@@ -163,6 +168,7 @@ admin_main(struct heritage *heritage)
 	log_set_proc("admin");
 	TAILQ_INIT(&a.starved);
 	TAILQ_INIT(&a.endings);
+	TAILQ_INIT(&a.reloads);
 	metrics_init(a.region, PROC_ADMIN);
 	a.base = event_base_new();
 	a.ledger = ledger_new(a.region, PROC_ADMIN);

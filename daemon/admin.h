@@ -39,6 +39,7 @@ struct state_reader;
 TAILQ_HEAD(admin_clients, admin_client);
 TAILQ_HEAD(admin_starved, admin_call);
 TAILQ_HEAD(admin_endings, ending);
+TAILQ_HEAD(admin_reloads, admin_call);
 
 struct admin {
 	struct heritage *heritage;
@@ -57,6 +58,8 @@ struct admin {
 	struct event *listen, *retry, *tick, *drain, *stop;
 	struct admin_clients clients;
 	struct admin_starved starved; /* their first balance is still to be booked */
+	struct admin_reloads reloads; /* wait for the master's report */
+	struct event *orders;         /* the master's: admin-reload.c */
 	struct admin_endings endings; /* holds that are to be closed: admin-hold.c */
 	struct event *endings_timer;
 	unsigned client_count, calls; /* calls: of all clients, gone ones too, under way */
@@ -179,5 +182,10 @@ admin_fn admin_journal_read;                                           /* admin-
 admin_fn admin_compact_run;                                            /* admin-compact.c */
 admin_fn admin_backup_run;                                             /* admin-backup.c */
 void admin_backup_stop(struct admin *);
+admin_fn admin_daemon_reload, admin_daemon_drain;                       /* admin-reload.c */
+/* What the master says. */
+void admin_orders_cb(evutil_socket_t, short, void *admin);
+/* Whose reload takes too long. */
+void admin_reloads_tick(struct admin *);
 
 #endif

@@ -22,7 +22,7 @@
 static const struct config_provider *
 provider(const struct stream *st)
 {
-	return &st->w->config->provider[st->provider];
+	return &st->config->provider[st->provider];
 }
 
 /* What people say, if the operator wants it in the log; never a key that a provider repeats. */
@@ -57,7 +57,7 @@ attempt_provider(const struct stream *st)
 static uint64_t
 deadline(const struct stream *st)
 {
-	const struct config *cfg = st->w->config;
+	const struct config *cfg = st->config;
 	uint32_t s = cfg->timeouts.first_token;
 
 	/* One piece comes when all of it was made. */
@@ -106,14 +106,14 @@ forget_answer(struct stream *st)
 static struct buf *
 request_for(struct stream *st, int provider)
 {
-	return &st->request[dialect_index(st->w->config->provider[provider].dialect)];
+	return &st->request[dialect_index(st->config->provider[provider].dialect)];
 }
 
 static void
 make_call(struct stream *st)
 {
 	struct attempt *a = &st->attempt;
-	const struct config_model *m = &st->w->config->model[st->model];
+	const struct config_model *m = &st->config->model[st->model];
 	struct buf headers = {0};
 	uint64_t now = monotonic_us(), end = deadline(st);
 
@@ -134,20 +134,20 @@ make_call(struct stream *st)
 		log_event(LOG_DEBUG, "call", "request", st->request_id, "provider",
 		    provider(st)->name, "attempt", attempt, NULL);
 	}
-	if (st->w->config->log_texts)
+	if (st->config->log_texts)
 		log_texts(st, "text sent", request_for(st, st->provider)->data,
 		    request_for(st, st->provider)->len);
 	if (!headers.failed)
-		st->call = upstream_post(st->w->upstream, st->provider, a->target,
+		st->call = upstream_post(st->view, st->provider, a->target,
 		    st->api != NULL ? st->api->upstream_path : NULL,
 		    request_for(st, st->provider), (struct span){headers.data, headers.len},
-		    st->w->config->log_texts ? &told_ops : &call_ops, st);
+		    st->config->log_texts ? &told_ops : &call_ops, st);
 	buf_free(&headers);
 	if (st->call == NULL) {
 		stream_close(st, OUTCOME_UPSTREAM, "overloaded", "no room for a call");
 		return;
 	}
-	breaker_begin(upstream_breaker(st->w->upstream, st->provider, a->target), coarse_us());
+	breaker_begin(upstream_breaker(st->view, st->provider, a->target), coarse_us());
 	a->calling = true;
 }
 
@@ -155,7 +155,7 @@ make_call(struct stream *st)
 static bool
 choose(struct stream *st, int at, uint64_t *until_us)
 {
-	const struct config_model *m = &st->w->config->model[st->model];
+	const struct config_model *m = &st->config->model[st->model];
 	struct attempt *a = &st->attempt;
 
 	for (*until_us = UINT64_MAX; at < m->provider_count; at++) {
@@ -164,7 +164,7 @@ choose(struct stream *st, int at, uint64_t *until_us)
 
 		if (request_for(st, m->providers[at])->len == 0)
 			continue;
-		target = upstream_pick(st->w->upstream, m->providers[at], 0, &until);
+		target = upstream_pick(st->view, m->providers[at], 0, &until);
 		if (target >= 0) {
 			a->at = at;
 			a->target = target;
@@ -205,7 +205,7 @@ timer_cb(evutil_socket_t fd, short what, void *arg)
 	(void)what;
 	/* Others may have found out meanwhile that there is no use. */
 	if (breaker_allows(
-	        upstream_breaker(st->w->upstream, st->provider, a->target), coarse_us()) ||
+	        upstream_breaker(st->view, st->provider, a->target), coarse_us()) ||
 	    choose(st, a->at, &until))
 		make_call(st);
 	else
@@ -231,7 +231,7 @@ attempt_start(struct stream *st)
 {
 	uint64_t until;
 
-	st->provider = st->w->config->model[st->model].providers[0];
+	st->provider = st->config->model[st->model].providers[0];
 	if (choose(st, 0, &until))
 		make_call(st);
 	else
@@ -246,7 +246,7 @@ judge(struct stream *st, const struct failure *f)
 	const struct config_provider *p = provider(st);
 	const struct breaker_policy policy = {
 	    p->breaker_failures, (uint64_t)p->breaker_seconds * 1000000};
-	struct breaker *b = upstream_breaker(st->w->upstream, st->provider, a->target);
+	struct breaker *b = upstream_breaker(st->view, st->provider, a->target);
 
 	if (!a->calling)
 		return;
@@ -279,7 +279,7 @@ next(struct stream *st, const struct failure *f, uint64_t *wait_us)
 		return false;
 	a->tried |= UINT64_C(1) << a->target;
 	target = a->here < (unsigned)provider(st)->retries
-	             ? upstream_pick(st->w->upstream, st->provider, a->tried, &until)
+	             ? upstream_pick(st->view, st->provider, a->tried, &until)
 	             : -1;
 	if (target >= 0 && (a->tried >> target & 1) == 0) {
 		a->here++;
@@ -398,7 +398,7 @@ attempt_fini(struct stream *st)
 		event_free(a->timer);
 	a->timer = NULL;
 	if (a->calling)
-		breaker_left(upstream_breaker(st->w->upstream, st->provider, a->target));
+		breaker_left(upstream_breaker(st->view, st->provider, a->target));
 	a->calling = false;
 	if (a->count > 0)
 		count_traffic(st);

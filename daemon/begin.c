@@ -163,7 +163,7 @@ static void
 payload(struct buf *b, const struct stream *st, const struct chat_request *r,
     const uint8_t message_id[static 16])
 {
-	const char *model = st->w->config->model[r->model].name;
+	const char *model = st->config->model[r->model].name;
 	struct json_value said = chat_request_said(r);
 	struct journal_reserve j = {
 	    .generation = st->w->generation,
@@ -179,7 +179,7 @@ payload(struct buf *b, const struct stream *st, const struct chat_request *r,
 	if (st->has_key)
 		buf_add(b, &st->keyed, sizeof st->keyed);
 	/* On /v1 the client keeps its own history; and where none is kept nobody needs it again. */
-	if (!r->v1 && st->w->config->history.enabled)
+	if (!r->v1 && st->config->history.enabled)
 		buf_add(b, said.p, said.len);
 }
 
@@ -384,7 +384,9 @@ ask_or_refuse(struct worker *w, struct conn *c, const struct journal_keyed *keye
 static bool
 open_for_requests(struct worker *w, struct conn *c)
 {
-	if (w->draining) {
+	/* Relaxed: whoever is in time to be taken is taken. */
+	if (w->draining ||
+	    atomic_load_explicit(&w->region->h->draining, memory_order_relaxed) != 0) {
 		conn_header(c, "Retry-After", "1");
 		conn_error(c, 503, "server_error", "draining", NULL, "the gateway is draining");
 		return false;

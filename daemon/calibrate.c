@@ -28,7 +28,7 @@ struct learnt {
 };
 
 struct calibration_slot {
-	uint64_t key; /* hash of the model's names; 0: free.  Master only, before the fork */
+	_Atomic uint64_t key; /* hash of the model's names; 0: free.  Written by the master */
 	_Atomic uint64_t word;
 };
 
@@ -37,6 +37,8 @@ struct calibration_file {
 	uint64_t slots;
 	struct calibration_slot slot[2 * CONFIG_MODELS_MAX];
 };
+
+static struct calibration_file *mapped;
 
 static struct learnt
 unpack(uint64_t w)
@@ -74,28 +76,35 @@ static bool
 wanted(const struct config *c, uint64_t key)
 {
 	for (int i = 0; i < c->model_count; i++)
-		if (key_of(&c->model[i]) == key)
+		if (c->model[i].name != NULL && key_of(&c->model[i]) == key)
 			return true;
 	return false;
 }
 
-/* The model's own place, or a free one, or that of a model which is no more. */
+static struct calibration_slot *
+owned(struct calibration_file *f, uint64_t key)
+{
+	for (size_t i = 0; i < f->slots; i++)
+		if (atomic_load_explicit(&f->slot[i].key, memory_order_relaxed) == key)
+			return &f->slot[i];
+	return NULL;
+}
+
+/* The model's own place; with a config also a free one, or that of a model which is no more. */
 static struct calibration_slot *
 place(struct calibration_file *f, const struct config *c, uint64_t key)
 {
-	struct calibration_slot *found = NULL;
+	struct calibration_slot *found;
 
-	for (size_t i = 0; i < f->slots; i++)
-		if (f->slot[i].key == key)
-			return &f->slot[i];
+	if ((found = owned(f, key)) != NULL || c == NULL)
+		return found;
+	found = owned(f, 0);
 	for (size_t i = 0; i < f->slots && found == NULL; i++)
-		if (f->slot[i].key == 0)
-			found = &f->slot[i];
-	for (size_t i = 0; i < f->slots && found == NULL; i++)
-		if (!wanted(c, f->slot[i].key))
+		if (!wanted(c, atomic_load_explicit(&f->slot[i].key, memory_order_relaxed)))
 			found = &f->slot[i];
 	if (found != NULL) { /* always: there are more than models */
-		found->key = key;
+		/* Relaxed: who looks it up later was told of the config after this. */
+		atomic_store_explicit(&found->key, key, memory_order_relaxed);
 		atomic_store_explicit(&found->word, 0, memory_order_relaxed);
 	}
 	return found;
@@ -122,18 +131,31 @@ calibrate_open(struct config *c, const char *path, uid_t owner)
 		f->magic = MAGIC;
 		f->slots = sizeof f->slot / sizeof *f->slot;
 	}
+	mapped = f;
+	calibrate_config(c, true);
 	for (int i = 0; i < c->model_count; i++) {
-		struct calibration_slot *s = place(f, c, key_of(&c->model[i]));
+		_Atomic uint64_t *word = c->model[i].learnt;
 		struct learnt l;
 
-		c->model[i].learnt = s == NULL ? NULL : &s->word;
-		if (s == NULL)
+		if (word == NULL)
 			continue;
-		l = unpack(atomic_load_explicit(&s->word, memory_order_relaxed));
+		l = unpack(atomic_load_explicit(word, memory_order_relaxed));
 		l.told = false;
-		atomic_store_explicit(&s->word, pack(l), memory_order_relaxed);
+		atomic_store_explicit(word, pack(l), memory_order_relaxed);
 	}
 	return 0;
+}
+
+void
+calibrate_config(struct config *c, bool make)
+{
+	for (int i = 0; i < c->model_count && mapped != NULL; i++) {
+		struct calibration_slot *s = c->model[i].name == NULL
+		    ? NULL
+		    : place(mapped, make ? c : NULL, key_of(&c->model[i]));
+
+		c->model[i].learnt = s == NULL ? NULL : &s->word;
+	}
 }
 
 static struct learnt

@@ -34,6 +34,12 @@
 int calibrate_open(struct config *, const char *path, uid_t owner)
     __attribute__((warn_unused_result));
 
+/*
+ * Give each model of another config its place.  Master, with `make`, before anybody else gets that
+ * config; then whoever does, without it.
+ */
+void calibrate_config(struct config *, bool make);
+
 /* The factor of a model's counts now, in 1 / TOKENS_SCALE.  Any process. */
 uint32_t calibrate_scale(const struct config_model *);
 

@@ -1,6 +1,6 @@
 /*
  * The config: from a file to struct config, by way of config_file.c (what the file says) and
- * config_check.c (what it means).  Master, before any fork.
+ * config_check.c (what it means).  Any process.
  */
 #include "daemon/config.h"
 
@@ -29,15 +29,30 @@ config_load(const char *path, FILE *errors)
 		config_free(c);
 		c = NULL;
 	}
+	if (c) {
+		c->trace = file.trace;
+		c->traces = file.traces;
+		file.trace = NULL;
+		file.traces = 0;
+	}
 	config_file_free(&file);
 	(void)mallopt(M_PERTURB, 0);
 	return c;
 }
 
+struct config *
+config_ref(const struct config *c)
+{
+	struct config *mine = (struct config *)(uintptr_t)c;
+
+	mine->refs++;
+	return mine;
+}
+
 void
 config_free(struct config *c)
 {
-	if (!c)
+	if (!c || c->refs-- > 0)
 		return;
 	for (int i = 0; i < c->listen_count; i++)
 		free(c->listen[i]);
@@ -64,6 +79,7 @@ config_free(struct config *c)
 		free(c->jwt[i].kid);
 		secret_free(c->jwt[i].key);
 	}
+	config_trace_free(c->trace, c->traces);
 	free(c->path);
 	free(c->user);
 	free(c->default_model);
@@ -92,7 +108,7 @@ int
 config_model(const struct config *c, const char *name, size_t len)
 {
 	for (int i = 0; i < c->model_count; i++)
-		if (strlen(c->model[i].name) == len && memcmp(c->model[i].name, name, len) == 0)
+		if (c->model[i].name && strlen(c->model[i].name) == len && memcmp(c->model[i].name, name, len) == 0)
 			return i;
 	return -1;
 }

@@ -2,8 +2,9 @@
 #define DAEMON_CONFIG_H
 
 /*
- * tolld.conf, parsed and checked (libConfuse).  Read by the master before any fork; children
- * inherit the result and never change it.
+ * tolld.conf, parsed and checked (libConfuse).  Read by the master before any fork and inherited
+ * by children; read again for a reload (daemon/reload.h), from which every process makes its own.
+ * Nobody changes one that is in force.
  */
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -71,7 +72,14 @@ struct config_jwt {
 	size_t key_len;
 };
 
+struct config_trace;
+
+/*
+ * In force, models and providers stand at their numbers (shm/region.h, region_names): there may be
+ * gaps between them, rows whose name is NULL.  A name has the same number in every config.
+ */
 struct config {
+	unsigned refs; /* config_ref: how many beside the first */
 	char *path; /* for messages; NULL for the embedded default */
 	char *user, *default_model;
 	int workers; /* resolved: at least 1 */
@@ -129,6 +137,8 @@ struct config {
 	int model_count;
 	struct config_jwt jwt[CONFIG_JWTS_MAX];
 	int jwt_count;
+	struct config_trace *trace; /* what each key was given: config_change.c */
+	size_t traces;
 };
 
 /*
@@ -136,7 +146,9 @@ struct config {
  * "FILE:LINE: KEY: what is wrong"; warnings go there too.  Fatal when out of memory.
  */
 struct config *config_load(const char *path, FILE *errors) __attribute__((warn_unused_result));
-void config_free(struct config *);
+/* One more who needs it: each lets go of it by config_free, the last frees it.  One process. */
+struct config *config_ref(const struct config *);
+void config_free(struct config *); /* NULL is allowed */
 /* Wipe providers' keys and those of tokens, in this process: who calls nobody needs none. */
 void config_forget_secrets(struct config *);
 /* Index of a model by its name, or -1. */

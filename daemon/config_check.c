@@ -12,6 +12,7 @@
 
 #include "daemon/config.h"
 #include "daemon/config_file.h"
+#include "daemon/config_source.h"
 #include "daemon/config_value.h"
 #include "daemon/secret.h"
 #include "shm/account.h"
@@ -241,6 +242,7 @@ apply(struct config_file *f, const struct config_key *k, char *base,
 		config_fault(f, e->line, k->name, "holds a control character");
 	else
 		k->set(f, k, base + k->offset, e, value);
+	config_trace(f, e->section, k->name, value);
 	explicit_bzero(value, strlen(value));
 	free(value);
 }
@@ -404,7 +406,7 @@ processors(void)
 static void
 check_group(struct config_file *f, const char *key, const char *name)
 {
-	if (*name && find(f, 0, key) && geteuid() == 0 && !getgrnam(name))
+	if (!config_source_replayed() && *name && find(f, 0, key) && geteuid() == 0 && !getgrnam(name))
 		config_fault(f, line_of(f, 0, key), key, "there is no group \"%s\"", name);
 }
 
@@ -430,7 +432,7 @@ static void
 check_log_folder(struct config_file *f, const struct config *c)
 {
 	char *folder;
-	if (!*c->log_file)
+	if (!*c->log_file || config_source_replayed())
 		return;
 	folder = config_strdup(c->log_file);
 	*(strrchr(folder, '/') + 1) = 0; /* "/" stays */
@@ -464,7 +466,7 @@ check_together(struct config_file *f, struct config *c)
 	check_group(f, "admin_full_group", c->admin_full_group);
 	/* Only who starts as root changes users.  The default user is no mistake of this file's;
 	 * the start still refuses to go on without it. */
-	if (geteuid() == 0 && *c->user && !getpwnam(c->user)) {
+	if (!config_source_replayed() && geteuid() == 0 && *c->user && !getpwnam(c->user)) {
 		if (find(f, 0, "user"))
 			config_fault(f, line_of(f, 0, "user"), "user", "there is no user \"%s\"",
 			    c->user);
@@ -485,7 +487,8 @@ config_check(struct config_file *f, struct config *c)
 	if (c->listen_count == 0 && !find(f, 0, "listen"))
 		c->listen[c->listen_count++] = config_strdup("127.0.0.1:8080");
 	if (c->workers == 0)
-		c->workers = processors();
+		/* One that was recorded got its number where it was checked (config_carry). */
+		c->workers = config_source_replayed() ? 1 : processors();
 	for (size_t i = 1; i < f->sections; i++)
 		for (size_t j = 0; j < sizeof(plain) / sizeof(*plain); j++)
 			if (strcmp(f->section[i].name, config_shapes[j + 1].section) == 0)
@@ -500,6 +503,7 @@ config_check(struct config_file *f, struct config *c)
 		if (strcmp(f->section[i].name, "jwt") == 0 && config_jwt_begin(f, c, i)) {
 			apply_section(f, i, config_jwt_keys, &c->jwt[c->jwt_count - 1]);
 			config_jwt_end(f, c, i);
+			config_trace(f, i, "key_file", ""); /* what it holds */
 		}
 	if (!f->broken)
 		check_together(f, c);

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/config_source.h"
 #include "daemon/log.h"
 
 #define FILE_MAX (1 << 20)
@@ -312,15 +313,14 @@ parse(struct config_file *f, char *text, const struct config_shape *shapes)
 static char *
 read_all(struct config_file *f, size_t *len)
 {
-	FILE *in = fopen(f->path, "re");
 	char *text = config_realloc(NULL, FILE_MAX + 1, 1);
-	*len = in ? fread(text, 1, FILE_MAX + 1, in) : 0;
-	if (!in || ferror(in))
+	ssize_t n = config_source_file(f->path, text, FILE_MAX + 1);
+	if (n < 0)
 		config_fault(f, 1, "file", "cannot be read: %s", strerror(errno));
-	else if (*len > FILE_MAX)
+	else if (n > FILE_MAX)
 		config_fault(f, 1, "file", "is larger than 1 MiB");
-	if (in)
-		fclose(in);
+	*len = n < 0 ? 0 : (size_t)n;
+	(void)config_source_hash(); /* of the whole file: that says nothing of a key */
 	if (f->faults == 0)
 		return text;
 	f->broken = true;
@@ -338,6 +338,11 @@ config_file_read(struct config_file *f, const char *path, const struct config_sh
 	prepared = text ? config_text_prepare(f, text, len) : NULL;
 	if (prepared)
 		parse(f, prepared, shapes);
+	/* They may hold keys. */
+	if (text)
+		explicit_bzero(text, len);
+	if (prepared)
+		explicit_bzero(prepared, strlen(prepared));
 	free(text);
 	free(prepared);
 	return !f->broken || f->entries > 0;
@@ -351,6 +356,39 @@ config_file_free(struct config_file *f)
 	free(f->entry);
 	free(f->section);
 	free(f->fault);
+	config_trace_free(f->trace, f->traces);
+}
+
+void
+config_trace_free(struct config_trace *t, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		free(t[i].section);
+		free(t[i].title);
+		free(t[i].key);
+	}
+	free(t);
+}
+
+void
+config_trace(struct config_file *f, size_t section, const char *key, const char *value)
+{
+	const struct config_section *s = &f->section[section];
+	const char *title = s->title ? s->title : "";
+	uint64_t files = config_source_hash();
+	struct config_trace *t = NULL;
+	for (size_t i = 0; i < f->traces && !t; i++)
+		if (strcmp(f->trace[i].section, s->name) == 0 &&
+		    strcmp(f->trace[i].title, title) == 0 && strcmp(f->trace[i].key, key) == 0)
+			t = &f->trace[i];
+	if (!t) {
+		f->trace = config_realloc(f->trace, f->traces + 1, sizeof(*f->trace));
+		t = &f->trace[f->traces++];
+		*t = (struct config_trace){ config_strdup(s->name), config_strdup(title),
+			config_strdup(key), 0 };
+	}
+	t->hash = config_source_mix(t->hash, value, strlen(value) + 1);
+	t->hash = config_source_mix(t->hash, &files, sizeof(files));
 }
 
 size_t

@@ -34,8 +34,16 @@ struct config_fault {
 	char *text; /* "KEY: what is wrong" */
 };
 
+/* What a key was given, as a hash: to tell which keys another file gives something else. */
+struct config_trace {
+	char *section, *title, *key; /* title: "" where there is none */
+	uint64_t hash;
+};
+
 struct config_file {
 	const char *path;
+	struct config_trace *trace;
+	size_t traces;
 	struct config_section *section;
 	struct config_entry *entry;
 	struct config_fault *fault;
@@ -81,6 +89,10 @@ size_t config_file_report(struct config_file *, FILE *);
 char *config_text_prepare(struct config_file *, const char *text, size_t len);
 /* Replace ${VAR}; the caller frees the result.  NULL after a fault. */
 char *config_text_expand(struct config_file *, const struct config_entry *);
+
+/* Note a value of a key, and what its files hold (config_source.h); several make one hash. */
+void config_trace_free(struct config_trace *, size_t);
+void config_trace(struct config_file *, size_t section, const char *key, const char *value);
 
 /* config_check.c. */
 struct config;

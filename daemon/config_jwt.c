@@ -2,18 +2,17 @@
  * jwt blocks of the config: whose tokens are believed, and what for.  Master.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <openssl/bio.h>
 #include <openssl/ec.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "daemon/auth.h"
 #include "daemon/config.h"
 #include "daemon/config_file.h"
+#include "daemon/config_source.h"
 #include "daemon/config_value.h"
 #include "daemon/secret.h"
 
@@ -112,12 +111,9 @@ static const char *
 read_key(struct config_jwt *j)
 {
 	char text[KEY_FILE_MAX + 1];
-	int fd = open(j->key_file, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text));
+	ssize_t n = config_source_file(j->key_file, text, sizeof(text));
 	const char *why = n < 0 ? strerror(errno) : n > KEY_FILE_MAX ? "is too long" : NULL;
 
-	if (fd >= 0)
-		close(fd);
 	if (why != NULL)
 		return why;
 	if (j->algorithm == CONFIG_HS256 && n > 0 && text[n - 1] == '\n')

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/config_source.h"
 #include "daemon/utf8.h"
 
 /* ${VAR} is handed through libConfuse as MARK_BEGIN VAR MARK_END: control bytes that a file
@@ -210,7 +211,7 @@ variable(struct config_file *f, const struct config_entry *e, char *spec)
 	const char *value;
 	if (otherwise)
 		*otherwise = 0;
-	value = getenv(spec);
+	value = config_source_variable(spec);
 	if (value)
 		return value;
 	if (otherwise)

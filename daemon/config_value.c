@@ -4,17 +4,16 @@
 #include "daemon/config_value.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <openssl/bio.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <unistd.h>
 
 #include "daemon/address.h"
 #include "daemon/config.h"
+#include "daemon/config_source.h"
 #include "daemon/secret.h"
 
 #define SECRET_MAX 8192
@@ -181,15 +180,29 @@ SETTER(value_dialect)
 		*(enum config_dialect *)field = (enum config_dialect)i;
 }
 
+static const struct tokenizer *
+open_tokenizer(const char *name, char *why, size_t why_size)
+{
+	const struct tokenizer *t;
+	if (config_source_replayed()) {
+		snprintf(why, why_size, "is not there");
+		return config_source_noted_tokenizer(name) ? tokenizer_find(name) : NULL;
+	}
+	t = tokenizer_open(name, why, why_size);
+	if (t)
+		config_source_note_tokenizer(name);
+	return t;
+}
+
 SETTER(value_tokenizer)
 {
 	static const char *const known[] = { "o200k_base", "cl100k_base" };
 	char why[256], other[256];
-	const struct tokenizer *t = tokenizer_open(value, why, sizeof(why));
+	const struct tokenizer *t = open_tokenizer(value, why, sizeof(why));
 	/* One that should be there: an installation that lost it goes on, by what comes near. */
 	for (size_t i = 0; !t && i < sizeof(known) / sizeof(*known); i++)
 		if (strcmp(value, known[i]) == 0 &&
-		    (t = tokenizer_open("estimate", other, sizeof(other))))
+		    (t = open_tokenizer("estimate", other, sizeof(other))))
 			config_warning(f, e->line, k->name, "\"%s\": %s: model \"%s\" is metered "
 			    "by an estimate", value, why, f->section[e->section].title);
 	if (t)
@@ -387,14 +400,11 @@ SETTER(value_api_key_file)
 	char text[SECRET_MAX + 1];
 	if (strcmp(value, CONFIG_EMPTY) == 0)
 		return;
-	int fd = open(value, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text));
+	ssize_t n = config_source_file(value, text, sizeof(text));
 	if (n < 0)
 		config_fault(f, e->line, k->name, "cannot read %s: %s", value, strerror(errno));
 	else if (n > SECRET_MAX)
 		config_fault(f, e->line, k->name, "%s is longer than %d bytes", value, SECRET_MAX);
-	if (fd >= 0)
-		close(fd);
 	if (n < 0 || n > SECRET_MAX)
 		return;
 	if (n > 0 && text[n - 1] == '\n')
@@ -416,25 +426,21 @@ SETTER(value_ca_file)
 {
 	struct config_provider *p = field;
 	char *text = config_realloc(NULL, CA_MAX + 1, 1);
-	FILE *in = fopen(value, "re");
-	size_t n = in ? fread(text, 1, CA_MAX + 1, in) : 0;
-	bool bad = !in || ferror(in);
-	BIO *bio = BIO_new_mem_buf(text, (int)n);
-	X509 *first = bad || !bio ? NULL : PEM_read_bio_X509(bio, NULL, NULL, NULL);
-	if (bad)
-		config_fault(f, e->line, k->name, "cannot read %s", value);
+	ssize_t n = config_source_file(value, text, CA_MAX + 1);
+	BIO *bio = n < 0 ? NULL : BIO_new_mem_buf(text, (int)n);
+	X509 *first = bio ? PEM_read_bio_X509(bio, NULL, NULL, NULL) : NULL;
+	if (n < 0)
+		config_fault(f, e->line, k->name, "cannot read %s: %s", value, strerror(errno));
 	else if (n > CA_MAX)
 		config_fault(f, e->line, k->name, "%s is larger than %d MiB", value, CA_MAX >> 20);
 	else if (!first)
 		config_fault(f, e->line, k->name, "%s holds no PEM certificate", value);
 	else {
-		p->ca = config_realloc(p->ca, n + 1, 1);
-		memcpy(p->ca, text, n);
+		p->ca = config_realloc(p->ca, (size_t)n + 1, 1);
+		memcpy(p->ca, text, (size_t)n);
 		p->ca[n] = 0;
-		p->ca_len = n;
+		p->ca_len = (size_t)n;
 	}
-	if (in)
-		fclose(in);
 	X509_free(first);
 	BIO_free(bio);
 	ERR_clear_error();

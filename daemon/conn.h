@@ -95,6 +95,13 @@ void server_on_unseen(struct server *, conn_handler *);
 void conn_seen(struct conn *, struct account *, const struct http_request *, struct span body);
 /* Stop accepting; close idle connections; the rest as they finish ("Connection: close"). */
 void server_drain(struct server *);
+/*
+ * Accept no more, for others do, on the same listeners.  Connections go on; each is closed after
+ * its next reply, which says so, or when it was idle for as long as any may be.
+ */
+void server_leave(struct server *);
+/* Another config is in force; the one before it may be freed. */
+void server_renew(struct server *, const struct config *);
 /* Open connections. */
 size_t server_conns(const struct server *);
 /* Once a second or so: header, body, keep-alive and write time-outs. */

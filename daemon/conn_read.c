@@ -136,7 +136,7 @@ on_request(struct conn *c, const struct http_request *rq, char *p, size_t head_l
 	}
 	c->minor = (uint8_t)rq->minor;
 	c->is_head = rq->method == HTTP_HEAD;
-	c->keep_alive = rq->keep_alive && !c->server->draining;
+	c->keep_alive = rq->keep_alive && !c->server->draining && !c->server->leaving;
 	c->chunked_in = rq->chunked;
 	c->verdict = (uint8_t)route_check(c, rq);
 	if (rq->chunked || rq->content_length > 0) {

@@ -132,7 +132,7 @@ struct server {
 	struct event *resume; /* accept again after running out of descriptors */
 	struct event *kick;   /* runs the deferred list */
 	int spare_fd;         /* given up to tell one client that we are full */
-	bool draining, cors_any;
+	bool draining, leaving, cors_any;
 	size_t count;
 	size_t held; /* bytes of requests that are not whole */
 	struct conn_list all, deferred;

@@ -88,7 +88,7 @@ decode_note_overrun(struct stream *st)
 {
 	defect(st, DEFECT_OVERSIZE);
 	log_event(LOG_WARN, "provider says more than it was told to", "message", st->message_text,
-	    "provider", st->w->config->provider[st->provider].name, "limit",
+	    "provider", st->config->provider[st->provider].name, "limit",
 	    st->max_completion_tokens ? "max_completion_tokens" : "max_tokens", NULL);
 }
 
@@ -198,7 +198,7 @@ arrived(struct stream *st, enum meter_kind kind, struct span text)
 	/* Some providers do not count their thoughts against max_tokens; but no model thinks for
 	 * ever, and its client pays. */
 	if (kind != METER_SHOWN && (st->hidden_bytes += text.len) / TOKEN_BYTES_MAX >
-	        st->w->config->model[st->model].max_completion) {
+	        st->config->model[st->model].max_completion) {
 		stream_close(st, OUTCOME_LENGTH, NULL, NULL);
 		return;
 	}
@@ -366,7 +366,7 @@ static const struct decoder_ops decoder_ops = {on_text, on_delta};
 static const struct config_provider *
 provider(const struct stream *st)
 {
-	return &st->w->config->provider[st->provider];
+	return &st->config->provider[st->provider];
 }
 
 /* What "auto" found is worth a line when it is new. */

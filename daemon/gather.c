@@ -140,6 +140,14 @@ timer_cb(evutil_socket_t fd, short what, void *arg)
 		work_off(arg);
 }
 
+void
+gather_limit(struct gather *g, unsigned ms_max)
+{
+	g->max_us = ms_max * 1000;
+	if (g->pause_us > g->max_us)
+		set_pause(g, g->max_us);
+}
+
 struct gather *
 gather_new(struct event_base *base, unsigned ms_max)
 {

@@ -31,6 +31,8 @@ struct gathered { /* in the owner's struct */
 
 /* ms_max: flush_ms_max; 0: never hold anything up.  NULL with errno. */
 struct gather *gather_new(struct event_base *, unsigned ms_max) __attribute__((warn_unused_result));
+/* Another flush_ms_max. */
+void gather_limit(struct gather *, unsigned ms_max);
 /* All must have been removed. */
 void gather_free(struct gather *);
 /* Watch it; fd and ready are set.  -1 with errno. */

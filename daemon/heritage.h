@@ -15,6 +15,8 @@
 
 struct heritage {
 	struct config *config;
+	uint32_t generation; /* which config that is: region_config */
+	int config_record;   /* what it was made from (config_record.h); the master's alone */
 	struct region region;
 	uint8_t key_secret[32]; /* of the API keys' HMAC */
 
@@ -33,6 +35,9 @@ struct heritage {
 	 * connections handed to that worker.
 	 * Kept by the master, so that a dead worker's successor finds what was queued. */
 	int inbox_rd[REGION_PROCS_MAX], inbox_wr[REGION_PROCS_MAX];
+	/* Pair of message sockets per child, by process slot: what the master tells it, and the admin
+	 * process asks of the master (daemon/order.h).  Ours is the master's end. */
+	int order_ours[REGION_PROCS_MAX], order_theirs[REGION_PROCS_MAX];
 };
 
 /* The processes' mains: run after the fork, privileges dropped, signals set.  Exit status. */

@@ -18,6 +18,8 @@
 #include "daemon/compact.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
+#include "daemon/order.h"
+#include "daemon/renew.h"
 #include "shm/clock.h"
 #include "shm/ring.h"
 #include "shm/wake.h"
@@ -111,14 +113,64 @@ static void
 sleep_for(struct keeper *k, int ms)
 {
 	int fd = k->heritage->wake_fd[PROC_KEEPER];
-	struct pollfd fds[3] = {{.fd = k->signal_fd, .events = POLLIN},
-	    {.fd = fd, .events = POLLIN}, {.fd = compact_fd(k), .events = POLLIN}};
+	struct pollfd fds[4] = {{.fd = k->signal_fd, .events = POLLIN},
+	    {.fd = fd, .events = POLLIN}, {.fd = compact_fd(k), .events = POLLIN},
+	    {.fd = k->heritage->order_theirs[PROC_KEEPER], .events = POLLIN}};
 
 	wake_prepare(k->region, PROC_KEEPER);
 	if (!keeper_due(k))
-		(void)poll(fds, 3, ms); /* an error is as good as a wake-up */
+		(void)poll(fds, 4, ms); /* an error is as good as a wake-up */
 	wake_done(k->region, PROC_KEEPER, fd);
 	look_for_stop(k);
+}
+
+/*
+ * Another config is there: its prices first.  -1: the disk failed, as with any commit.  Not while
+ * a batch is under way: what was judged by one config is committed by it.
+ */
+static int
+renew(struct keeper *k)
+{
+	static struct order_received order;
+	struct heritage *h = k->heritage;
+
+	while (order_receive(h->order_theirs[PROC_KEEPER], &order) == 1) {
+		struct config *next = renew_make(h, PROC_KEEPER, &order), *old = h->config;
+		uint64_t last = journal_last(k->journal);
+		bool good;
+
+		if (next == NULL)
+			continue;
+		h->config = next;
+		good = keeper_prices_enter(k) == 0;
+		h->config = old;
+		if (good && keeper_commit_own(k) < 0) {
+			config_free(next);
+			return -1;
+		}
+		if (good && journal_last(k->journal) > last)
+			k->committed_us = monotonic_us();
+		h->config = good ? next : old;
+		if (good && keeper_prices_show(k, false) < 0)
+			return -1;
+		h->config = old;
+		renew_done(h, PROC_KEEPER, next, order.order.generation, good);
+	}
+	return 0;
+}
+
+/* A look at what is shared before one at the socket: the keeper may never sleep under load. */
+static bool
+is_offered(struct keeper *k)
+{
+	/* Acquire, pairs with the master's release: the order is there. */
+	uint32_t offered =
+	    atomic_load_explicit(&k->region->h->config.offered, memory_order_acquire);
+
+	if (offered == k->offered)
+		return false;
+	k->offered = offered;
+	return true;
 }
 
 static void
@@ -163,6 +215,8 @@ serve(struct keeper *k)
 
 		heartbeat(k);
 		done = 0;
+		if (is_offered(k) && renew(k) < 0)
+			return -1;
 		if (keeper_due(k)) {
 			gather(k);
 			done = keeper_batch(k);
@@ -262,6 +316,10 @@ run(struct keeper *k)
 	if (unprojected(k) > 0)
 		k->unprojected_us = k->now_us;
 	compact_begin(k);
+	/* Release, pairs with the master's look: the prices of this config are there. */
+	atomic_store_explicit(&region_proc(k->region, PROC_KEEPER)->config, k->heritage->generation,
+	    memory_order_release);
+	wake(k->region, PROC_MASTER, k->heritage->wake_fd[PROC_MASTER]);
 	if (serve(k) < 0) {
 		atomic_store_explicit(&h->journal_ok, 0, memory_order_relaxed);
 		return -1;

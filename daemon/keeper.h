@@ -50,6 +50,7 @@ struct keeper {
 	uint64_t unprojected_us;          /* when the oldest unprojected commit ended; 0: none */
 	uint64_t swept_us;                /* when expiry and dead readers were last looked after */
 	struct compact *compact;          /* compact.c; NULL before it begins */
+	uint32_t offered;                 /* the last config that was looked for */
 	uint32_t refs_of[2][KEEPER_REF_BUCKETS]; /* keeper_refs.c: of this half day, and the last */
 	uint64_t refs_since_us;
 	struct {                          /* keeper_history.c */

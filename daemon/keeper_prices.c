@@ -59,25 +59,40 @@ append_price(struct keeper *k, const struct config_model *m, const struct price 
 	buf_free(&b);
 }
 
+/* Is the price in force for it one that the journal does not have? */
+static bool
+is_new(const struct keeper *k, const struct config_model *m)
+{
+	struct price p;
+
+	if (m->name == NULL)
+		return false;
+	p = in_force(k, m);
+	return books_price_find(k->books, m->name, name_len(m), &p) == JOURNAL_NONE;
+}
+
 int
 keeper_prices_enter(struct keeper *k)
 {
 	const struct config *config = k->heritage->config;
+	uint32_t missing = 0;
 
+	for (int i = 0; i < config->model_count; i++)
+		missing += is_new(k, &config->model[i]);
+	/* Before any is in the journal, where it would be for ever. */
+	if (missing > 0 && books_prices(k->books) + missing > PRICE_MAX) {
+		log_warnx("the journal has %u prices of %d, the most there can be: no room for %u new",
+		    (unsigned)books_prices(k->books), PRICE_MAX, (unsigned)missing);
+		return -1;
+	}
 	for (int i = 0; i < config->model_count; i++) {
 		const struct config_model *m = &config->model[i];
-		struct price p = in_force(k, m);
 
-		if (books_price_find(k->books, m->name, name_len(m), &p) != JOURNAL_NONE)
-			continue;
-		/* Before it is in the journal, where it would be for ever. */
-		if (books_prices(k->books) >= PRICE_MAX) {
-			log_warnx("the journal has %d prices, the most there can be: model %s "
-			          "cannot have a new one",
-			    PRICE_MAX, m->name);
-			return -1;
+		if (is_new(k, m)) {
+			struct price p = in_force(k, m);
+
+			append_price(k, m, &p);
 		}
-		append_price(k, m, &p);
 	}
 	return 0;
 }
@@ -96,7 +111,7 @@ keeper_prices_room(const struct keeper *k, const struct journal_record *r, const
 	if (books_prices(k->books) < PRICE_MAX)
 		return true;
 	while (i < config->model_count &&
-	       (name_len(&config->model[i]) != set.model_len ||
+	       (config->model[i].name == NULL || name_len(&config->model[i]) != set.model_len ||
 	           memcmp(config->model[i].name, model, set.model_len) != 0))
 		i++;
 	if (i == config->model_count)
@@ -138,9 +153,13 @@ keeper_prices_show(struct keeper *k, bool all)
 	atomic_store_explicit(&h->prices, n, memory_order_release);
 	for (int i = 0; i < config->model_count; i++) {
 		const struct config_model *m = &config->model[i];
-		struct price p = in_force(k, m);
-		uint32_t id = books_price_find(k->books, m->name, name_len(m), &p);
+		struct price p;
+		uint32_t id;
 
+		if (m->name == NULL)
+			continue;
+		p = in_force(k, m);
+		id = books_price_find(k->books, m->name, name_len(m), &p);
 		atomic_store_explicit(&h->model_price_set[i],
 		    set_bits(books_price_over(k->books, m->name, name_len(m))),
 		    memory_order_relaxed);

@@ -47,7 +47,7 @@ resume_cb(evutil_socket_t fd, short what, void *arg)
 
 	(void)fd;
 	(void)what;
-	if (!s->draining)
+	if (!s->draining && !s->leaving)
 		listeners_enable(s, true);
 }
 
@@ -64,6 +64,8 @@ listeners_close(struct server *s)
 		struct listener *l = &s->listener[i];
 		size_t before;
 
+		if (l->fd < 0)
+			continue;
 		do {
 			before = s->count;
 			if (!l->passed)
@@ -185,6 +187,38 @@ listen_on(struct server *s, int fd, bool passed)
 	return event_add(l->ev, NULL);
 }
 
+static bool
+any_origin(const struct config *c)
+{
+	for (int i = 0; i < c->origin_count; i++)
+		if (strcmp(c->origins[i], "*") == 0)
+			return true;
+	return false;
+}
+
+/* Where an origin of one config stands in another. */
+static int8_t
+same_origin(const struct config *here, const char *origin)
+{
+	for (int i = 0; i < here->origin_count; i++)
+		if (strcmp(here->origins[i], origin) == 0)
+			return (int8_t)i;
+	return any_origin(here) ? CORS_ANY : CORS_NONE;
+}
+
+void
+server_renew(struct server *s, const struct config *next)
+{
+	struct conn *c;
+
+	/* Replies that are still to begin. */
+	TAILQ_FOREACH(c, &s->all, all)
+		if (c->cors >= 0)
+			c->cors = same_origin(next, s->config->origins[c->cors]);
+	s->config = next;
+	s->cors_any = any_origin(next);
+}
+
 struct server *
 server_new(struct event_base *base, struct heritage *h, uint32_t proc, const struct route *routes,
     void *arg)
@@ -200,8 +234,7 @@ server_new(struct event_base *base, struct heritage *h, uint32_t proc, const str
 	s->arg = arg;
 	TAILQ_INIT(&s->all);
 	TAILQ_INIT(&s->deferred);
-	for (int i = 0; i < s->config->origin_count; i++)
-		s->cors_any |= strcmp(s->config->origins[i], "*") == 0;
+	s->cors_any = any_origin(s->config);
 	if (getrandom(&s->id_seed, sizeof(s->id_seed), 0) != (ssize_t)sizeof(s->id_seed))
 		s->id_seed = (uint64_t)getpid();
 	s->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -231,6 +264,13 @@ size_t
 server_conns(const struct server *s)
 {
 	return s->count;
+}
+
+void
+server_leave(struct server *s)
+{
+	s->leaving = true;
+	listeners_close(s);
 }
 
 void

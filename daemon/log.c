@@ -138,6 +138,12 @@ module_name(const char *file, char name[static LOG_MODULE_LEN])
 	snprintf(name, LOG_MODULE_LEN, "%.*s", (int)n, file);
 }
 
+void
+log_set_format(enum log_format format)
+{
+	log_format_now = format;
+}
+
 bool
 log_enabled_at(const char *file, enum log_level level)
 {

@@ -39,6 +39,8 @@ void log_init(const char *proc, enum log_format, enum log_level);
 void log_set_proc(const char *proc); /* after fork: "worker-1", "keeper", "admin" */
 /* The level of this process and of all that were forked since log_init; takes effect at once. */
 void log_set_level(enum log_level);
+/* The form of this process's lines. */
+void log_set_format(enum log_format);
 /* The same of modules; the longest name that fits counts.  n is at most LOG_MODULES_MAX. */
 void log_set_modules(const struct log_module *, size_t n);
 /* Now and then: say what was counted, take a new log file.  Any line does the same. */

@@ -7,10 +7,13 @@
 #include <unistd.h>
 
 #include "daemon/config.h"
+#include "daemon/config_record.h"
+#include "daemon/legacy.h"
 #include "daemon/crash.h"
 #include "daemon/master.h"
 #include "daemon/sandbox.h"
 #include "daemon/secret.h"
+#include "daemon/takeover.h"
 #include "daemon/title.h"
 
 #define DEFAULT_CONFIG "/etc/tolld/tolld.conf"
@@ -22,7 +25,8 @@ static const char usage[] =
     "  -V       print the version and exit\n"
     "  -h       print this and exit\n"
     "Runs in the foreground and logs to stderr.  Signals: TERM drains and exits, INT and QUIT\n"
-    "settle and exit now, HUP applies changed log levels, USR1 opens log_file anew.\n";
+    "settle and exit now, HUP reads the config again, USR1 opens log_file anew, USR2 puts the\n"
+    "program that is at its path now in its place.\n";
 
 static int
 check(const char *path)
@@ -49,16 +53,22 @@ main(int argc, char **argv)
 {
 	const char *path = DEFAULT_CONFIG;
 	int check_only = 0, option;
+	const char *abi = NULL;
+	int legacy = legacy_given(); /* before the environment is copied */
+	int record;
 	struct config *config;
 
 	title_init(argc, argv);
-	while ((option = getopt(argc, argv, "c:tVh")) != -1) {
+	while ((option = getopt(argc, argv, "c:tU:Vh")) != -1) {
 		switch (option) {
 		case 'c':
 			path = optarg;
 			break;
 		case 't':
 			check_only = 1;
+			break;
+		case 'U': /* asked by another program (daemon/takeover.h), so not in the usage */
+			abi = optarg;
 			break;
 		case 'V':
 			puts("tolld " TOLLD_VERSION);
@@ -77,9 +87,15 @@ main(int argc, char **argv)
 	if (check_only)
 		return check(path);
 	secret_no_core();
+	if (abi)
+		return takeover_answer(abi, path);
 	crash_init();
-	config = config_load(path, stderr);
+	takeover_program(argv);
+	if (legacy >= 0)
+		return master_resume(path, legacy);
+	record = config_record_new();
+	config = config_record_load(record, path, stderr);
 	if (!config)
 		return 1;
-	return master_run(config);
+	return master_run(config, record);
 }

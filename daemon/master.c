@@ -1,6 +1,7 @@
 /*
- * The master: one small loop over signals and one eventfd.  It parses nothing that a peer sent,
- * allocates nothing once it runs (but for a reload's check), and never waits for a child.
+ * The master: one small loop over signals, one eventfd and what the admin process passes on.  It
+ * parses nothing that a peer sent, allocates nothing once it runs (but for a reload), and never
+ * waits for a child.
  *
  * Its life is a row of phases; each says what must have happened before the next begins.
  */
@@ -10,22 +11,27 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "daemon/heritage.h"
+#include "daemon/legacy.h"
 #include "daemon/log.h"
 #include "daemon/log_file.h"
 #include "daemon/log_journal.h"
 #include "daemon/notify.h"
+#include "daemon/order.h"
+#include "daemon/reload.h"
 #include "daemon/sandbox.h"
 #include "daemon/setup.h"
 #include "daemon/sockets.h"
 #include "daemon/supervise.h"
+#include "daemon/takeover.h"
 #include "daemon/title.h"
+#include "daemon/tokenizer.h"
+#include "daemon/version.h"
 #include "shm/clock.h"
 #include "shm/ring.h"
 #include "shm/wake.h"
@@ -33,6 +39,7 @@
 #define SECOND_US UINT64_C(1000000)
 #define STOP_US_MAX (5 * SECOND_US) /* from "stop now" to SIGKILL */
 #define REAP_US_MAX (10 * SECOND_US) /* from there until the keeper counts as stuck */
+#define ORDERS_MAX 16
 #define KEEPER_TRIES_MAX 5 /* exits by itself before it has loaded the books */
 /* How often to look without being woken, in case a keeper dies between its work and its wake. */
 #define LOOK_US UINT64_C(50000)
@@ -56,6 +63,8 @@ struct master {
 	struct setup up;
 	struct heritage *h; /* up.heritage */
 	struct supervisor s;
+	struct reload reload;
+	struct takeover takeover;
 	enum phase phase;
 	uint64_t deadline_us; /* of the phase; UINT64_MAX: none */
 	uint64_t started_us;
@@ -86,7 +95,7 @@ log_ready(const struct master *m)
 	snprintf(workers, sizeof(workers), "%u", (unsigned)(m->up.workers_end - PROC_WORKER));
 	snprintf(ms, sizeof(ms), "%llu",
 	    (unsigned long long)(monotonic_us() - m->started_us) / 1000);
-	log_event(LOG_INFO, "ready", "version", TOLLD_VERSION, "workers", workers, "listen",
+	log_event(LOG_INFO, "ready", "version", tolld_version, "workers", workers, "listen",
 	    m->h->config->listen[0], "startup_ms", ms, NULL);
 }
 
@@ -97,14 +106,31 @@ enter_stop_workers(struct master *m)
 	enter(m, PHASE_STOP_WORKERS, STOP_US_MAX);
 }
 
+static void
+set_draining(struct master *m, uint32_t how)
+{
+	/* Relaxed: a flag that is looked at now and then. */
+	atomic_store_explicit(&m->h->region.h->draining, how, memory_order_relaxed);
+}
+
+/* An operator keeps new work away, and later not any more. */
+static void
+keep_draining(struct master *m, bool on)
+{
+	if (m->phase != PHASE_SERVE)
+		return; /* nobody is served, or nobody will be */
+	log_event(LOG_INFO, on ? "draining: nothing new is taken until it is resumed"
+	                       : "taking requests again", NULL);
+	set_draining(m, on ? REGION_DRAIN_KEEP : REGION_DRAIN_NONE);
+}
+
 /* The end has been asked for: tell all who run. */
 static void
 enter_shutdown(struct master *m, bool drain)
 {
 	log_event(LOG_INFO, drain ? "draining" : "stopping", NULL);
 	notify("STOPPING=1");
-	/* Relaxed: a flag that is looked at now and then. */
-	atomic_store_explicit(&m->h->region.h->draining, 1, memory_order_relaxed);
+	set_draining(m, REGION_DRAIN_END);
 	/* Now the workers' copies are the only ones: closing one refuses new connections. */
 	sockets_stop_listening(m->h);
 	supervise_unwant(&m->s, PROC_WORKER, m->s.procs);
@@ -287,35 +313,6 @@ step_phase(struct master *m)
 
 /* Signals. */
 
-/* Check the file again; the log's level is what can change in a running daemon so far. */
-static void
-reload(struct master *m)
-{
-	char *said = NULL, *rest, *line;
-	size_t size;
-	FILE *errors = open_memstream(&said, &size);
-	struct config *c;
-	if (!errors) {
-		log_warn("reload");
-		return;
-	}
-	c = config_load(m->h->config->path, errors);
-	fclose(errors);
-	rest = said;
-	while ((line = strsep(&rest, "\n")))
-		if (*line)
-			log_warnx("%s", line);
-	free(said);
-	if (!c) {
-		log_warnx("reload: the file has faults, nothing was changed");
-		return;
-	}
-	log_set_level(c->log_level);
-	log_set_modules(c->log_module, (size_t)c->log_modules);
-	config_free(c);
-	log_info("reload: log_level and log_levels applied; all other changes need a restart");
-}
-
 static void
 read_signals(struct master *m)
 {
@@ -332,18 +329,67 @@ read_signals(struct master *m)
 			ask_shutdown(m, false);
 			break;
 		case SIGHUP:
-			reload(m);
+			reload_ask(&m->reload, 0);
 			break;
 		case SIGUSR1:
 			log_file_reopen();
 			break;
 		case SIGUSR2:
-			log_warnx("replacing the binary is not available yet");
+			takeover_ask(&m->takeover);
 			break;
 		default:
 			break;
 		}
 	}
+}
+
+/* What operators ask for by way of the admin process. */
+static void
+read_orders(struct master *m)
+{
+	static struct order_received r;
+	/* So many a turn: whatever has become of that process, it must not keep us busy. */
+	for (int i = 0; i < ORDERS_MAX && order_receive(m->h->order_ours[PROC_ADMIN], &r) == 1;
+	    i++) {
+		order_close(&r);
+		switch ((enum order_kind)r.order.kind) {
+		case ORDER_RELOAD:
+			reload_ask(&m->reload, r.order.number);
+			break;
+		case ORDER_DRAIN:
+			if (m->phase == PHASE_SERVE)
+				ask_shutdown(m, true);
+			break;
+		case ORDER_KEEP:
+		case ORDER_RESUME:
+			keep_draining(m, r.order.kind == ORDER_KEEP);
+			break;
+		default:
+			break;
+		}
+	}
+}
+
+static void
+other_ended(void *arg, pid_t pid, int status)
+{
+	struct master *m = arg;
+	if (!reload_ended(&m->reload, pid, status))
+		(void)takeover_ended(&m->takeover, pid, status);
+}
+
+/* Who was sent there while its worker was on its way out finds another one. */
+static void
+slot_emptied(void *arg, uint32_t proc)
+{
+	struct master *m = arg;
+	if (proc < PROC_WORKER || m->phase != PHASE_SERVE)
+		return;
+	for (uint32_t p = PROC_WORKER; p < m->s.procs; p++)
+		if (m->s.child[p].wanted) {
+			sockets_forward(m->h, proc, p);
+			return;
+		}
 }
 
 static int
@@ -352,6 +398,10 @@ wait_ms(const struct master *m)
 	uint64_t now = monotonic_us(), next = supervise_next_us(&m->s);
 	if (m->deadline_us < next)
 		next = m->deadline_us;
+	if (reload_next_us(&m->reload) < next)
+		next = reload_next_us(&m->reload);
+	if (takeover_next_us(&m->takeover) < next)
+		next = takeover_next_us(&m->takeover);
 	if (m->watchdog_us > 0 && m->told_us + m->watchdog_us < next)
 		next = m->told_us + m->watchdog_us;
 	if ((m->phase == PHASE_LOAD || supervise_reaping(&m->s)) && now + LOOK_US < next)
@@ -373,12 +423,29 @@ tell_watchdog(struct master *m)
 	notify("WATCHDOG=1");
 }
 
+/* One after the other: a reload that is asked for first is carried out first. */
+static void
+step_changes(struct master *m)
+{
+	bool serve = m->phase == PHASE_SERVE, alive = m->phase <= PHASE_SERVE;
+	enum reload_state reload;
+	enum takeover_state takeover;
+	/* Again: what one's end lets begin would otherwise wait for the next event. */
+	do {
+		reload = m->reload.state;
+		takeover = m->takeover.state;
+		reload_step(&m->reload, serve && !takeover_pending(&m->takeover), alive);
+		takeover_step(&m->takeover, serve && !reload_pending(&m->reload), alive);
+	} while (m->reload.state != reload || m->takeover.state != takeover);
+}
+
 static void
 loop(struct master *m)
 {
 	struct pollfd poll_fd[] = {
 		{ .fd = m->up.signal_fd, .events = POLLIN },
 		{ .fd = m->h->wake_fd[PROC_MASTER], .events = POLLIN },
+		{ .fd = m->h->order_ours[PROC_ADMIN], .events = POLLIN },
 	};
 	for (;;) {
 		enum phase before;
@@ -388,15 +455,17 @@ loop(struct master *m)
 		wake_prepare(&m->h->region, PROC_MASTER);
 		tell_watchdog(m);
 		read_signals(m);
+		read_orders(m);
 		supervise_collect(&m->s);
 		do {
 			before = m->phase;
 			supervise_step(&m->s);
 			step_phase(m);
 		} while (m->phase != before);
+		step_changes(m);
 		if (m->phase == PHASE_CLEAN || m->phase == PHASE_UNFINISHED)
 			return;
-		if (poll(poll_fd, 2, wait_ms(m)) < 0 && errno != EINTR)
+		if (poll(poll_fd, 3, wait_ms(m)) < 0 && errno != EINTR)
 			log_warn("poll");
 		wake_done(&m->h->region, PROC_MASTER, m->h->wake_fd[PROC_MASTER]);
 	}
@@ -416,8 +485,8 @@ kill_all(struct master *m)
 				;
 }
 
-int
-master_run(struct config *config)
+static struct master *
+new_master(const struct config *config)
 {
 	static struct master m; /* large, and children inherit it */
 	memset(&m, 0, sizeof(m));
@@ -429,30 +498,89 @@ master_run(struct config *config)
 	if (!*config->log_file && log_journal_there() && log_journal_open(LOG_JOURNAL_SOCKET) < 0)
 		log_warn("%s: the journal gets lines without fields", LOG_JOURNAL_SOCKET);
 	title_set("tolld: master");
+	return &m;
+}
 
+static void
+init_parts(struct master *m)
+{
+	supervise_init(&m->s, m->h, &m->up.owner, m->up.signal_fd);
+	m->s.other = other_ended;
+	m->s.emptied = slot_emptied;
+	m->s.arg = m;
+	reload_init(&m->reload, m->h, &m->s);
+	takeover_init(&m->takeover, &m->up, &m->s, &m->reload);
+	tokenizer_keep_files(); /* what is opened later is for those who run already */
+}
+
+/* The loop, and the end; the exit status. */
+static int
+run(struct master *m)
+{
+	bool clean;
+	loop(m);
+	clean = m->phase == PHASE_CLEAN;
+	kill_all(m);
+	reload_close(&m->reload);
+	takeover_close(&m->takeover);
+	setup_close(&m->up, clean);
+	if (clean)
+		log_event(LOG_INFO, "ended", NULL);
+	else
+		log_event(LOG_ERROR, "ended with work left to the next start", NULL);
+	config_free(m->h->config);
+	return clean && !m->failed ? 0 : 1;
+}
+
+int
+master_run(struct config *config, int record)
+{
+	struct master *m = new_master(config);
 	if (config->log_texts)
 		log_warnx("log_texts is on: what people ask and are told is written here");
 	if (sandbox_prepare(config) < 0) {
 		config_free(config);
 		return 1;
 	}
-	if (setup_open(&m.up, config) < 0) {
-		setup_close(&m.up, !m.h->region.leftover); /* one that we made is still empty */
+	if (setup_open(&m->up, config, record) < 0) {
+		setup_close(&m->up, !m->h->region.leftover); /* one that we made is still empty */
 		config_free(config);
 		return 1;
 	}
-	supervise_init(&m.s, m.h, &m.up.owner, m.up.signal_fd);
-	enter(&m, PHASE_LOAD, UINT64_MAX);
-	supervise_want(&m.s, PROC_KEEPER, PROC_KEEPER + 1);
-	loop(&m);
+	init_parts(m);
+	enter(m, PHASE_LOAD, UINT64_MAX);
+	supervise_want(&m->s, PROC_KEEPER, PROC_KEEPER + 1);
+	return run(m);
+}
 
-	bool clean = m.phase == PHASE_CLEAN;
-	kill_all(&m);
-	setup_close(&m.up, clean);
-	if (clean)
-		log_event(LOG_INFO, "ended", NULL);
-	else
-		log_event(LOG_ERROR, "ended with work left to the next start", NULL);
-	config_free(config);
-	return clean && !m.failed ? 0 : 1;
+int
+master_resume(const char *path, int fd)
+{
+	const char *why;
+	const struct legacy *l = legacy_read(fd, &why);
+	struct config *config;
+	struct master *m;
+
+	if (!l) {
+		log_warnx("upgrade: %s", why);
+		return 1;
+	}
+	config = legacy_config(l, path);
+	if (!config)
+		return 1;
+	m = new_master(config);
+	/* Without us the children end, and the next start recovers: that is all that is left. */
+	if (sandbox_prepare(config) < 0 || setup_adopt(&m->up, config, l) < 0)
+		return 1;
+	init_parts(m);
+	legacy_children(l, &m->s);
+	m->phase = PHASE_SERVE;
+	m->deadline_us = UINT64_MAX;
+	takeover_begin(&m->takeover, l);
+	if (l->reload)
+		reload_ask(&m->reload, l->reload_number);
+	log_event(LOG_INFO, "upgrade: taken over", "version", tolld_version, "from", l->program,
+	    NULL);
+	notify("READY=1");
+	return run(m);
 }

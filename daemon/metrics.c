@@ -55,12 +55,17 @@ code_text(const struct config *c, uint32_t i)
 	return text;
 }
 
+static const struct region_names *names; /* of the region that metrics_init was given */
+
 static const char *
 model_text(const struct config *c, uint32_t i)
 {
 	if (i == CONFIG_MODELS_MAX)
 		return "other";
-	return (int)i < c->model_count ? c->model[i].name : NULL;
+	if ((int)i < c->model_count && c->model[i].name != NULL)
+		return c->model[i].name;
+	/* A counter does not end with its model. */
+	return names != NULL && names->model[i][0] != '\0' ? names->model[i] : NULL;
 }
 
 static const char *
@@ -68,7 +73,9 @@ provider_text(const struct config *c, uint32_t i)
 {
 	if (i == CONFIG_PROVIDERS_MAX)
 		return "other";
-	return (int)i < c->provider_count ? c->provider[i].name : NULL;
+	if ((int)i < c->provider_count && c->provider[i].name != NULL)
+		return c->provider[i].name;
+	return names != NULL && names->provider[i][0] != '\0' ? names->provider[i] : NULL;
 }
 
 static const char *
@@ -308,6 +315,14 @@ const struct metrics_family metrics_families[M_FAMILIES] = {
     [M_ACCOUNTS_FROZEN] = {"tolld_accounts_frozen",
         "Accounts whose books were contradicted and that an operator has to unfreeze.", GAUGE,
         UNIT_ONE, .base = W_FROZEN},
+    [M_CONFIG_GENERATION] = {"tolld_config_generation",
+        "Which config is in force: 1 is that of the start, one more with each reload.", GAUGE,
+        UNIT_ONE, .base = W_NONE},
+    [M_CONFIG_GOOD] = {"tolld_config_last_reload_successful",
+        "0 if the last reload was refused; the config before it is in force.", GAUGE, UNIT_ONE,
+        .base = W_NONE},
+    [M_CONFIG_TIME] = {"tolld_config_last_reload_success_timestamp_seconds",
+        "When the config that is in force was loaded.", GAUGE, UNIT_SECONDS, .base = W_NONE},
     [M_BUILD_INFO] = {"tolld_build_info", "Always 1; the version is the label.", GAUGE, UNIT_ONE,
         {&l_version}, .base = W_NONE},
 };
@@ -320,6 +335,7 @@ void
 metrics_init(const struct region *r, uint32_t proc)
 {
 	words = region_counters(r, proc);
+	names = region_names(r);
 }
 
 static void
@@ -493,4 +509,21 @@ void
 metrics_restart(void)
 {
 	add(series(M_RESTARTS, 0, 0), 1);
+}
+
+uint64_t
+metrics_layout(void)
+{
+	uint64_t h = UINT64_C(0xcbf29ce484222325);
+
+	for (int id = 0; id < M_FAMILIES; id++) {
+		const struct metrics_family *f = &metrics_families[id];
+		uint64_t place[] = {f->base, metrics_count(f), metrics_width(f)};
+
+		for (const char *p = f->name; *p != '\0'; p++)
+			h = (h ^ (unsigned char)*p) * UINT64_C(0x100000001b3);
+		for (size_t i = 0; i < sizeof place / sizeof *place; i++)
+			h = (h ^ place[i]) * UINT64_C(0x100000001b3);
+	}
+	return h;
 }

@@ -92,6 +92,9 @@ void metrics_commit(uint64_t us, uint64_t records); /* keeper */
 void metrics_restart(void);                         /* master: a worker was respawned */
 
 /* Admin: the whole exposition.  (tollctl stats walks the same table: daemon/metrics_table.h.) */
+/* A hash of where each series stands in a process's counters: processes of two programs that add to
+ * and read each other's must have the same. */
+uint64_t metrics_layout(void);
 void metrics_print(struct buf *, const struct region *, const struct config *);
 
 #endif

@@ -286,6 +286,12 @@ metrics_http_new(struct event_base *base, int listen_fd, const struct region *r,
 }
 
 void
+metrics_http_renew(struct metrics_http *m, const struct config *config)
+{
+	m->config = config;
+}
+
+void
 metrics_http_tick(struct metrics_http *m)
 {
 	uint64_t now = monotonic_us();

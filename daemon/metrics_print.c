@@ -43,13 +43,12 @@ holds_open(const struct region *r)
 static int64_t
 worker_up(const struct region *r, uint32_t i)
 {
-	bool up;
+	uint32_t half = r->h->dims.workers, p = PROC_WORKER + i;
 
-	if (PROC_WORKER + i >= r->h->procs)
-		return -1;
-	up = atomic_load_explicit(&region_proc(r, PROC_WORKER + i)->pid, memory_order_relaxed) != 0;
-	/* The upper half of the slots is for the overlap of a reload. */
-	return up || i < r->h->dims.workers ? up : -1;
+	/* In one of its two slots: the other is for the overlap of an upgrade. */
+	return i >= half ? -1
+	    : atomic_load_explicit(&region_proc(r, p)->pid, memory_order_relaxed) != 0 ||
+	        atomic_load_explicit(&region_proc(r, p + half)->pid, memory_order_relaxed) != 0;
 }
 
 /* The value of a gauge's series i, or -1: there is no such series. */
@@ -72,7 +71,7 @@ gauge(const struct region *r, enum metrics_family_id id, uint32_t i)
 	case M_JOURNAL_OK:
 		return (int64_t)atomic_load_explicit(&h->journal_ok, memory_order_relaxed);
 	case M_DRAINING:
-		return (int64_t)atomic_load_explicit(&h->draining, memory_order_relaxed);
+		return atomic_load_explicit(&h->draining, memory_order_relaxed) != 0;
 	case M_ACCOUNTS:
 		return (int64_t)atomic_load_explicit(&h->accounts, memory_order_relaxed);
 	case M_KEYS:
@@ -87,6 +86,13 @@ gauge(const struct region *r, enum metrics_family_id id, uint32_t i)
 		return (int64_t)atomic_load_explicit(
 		    &region_counters(r, PROC_KEEPER)[metrics_families[id].base],
 		    memory_order_relaxed);
+	case M_CONFIG_GENERATION:
+		return (int64_t)atomic_load_explicit(&h->config.generation, memory_order_relaxed);
+	case M_CONFIG_GOOD:
+		return atomic_load_explicit(&h->config.failed, memory_order_relaxed) == 0;
+	case M_CONFIG_TIME: /* in microseconds, as all times are here */
+		return (int64_t)atomic_load_explicit(&h->config.loaded_s, memory_order_relaxed) *
+		    1000000;
 	case M_BUILD_INFO:
 		return 1;
 	default:

@@ -267,7 +267,7 @@ conn_reply(struct conn *c, int status, const char *content_type, const char *bod
 		return;
 	}
 	head->len = 0;
-	if (c->server->draining)
+	if (c->server->draining || c->server->leaving)
 		c->keep_alive = false;
 	conn_head_begin(c, head, status, content_type);
 	if (status != 204 && status != 304) {
@@ -377,7 +377,7 @@ conn_stream_start(
 	if (c->state == CONN_DEAD)
 		return;
 	c->chunked_out = c->minor == 1;
-	if (!c->chunked_out || c->server->draining)
+	if (!c->chunked_out || c->server->draining || c->server->leaving)
 		c->keep_alive = false;
 	conn_head_begin(c, &c->out, status, content_type);
 	if (c->chunked_out)

@@ -52,7 +52,7 @@ disbelieve(struct stream *st)
 	metrics_defect((unsigned)st->provider, DEFECT_USAGE);
 	st->defects++;
 	log_event(LOG_WARN, "usage not believed", "message", st->message_text, "provider",
-	    st->w->config->provider[st->provider].name, NULL);
+	    st->config->provider[st->provider].name, NULL);
 }
 
 static void
@@ -113,7 +113,7 @@ charge_usage(struct stream *st)
 static void
 compare(const struct stream *st, uint32_t theirs)
 {
-	const struct config_model *m = &st->w->config->model[st->model];
+	const struct config_model *m = &st->config->model[st->model];
 	uint32_t ours = meter_counted(&st->meter);
 	char mean[16];
 
@@ -275,7 +275,7 @@ log_line(const struct stream *st)
 	    st->traceparent[0] != '\0' ? st->traceparent + 3 : "");
 	/* The stream's id opens it for whoever has it: only its message is named. */
 	log_event(LOG_INFO, "stream ended", "request", st->request_id, "message",
-	    st->message_text, "account", id, "model", st->w->config->model[st->model].name,
+	    st->message_text, "account", id, "model", st->config->model[st->model].name,
 	    "provider", attempt_provider(st), "attempts", attempts, "outcome", outcome_text(st->outcome), "error",
 	    st->error_code == NULL ? "" : st->error_code, "tokens", tokens, "cost", cost, "ms", ms,
 	    "first_token_ms", first, "chunks", chunks, "counted", counted, "reported",
@@ -331,7 +331,7 @@ settle_from_row(struct stream *st, const struct stream_row *row)
 {
 	struct settlement *x = &st->settlement;
 
-	st->model = config_model(st->w->config, row->model, row->model_len);
+	st->model = config_model(st->config, row->model, row->model_len);
 	/* Acquire, pairs with the keeper's insert. */
 	if (row->account <
 	    atomic_load_explicit(&st->w->region->h->accounts, memory_order_acquire))

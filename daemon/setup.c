@@ -16,6 +16,8 @@
 #include <unistd.h>
 
 #include "daemon/calibrate.h"
+#include "daemon/config_change.h"
+#include "daemon/legacy.h"
 #include "daemon/log.h"
 #include "daemon/log_file.h"
 #include "daemon/metrics.h"
@@ -79,17 +81,25 @@ open_calibration(struct setup *s)
 	free(path);
 }
 
+static void
+name_files(struct setup *s)
+{
+	const struct config *c = s->heritage.config;
+	if (asprintf(&s->pid_path, "%s/tolld.pid", c->runtime_dir) < 0 ||
+	    asprintf(&s->region_path, "%s/ledger.shm", c->runtime_dir) < 0)
+		fatal("start");
+}
+
 static int
 open_dirs(struct setup *s)
 {
 	const struct config *c = s->heritage.config;
 	char *state_lock;
+	name_files(s);
 	if (dirs_make(c->runtime_dir, 0755, &s->owner) < 0 ||
 	    dirs_make(c->state_dir, 0700, &s->owner) < 0)
 		return -1;
-	if (asprintf(&s->pid_path, "%s/tolld.pid", c->runtime_dir) < 0 ||
-	    asprintf(&s->region_path, "%s/ledger.shm", c->runtime_dir) < 0 ||
-	    asprintf(&state_lock, "%s/tolld.lock", c->state_dir) < 0)
+	if (asprintf(&state_lock, "%s/tolld.lock", c->state_dir) < 0)
 		fatal("start");
 	s->pid_fd = dirs_lock(s->pid_path);
 	/* Two daemons with one state_dir and two runtime_dirs would write one journal. */
@@ -132,14 +142,26 @@ open_region(struct setup *s)
 	if (s->heritage.region.leftover)
 		log_event(LOG_WARN, "the last daemon did not end well: recovering", "path",
 		    s->region_path, NULL);
-	s->workers_end = PROC_WORKER + (uint32_t)c->workers;
-	if ((uint32_t)c->workers > s->heritage.region.h->dims.workers) {
-		s->workers_end = PROC_WORKER + s->heritage.region.h->dims.workers;
+	if ((uint32_t)c->workers > s->heritage.region.h->dims.workers)
 		log_warnx("the recovered shared memory has room for %u workers; the next start "
 		    "after a clean end takes all %d", (unsigned)s->heritage.region.h->dims.workers,
 		    c->workers);
-	}
 	return 0;
+}
+
+/* A crashed daemon's holds and counters keep their models, whatever the config says now. */
+static int
+place_config(struct setup *s)
+{
+	struct region_names *names = region_names(&s->heritage.region);
+	const char *why = config_place(s->heritage.config, names, true);
+	if (why) {
+		config_names_forget(s->heritage.config, names);
+		why = config_place(s->heritage.config, names, true);
+	}
+	if (why)
+		log_event(LOG_ERROR, "cannot number the models and providers", "error", why, NULL);
+	return why ? -1 : 0;
 }
 
 /* What a killed daemon's marks must not say about this one. */
@@ -169,23 +191,90 @@ open_log(const struct setup *s, const struct config *config)
 	    s->owner.change ? s->owner.gid : getegid());
 }
 
+static void
+begin(struct setup *s, struct config *config)
+{
+	memset(s, 0, sizeof(*s));
+	s->heritage.config = config;
+	s->heritage.generation = 1;
+	s->heritage.region.fd = -1;
+	s->signal_fd = s->pid_fd = s->state_fd = -1;
+	sockets_init(&s->heritage);
+}
+
+static void
+adopt_fds(struct setup *s, const struct legacy_fds *f)
+{
+	struct heritage *h = &s->heritage;
+	s->pid_fd = f->pid;
+	s->state_fd = f->state;
+	h->config_record = f->record;
+	h->admin_http_fd = f->admin_http;
+	h->admin_unix_fd = f->admin_unix;
+	for (int i = 0; i < CONFIG_LISTEN_MAX; i++)
+		for (int w = 0; w < 2 * REGION_WORKERS_MAX; w++)
+			h->listen_fd[i][w] = f->listen[i][w];
+	for (int p = 0; p < REGION_PROCS_MAX; p++) {
+		h->wake_fd[p] = f->wake[p];
+		h->inbox_rd[p] = f->inbox_rd[p];
+		h->inbox_wr[p] = f->inbox_wr[p];
+		h->order_ours[p] = f->order_ours[p];
+		h->order_theirs[p] = f->order_theirs[p];
+	}
+}
+
+static void
+count_workers(struct setup *s)
+{
+	uint32_t room = s->heritage.region.h->dims.workers, n = (uint32_t)s->heritage.config->workers;
+	s->workers_end = PROC_WORKER + (n < room ? n : room);
+	spawn_workers(room);
+}
+
 int
-setup_open(struct setup *s, struct config *config)
+setup_adopt(struct setup *s, struct config *config, const struct legacy *l)
+{
+	const char *why;
+	begin(s, config);
+	s->heritage.generation = l->generation;
+	adopt_fds(s, &l->fd);
+	s->heritage.admin_full_gid = (gid_t)l->admin_full_gid;
+	for (int i = 0; i < CONFIG_LISTEN_MAX; i++)
+		s->heritage.listen_passed[i] = l->listen_passed[i] != 0;
+	name_files(s);
+	if (spawn_owner(config->user, &s->owner) < 0 || open_log(s, config) < 0 ||
+	    open_signals(s) < 0)
+		return -1;
+	why = region_adopt(&s->heritage.region, l->fd.region);
+	if (why) {
+		log_event(LOG_ERROR, "cannot go on with the shared memory", "path", s->region_path,
+		    "error", why, NULL);
+		return -1;
+	}
+	open_calibration(s);
+	if (dirs_secret(config->state_dir, &s->owner, s->heritage.key_secret) < 0 ||
+	    place_config(s) < 0)
+		return -1;
+	count_workers(s);
+	metrics_init(&s->heritage.region, PROC_MASTER);
+	return 0;
+}
+
+int
+setup_open(struct setup *s, struct config *config, int record)
 {
 	struct inherited passed;
 	int result = -1;
 
-	memset(s, 0, sizeof(*s));
-	s->heritage.config = config;
-	s->heritage.region.fd = -1;
-	s->signal_fd = s->pid_fd = s->state_fd = -1;
-	sockets_init(&s->heritage);
+	begin(s, config);
+	s->heritage.config_record = record;
 	raise_nofile();
 	/* First, before what is opened here could be taken for one that was not passed. */
 	if (inherited_read(&passed) == 0 && spawn_owner(config->user, &s->owner) == 0 &&
 	    open_log(s, config) == 0 && open_signals(s) == 0 && open_dirs(s) == 0 &&
-	    open_region(s) == 0) {
+	    open_region(s) == 0 && place_config(s) == 0) {
 		reset_region(s);
+		count_workers(s);
 		metrics_init(&s->heritage.region, PROC_MASTER);
 		result = sockets_open(&s->heritage, &passed, s->workers_end - PROC_WORKER,
 		    &s->owner);

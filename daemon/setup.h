@@ -20,8 +20,15 @@ struct setup {
 	char *region_path, *pid_path;
 };
 
-/* -1 after a log line; setup_close is to be called even then. */
-int setup_open(struct setup *, struct config *) __attribute__((warn_unused_result));
+/*
+ * `record`: what the config was made from (config_record.h).  -1 after a log line; setup_close is
+ * to be called even then.
+ */
+int setup_open(struct setup *, struct config *, int record) __attribute__((warn_unused_result));
+struct legacy;
+/* The same where a program before us has left all that there is to be opened (daemon/legacy.h). */
+int setup_adopt(struct setup *, struct config *, const struct legacy *)
+    __attribute__((warn_unused_result));
 /* Undo it.  `clean`: nothing in the shared memory is needed any more. */
 void setup_close(struct setup *, bool clean);
 

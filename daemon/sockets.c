@@ -316,8 +316,10 @@ sockets_init(struct heritage *h)
 			h->listen_fd[i][w] = -1;
 	h->admin_http_fd = -1;
 	h->admin_unix_fd = -1;
+	h->config_record = -1;
 	for (int p = 0; p < REGION_PROCS_MAX; p++)
-		h->wake_fd[p] = h->inbox_rd[p] = h->inbox_wr[p] = -1;
+		h->wake_fd[p] = h->inbox_rd[p] = h->inbox_wr[p] = h->order_ours[p] =
+		    h->order_theirs[p] = -1;
 }
 
 int
@@ -327,7 +329,8 @@ sockets_open(struct heritage *h, struct inherited *passed, uint32_t workers,
 	for (uint32_t p = 0; p < h->region.h->procs; p++) {
 		h->wake_fd[p] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 		if (h->wake_fd[p] < 0 ||
-		    (p >= PROC_WORKER && open_inbox(&h->inbox_rd[p], &h->inbox_wr[p]) < 0))
+		    (p >= PROC_WORKER && open_inbox(&h->inbox_rd[p], &h->inbox_wr[p]) < 0) ||
+		    (p >= PROC_KEEPER && open_inbox(&h->order_theirs[p], &h->order_ours[p]) < 0))
 			return complain("cannot make the descriptors between processes", NULL,
 			    errno);
 	}
@@ -336,24 +339,72 @@ sockets_open(struct heritage *h, struct inherited *passed, uint32_t workers,
 	return open_listeners(h, passed, workers, owner);
 }
 
-/* Close one address's listeners but for worker `keep`'s (-1: none). */
+/*
+ * Close one address's listeners but for worker `keep`'s (-1: none).  One descriptor may stand in
+ * several places: that of a unix socket, and in an upgrade a worker's and its successor's.
+ */
 static void
 close_listeners(int fd[static 2 * REGION_WORKERS_MAX], int keep)
 {
 	int kept = keep >= 0 ? fd[keep] : -1;
 	for (int w = 0; w < 2 * REGION_WORKERS_MAX; w++) {
-		int this = fd[w];
-		if (this < 0)
+		int one = fd[w];
+		if (one < 0)
 			continue;
-		/* One that workers share stands in several places. */
 		for (int v = w; v < 2 * REGION_WORKERS_MAX; v++)
-			if (fd[v] == this)
+			if (fd[v] == one && v != keep)
 				fd[v] = -1;
-		if (this != kept)
-			close(this);
+		if (one != kept)
+			close(one);
 	}
-	if (keep >= 0)
-		fd[keep] = kept;
+}
+
+const char *
+sockets_bound(size_t i)
+{
+	return i < bound_count ? bound[i] : NULL;
+}
+
+void
+sockets_adopt(const char *path)
+{
+	if (bound_count == sizeof(bound) / sizeof(*bound) || !(bound[bound_count] = strdup(path)))
+		fatalx("sockets");
+	bound_count++;
+}
+
+void
+sockets_forward(const struct heritage *h, uint32_t from, uint32_t to)
+{
+	static char bytes[65536];
+	union {
+		struct cmsghdr align;
+		char space[CMSG_SPACE(sizeof(int))];
+	} control;
+	struct iovec iov = { bytes, sizeof(bytes) };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+	for (;;) {
+		struct cmsghdr *cm;
+		ssize_t n;
+		int fd = -1;
+		iov.iov_len = sizeof(bytes);
+		msg.msg_control = control.space;
+		msg.msg_controllen = sizeof(control.space);
+		n = recvmsg(h->inbox_rd[from], &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return;
+		cm = CMSG_FIRSTHDR(&msg);
+		if (cm && cm->cmsg_level == SOL_SOCKET && cm->cmsg_type == SCM_RIGHTS)
+			memcpy(&fd, CMSG_DATA(cm), sizeof(fd));
+		iov.iov_len = (size_t)n;
+		/* As it came, its descriptor with it; who cannot be told is closed. */
+		if (sendmsg(h->inbox_wr[to], &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+			log_warn("a connection for a worker that is gone");
+		if (fd >= 0)
+			close(fd);
+	}
 }
 
 void
@@ -369,10 +420,13 @@ sockets_close(struct heritage *h)
 	sockets_stop_listening(h);
 	close_fd(&h->admin_http_fd);
 	close_fd(&h->admin_unix_fd);
+	close_fd(&h->config_record);
 	for (int p = 0; p < REGION_PROCS_MAX; p++) {
 		close_fd(&h->wake_fd[p]);
 		close_fd(&h->inbox_rd[p]);
 		close_fd(&h->inbox_wr[p]);
+		close_fd(&h->order_ours[p]);
+		close_fd(&h->order_theirs[p]);
 	}
 	while (bound_count > 0) {
 		unlink(bound[--bound_count]);
@@ -386,13 +440,17 @@ sockets_keep(struct heritage *h, uint32_t proc)
 	int worker = proc >= PROC_WORKER ? (int)(proc - PROC_WORKER) : -1;
 	for (int i = 0; i < CONFIG_LISTEN_MAX; i++)
 		close_listeners(h->listen_fd[i], worker);
+	close_fd(&h->config_record);
 	if (proc != PROC_ADMIN) {
 		close_fd(&h->admin_http_fd);
 		close_fd(&h->admin_unix_fd);
 	}
 	for (uint32_t p = 0; p < REGION_PROCS_MAX; p++) {
-		if (p != proc)
+		close_fd(&h->order_ours[p]);
+		if (p != proc) {
 			close_fd(&h->inbox_rd[p]);
+			close_fd(&h->order_theirs[p]);
+		}
 		if (proc == PROC_KEEPER)
 			close_fd(&h->inbox_wr[p]);
 	}

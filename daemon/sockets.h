@@ -18,6 +18,12 @@ int sockets_open(struct heritage *, struct inherited *, uint32_t workers, const 
     __attribute__((warn_unused_result));
 /* All descriptors are -1; nothing to close. */
 void sockets_init(struct heritage *);
+/* The unix sockets that are to be unlinked at the end, by number; NULL: no more. */
+const char *sockets_bound(size_t);
+/* After an exec: one more of them. */
+void sockets_adopt(const char *path);
+/* Master: what waits in an inbox that nobody reads, for the worker in another slot. */
+void sockets_forward(const struct heritage *, uint32_t from, uint32_t to);
 /* Master, when a drain begins: clients' listeners live on in their workers only. */
 void sockets_stop_listening(struct heritage *);
 /* Master, at the end: close all and unlink the unix sockets. */

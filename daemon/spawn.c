@@ -18,12 +18,21 @@
 #include "daemon/secret.h"
 #include "daemon/sockets.h"
 #include "daemon/title.h"
+#include "daemon/tokenizer.h"
+
+static uint32_t workers = 2 * REGION_WORKERS_MAX;
+
+void
+spawn_workers(uint32_t n)
+{
+	workers = n;
+}
 
 const char *
 spawn_name(uint32_t proc, char text[static 16])
 {
 	if (proc >= PROC_WORKER)
-		snprintf(text, 16, "worker-%u", (unsigned)(proc - PROC_WORKER + 1) % 1000);
+		snprintf(text, 16, "worker-%u", (unsigned)((proc - PROC_WORKER) % workers + 1) % 1000);
 	else
 		snprintf(text, 16, "%s", proc == PROC_KEEPER ? "keeper"
 		    : proc == PROC_ADMIN                 ? "admin"
@@ -44,6 +53,9 @@ spawn_owner(const char *user, struct owner *owner)
 		    NULL);
 		return -1;
 	}
+	owner->name = strdup(user); /* it outlives the config */
+	if (!owner->name)
+		fatal("start");
 	owner->uid = pw->pw_uid;
 	owner->gid = pw->pw_gid;
 	return 0;
@@ -52,7 +64,7 @@ spawn_owner(const char *user, struct owner *owner)
 static void
 set_title(uint32_t proc)
 {
-	unsigned worker = (unsigned)(proc - PROC_WORKER) + 1;
+	unsigned worker = (unsigned)((proc - PROC_WORKER) % workers) + 1;
 	char name[16], title[40];
 	spawn_name(proc, name);
 	log_set_proc(name);
@@ -129,6 +141,7 @@ child(struct heritage *h, uint32_t proc, const struct owner *owner, pid_t master
 	set_title(proc);
 	set_signals();
 	sockets_keep(h, proc);
+	tokenizer_drop_files();
 	sandbox_bound_capabilities();
 	drop_privileges(owner);
 	protect_secrets(h, proc);

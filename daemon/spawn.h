@@ -9,6 +9,8 @@
 #include "daemon/dirs.h"
 #include "daemon/heritage.h"
 
+/* How many workers there are: slots beyond that are their successors'. */
+void spawn_workers(uint32_t);
 /* "keeper", "admin", "worker-3": as the log calls a process slot.  text has room for 16. */
 const char *spawn_name(uint32_t proc, char text[static 16]);
 

@@ -108,6 +108,14 @@ insert(struct streams *s, struct stream *st)
 	stream_id_format(&st->id, st->id_text);
 }
 
+/* Whatever is reloaded: it goes on as it began. */
+static void
+keep_config(struct stream *st)
+{
+	st->view = upstream_view(st->w->upstream);
+	st->config = upstream_view_config(st->view);
+}
+
 struct stream *
 stream_new(struct streams *s)
 {
@@ -116,6 +124,7 @@ stream_new(struct streams *s)
 	if (st == NULL)
 		return NULL;
 	st->w = s->w;
+	keep_config(st);
 	st->state = STREAM_RESERVING;
 	id_random(st->id.secret, sizeof st->id.secret);
 	st->id.proc = (uint8_t)s->w->proc;
@@ -160,6 +169,7 @@ forget(struct streams *s, struct stream *st)
 	buf_free(&st->pending_thought);
 	buf_free(&st->raw_error);
 	decoder_free(&st->decoder);
+	upstream_view_free(st->view);
 	free(st);
 }
 
@@ -205,6 +215,7 @@ stream_from_row(struct streams *s, const struct stream_id *id, const struct stre
 		return NULL;
 	}
 	st->w = s->w;
+	keep_config(st);
 	st->state = STREAM_ENDED;
 	st->id = *id;
 	st->ended_us = st->left_us = st->created_us = monotonic_us();
@@ -334,7 +345,7 @@ stream_describe(const struct stream *st, struct emit_stream *es)
 	    .stream_id = st->id_text,
 	    .session_id = st->session_text,
 	    .message_id = st->message_text,
-	    .model = st->model >= 0 ? st->w->config->model[st->model].name : "",
+	    .model = st->model >= 0 ? st->config->model[st->model].name : "",
 	    .prompt_tokens = st->prompt_tokens,
 	    .reserved = st->reserved,
 	    .created = (int64_t)st->created_s,
@@ -465,7 +476,7 @@ stream_void(struct stream *st)
 void
 stream_run(struct stream *st)
 {
-	const struct config_model *m = &st->w->config->model[st->model];
+	const struct config_model *m = &st->config->model[st->model];
 	int64_t payable, available = quote_available(st->account, st->purse, &st->short_of);
 	/* What can't be counted in flight ends where the hold does. */
 	bool held_only = m->hidden_tokens || (st->relay != NULL && st->relay->prepaid);
@@ -485,7 +496,7 @@ stream_run(struct stream *st)
 		st->credit_bound = true;
 	}
 	meter_init(&st->meter, st->w->ledger, st->w->durable, st->hold, m->tokenizer,
-	    calibrate_scale(m), st->w->config->ledger.slice_tokens, decode_resume, st);
+	    calibrate_scale(m), st->config->ledger.slice_tokens, decode_resume, st);
 	/* Each of several answers has the same limit; the last token may be nobody's. */
 	if (st->choices > 1)
 		st->sent_limit = st->sent_limit < st->choices ? 1 : st->sent_limit / st->choices;
@@ -506,17 +517,17 @@ timed_out(struct stream *st, enum upstream_kind kind)
 
 	if (kind == UPSTREAM_STREAM_TIMEOUT)
 		snprintf(text, sizeof text, "the answer took longer than %u s",
-		    st->w->config->timeouts.stream);
+		    st->config->timeouts.stream);
 	else
 		snprintf(text, sizeof text, "the provider was silent for %u s",
-		    st->w->config->timeouts.idle);
+		    st->config->timeouts.idle);
 	attempt_failed(st, &f);
 }
 
 static void
 tick_call(struct stream *st, uint64_t now)
 {
-	const struct config *cfg = st->w->config;
+	const struct config *cfg = st->config;
 
 	if (call_paused(st->call))
 		st->progress_us = now; /* its silence is our doing */
@@ -538,7 +549,7 @@ tick_call(struct stream *st, uint64_t now)
 static void
 tick(struct stream *st, uint64_t now)
 {
-	const struct config *cfg = st->w->config;
+	const struct config *cfg = st->config;
 
 	if (st->state == STREAM_WAITING && now >= st->deadline_us) {
 		stream_close(st, OUTCOME_EXPIRED, "expired", "nobody opened the stream in time");

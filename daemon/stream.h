@@ -48,6 +48,8 @@ struct end_waiter {
 
 struct stream {
 	struct worker *w;
+	struct upstream_view *view;      /* what it began with, */
+	const struct config *config;     /* and that one's: its model and provider, limits, times */
 	struct stream *hash_next;        /* in the table by id */
 	struct stream *prev, *next;      /* in the list of all */
 	struct stream *dirty_next;

@@ -19,6 +19,7 @@
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "daemon/spawn.h"
+#include "daemon/version.h"
 #include "shm/claim.h"
 #include "shm/clock.h"
 #include "shm/fault.h"
@@ -102,12 +103,23 @@ start_reaping(struct supervisor *s, uint32_t proc)
 	atomic_store_explicit(&slot->reaping, 1, memory_order_relaxed);
 	atomic_store_explicit(&slot->pid, 0, memory_order_relaxed);
 	atomic_store_explicit(&slot->streams, 0, memory_order_relaxed);
+	atomic_store_explicit(&slot->leaving, 0, memory_order_relaxed);
 	/* Full fence, pairs with the one in wake: either the keeper sees `reaping` and wakes us for
 	 * what it publishes, or we see it published. */
 	atomic_thread_fence(memory_order_seq_cst);
 	reap_start(&s->child[proc].reap, region, proc, realtime_us());
 	s->child[proc].reap.ended = count_ended;
 	move(s, proc, CHILD_REAPING);
+}
+
+void
+supervise_leave(struct supervisor *s, uint32_t proc)
+{
+	if (s->child[proc].state != CHILD_RUNNING)
+		return;
+	s->child[proc].leaving = true;
+	atomic_store_explicit(
+	    &region_proc(&s->heritage->region, proc)->leaving, 1, memory_order_relaxed);
 }
 
 void
@@ -135,7 +147,7 @@ static void
 log_death(const struct supervisor *s, uint32_t proc, uint64_t now_us)
 {
 	const struct child *c = &s->child[proc];
-	bool well = !c->wanted && WIFEXITED(c->status) && WEXITSTATUS(c->status) == 0;
+	bool well = (!c->wanted || c->leaving) && WIFEXITED(c->status) && WEXITSTATUS(c->status) == 0;
 	char name[16], pid[16], how[64], lived[24], wait[24];
 	snprintf(pid, sizeof(pid), "%d", (int)c->pid);
 	if (WIFSIGNALED(c->status))
@@ -163,7 +175,7 @@ note_death(struct supervisor *s, uint32_t proc, int status)
 	if (proc != PROC_KEEPER) {
 		start_reaping(s, proc);
 		/* The end of the daemon does not wait for the keeper if nothing is held. */
-		c->reap.last = !c->wanted;
+		c->reap.last = !c->wanted && !c->leaving;
 		FAULT("master.reaping");
 		return;
 	}
@@ -178,11 +190,17 @@ supervise_collect(struct supervisor *s)
 {
 	int status;
 	pid_t pid;
-	while ((pid = waitpid(-1, &status, WNOHANG)) > 0 || (pid < 0 && errno == EINTR))
-		for (uint32_t p = PROC_KEEPER; pid > 0 && p < s->procs; p++)
-			if (s->child[p].state == CHILD_RUNNING && s->child[p].pid == pid)
-				note_death(s, p, status);
-	/* A pid that is nobody's is an orphan that pid 1 of a container has inherited. */
+	while ((pid = waitpid(-1, &status, WNOHANG)) > 0 || (pid < 0 && errno == EINTR)) {
+		uint32_t p = PROC_KEEPER;
+		while (p < s->procs &&
+		       (s->child[p].state != CHILD_RUNNING || s->child[p].pid != pid))
+			p++;
+		if (pid > 0 && p < s->procs)
+			note_death(s, p, status);
+		/* A pid that is nobody's is an orphan that pid 1 of a container has inherited. */
+		else if (pid > 0 && s->other)
+			s->other(s->arg, pid, status);
+	}
 }
 
 static void
@@ -194,6 +212,15 @@ start(struct supervisor *s, uint32_t proc, uint64_t now_us)
 	atomic_store_explicit(&slot->bad, 0, memory_order_relaxed);
 	/* The last one's says nothing of this one. */
 	atomic_store_explicit(&slot->heartbeat_us, 0, memory_order_relaxed);
+	atomic_store_explicit(&slot->connections, 0, memory_order_relaxed);
+	atomic_store_explicit(&slot->started_s, realtime_us() / SECOND_US, memory_order_relaxed);
+	atomic_store_explicit(&slot->restarts, c->starts, memory_order_relaxed);
+	snprintf(slot->version, sizeof(slot->version), "%s", tolld_version);
+	/* The keeper runs on a config once its prices are there: it says so itself. */
+	atomic_store_explicit(&slot->config, proc == PROC_KEEPER ? 0 : s->heritage->generation,
+	    memory_order_relaxed);
+	atomic_store_explicit(&slot->config_refused, 0, memory_order_relaxed);
+	atomic_store_explicit(&slot->leaving, 0, memory_order_relaxed);
 	FAULT("master.respawning");
 	pid_t pid = spawn(s->heritage, proc, s->owner, s->signal_fd);
 	if (pid < 0) {
@@ -204,7 +231,7 @@ start(struct supervisor *s, uint32_t proc, uint64_t now_us)
 	atomic_store_explicit(&slot->pid, (uint32_t)pid, memory_order_relaxed);
 	FAULT("master.spawned");
 	c->pid = pid;
-	c->condemned = false;
+	c->condemned = c->leaving = false;
 	c->started_us = now_us;
 	if (c->starts++ > 0 && proc >= PROC_WORKER)
 		metrics_restart();
@@ -250,7 +277,10 @@ step_reaping(struct supervisor *s, uint32_t proc)
 	log_reaped(c, proc);
 	/* Release, pairs with whoever looks whether the slot may be used again. */
 	atomic_store_explicit(&region_proc(region, proc)->reaping, 0, memory_order_release);
+	c->leaving = false;
 	move(s, proc, c->wanted ? CHILD_WAITING : CHILD_NONE);
+	if (!c->wanted && s->emptied)
+		s->emptied(s->arg, proc);
 }
 
 /* The keeper has seen a record that contradicts the books: its writer cannot be trusted. */

@@ -33,6 +33,7 @@ struct child {
 	unsigned quick;      /* deaths in a row within a second of the start */
 	unsigned starts;
 	bool condemned;      /* it was sent a SIGKILL because it hangs */
+	bool leaving;        /* it was told to drain, and another one has its place */
 	struct reap reap;
 };
 
@@ -42,6 +43,11 @@ struct supervisor {
 	int signal_fd;
 	uint32_t procs; /* slots in use */
 	struct child child[REGION_PROCS_MAX];
+	/* Told of the end of a child that is in no slot.  May be NULL. */
+	void (*other)(void *arg, pid_t, int status);
+	/* A slot is empty now, and will stay so for a while.  May be NULL. */
+	void (*emptied)(void *arg, uint32_t proc);
+	void *arg;
 };
 
 void supervise_init(struct supervisor *, struct heritage *, const struct owner *, int signal_fd);
@@ -49,6 +55,8 @@ void supervise_init(struct supervisor *, struct heritage *, const struct owner *
 void supervise_want(struct supervisor *, uint32_t first, uint32_t end);
 /* Let them end. */
 void supervise_unwant(struct supervisor *, uint32_t first, uint32_t end);
+/* Its end is wanted, and no fault; whether another one comes is up to want and unwant. */
+void supervise_leave(struct supervisor *, uint32_t proc);
 /* A former daemon's slot: finish its holds.  All its processes are dead. */
 void supervise_leftover(struct supervisor *, uint32_t proc);
 

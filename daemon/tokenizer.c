@@ -6,6 +6,7 @@
  */
 #include "daemon/tokenizer.h"
 
+#include <errno.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +21,8 @@
 
 static struct tokenizer opened[OPEN_MAX_TOKENIZERS];
 static int opened_count;
+static int file[OPEN_MAX_TOKENIZERS]; /* of each, or -1 */
+static bool keep_files;
 
 /* The path of an installed table; false if there is none. */
 static bool
@@ -52,15 +55,48 @@ is_name(const char *s)
 }
 
 const struct tokenizer *
+tokenizer_find(const char *name)
+{
+	for (int i = 0; i < opened_count; i++)
+		if (strcmp(opened[i].name, name) == 0)
+			return &opened[i];
+	return NULL;
+}
+
+/* A table was mapped into the next row: the rest of it.  False without memory. */
+static bool
+complete(const char *name, int fd)
+{
+	struct tokenizer *t = &opened[opened_count];
+	bool estimate = strcmp(name, "estimate") == 0;
+
+	t->name = strdup(name);
+	t->cache = calloc(1, sizeof *t->cache);
+	if (t->name == NULL || t->cache == NULL) {
+		free(t->name);
+		free(t->cache);
+		token_table_close(&t->table);
+		return false;
+	}
+	t->exact = !estimate;
+	t->rule = t->table.h->rule;
+	if (estimate)
+		t->rule.digits = 1; /* many newer vocabularies have no numbers of several digits */
+	file[opened_count++] = fd;
+	return true;
+}
+
+const struct tokenizer *
 tokenizer_open(const char *name, char *why, size_t why_size)
 {
 	bool estimate = strcmp(name, "estimate") == 0;
 	struct tokenizer *t = &opened[opened_count];
+	const struct tokenizer *known = tokenizer_find(name);
 	char path[PATH_MAX], fault[128];
+	int fd = -1;
 
-	for (int i = 0; i < opened_count; i++)
-		if (strcmp(opened[i].name, name) == 0)
-			return &opened[i];
+	if (known != NULL)
+		return known;
 	if (opened_count == OPEN_MAX_TOKENIZERS) {
 		(void)snprintf(why, why_size, "more than %d tokenizers", OPEN_MAX_TOKENIZERS);
 		return NULL;
@@ -76,28 +112,66 @@ tokenizer_open(const char *name, char *why, size_t why_size)
 		             : "there is no tokenizer of this name");
 		return NULL;
 	}
-	if (token_table_open(&t->table, path, fault, sizeof fault) != 0) {
+	if (token_table_open(&t->table, path, keep_files ? &fd : NULL, fault, sizeof fault) != 0) {
 		if (strcmp(name, path) == 0) /* who complains names it */
 			(void)snprintf(why, why_size, "%s", fault);
 		else
 			(void)snprintf(why, why_size, "%s: %s", path, fault);
 		return NULL;
 	}
-	t->name = strdup(name);
-	t->cache = calloc(1, sizeof *t->cache);
-	if (t->name == NULL || t->cache == NULL) {
-		free(t->name);
-		free(t->cache);
-		token_table_close(&t->table);
+	if (!complete(name, fd)) {
+		if (fd >= 0)
+			close(fd);
 		(void)snprintf(why, why_size, "out of memory");
 		return NULL;
 	}
-	t->exact = !estimate;
-	t->rule = t->table.h->rule;
-	if (estimate)
-		t->rule.digits = 1; /* many newer vocabularies have no numbers of several digits */
-	opened_count++;
 	return t;
+}
+
+int
+tokenizer_adopt(const char *name, int fd)
+{
+	if (tokenizer_find(name) != NULL)
+		return 0;
+	if (opened_count == OPEN_MAX_TOKENIZERS) {
+		errno = ENOSPC;
+		return -1;
+	}
+	if (token_table_map(&opened[opened_count].table, fd) != 0)
+		return -1;
+	if (complete(name, -1))
+		return 0;
+	errno = ENOMEM;
+	return -1;
+}
+
+void
+tokenizer_keep_files(void)
+{
+	keep_files = true;
+}
+
+int
+tokenizer_opened(void)
+{
+	return opened_count;
+}
+
+int
+tokenizer_file(int number, const char **name)
+{
+	*name = opened[number].name;
+	return file[number];
+}
+
+void
+tokenizer_drop_files(void)
+{
+	for (int i = 0; i < opened_count; i++) {
+		if (keep_files && file[i] >= 0)
+			close(file[i]);
+		file[i] = -1;
+	}
 }
 
 const char *

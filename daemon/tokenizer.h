@@ -21,6 +21,20 @@ struct tokenizer;
  */
 const struct tokenizer *tokenizer_open(const char *name, char *why, size_t why_size)
     __attribute__((warn_unused_result));
+/* One that was opened already, or NULL. */
+const struct tokenizer *tokenizer_find(const char *name);
+/*
+ * Processes that were forked before a tokenizer was opened get its file: what is opened from now
+ * on keeps it (tokenizer_keep_files), number by number (how many there are is tokenizer_opened), to
+ * be adopted elsewhere in the same order, without a check, and dropped when all have it.
+ */
+void tokenizer_keep_files(void);
+int tokenizer_opened(void);
+int tokenizer_file(int number, const char **name); /* -1: it has none */
+void tokenizer_drop_files(void);
+/* -1 with errno; the descriptor stays the caller's. */
+int tokenizer_adopt(const char *name, int fd) __attribute__((warn_unused_result));
+
 const char *tokenizer_name(const struct tokenizer *);
 /* Does it count as its model does?  The estimate does not. */
 bool tokenizer_exact(const struct tokenizer *);

@@ -145,22 +145,30 @@ check_hashes(const struct token_table *t)
 	return true;
 }
 
+static void
+lay_out(struct token_table *t, const void *data)
+{
+	const struct token_table_header *h = data;
+	const unsigned char *p = data;
+
+	*t = (struct token_table){
+	    .h = h,
+	    .bucket = (const void *)(p + h->pieces_at),
+	    .suffix = (const void *)(p + h->suffixes_at),
+	    .token = (const void *)(p + h->tokens_at),
+	    .pair = (const void *)(p + h->pairs_at),
+	    .filter = (const void *)(p + h->filter_at),
+	};
+}
+
 int
 token_table_check(struct token_table *t, const void *data, size_t size, char *why, size_t why_size)
 {
 	const struct token_table_header *h = data;
-	const unsigned char *p = data;
 	const char *fault = check_header(h, size);
 
 	if (fault == NULL) {
-		*t = (struct token_table){
-		    .h = h,
-		    .bucket = (const void *)(p + h->pieces_at),
-		    .suffix = (const void *)(p + h->suffixes_at),
-		    .token = (const void *)(p + h->tokens_at),
-		    .pair = (const void *)(p + h->pairs_at),
-		    .filter = (const void *)(p + h->filter_at),
-		};
+		lay_out(t, data);
 		if (!check_tokens(t) || !check_suffixes(t) || !check_hashes(t))
 			fault = "the table does not hold together";
 	}
@@ -172,7 +180,23 @@ token_table_check(struct token_table *t, const void *data, size_t size, char *wh
 }
 
 int
-token_table_open(struct token_table *t, const char *path, char *why, size_t why_size)
+token_table_map(struct token_table *t, int fd)
+{
+	struct stat st;
+	void *data;
+
+	*t = (struct token_table){0};
+	if (fstat(fd, &st) != 0)
+		return -1;
+	data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED | MAP_POPULATE, fd, 0);
+	if (data == MAP_FAILED)
+		return -1;
+	lay_out(t, data);
+	return 0;
+}
+
+int
+token_table_open(struct token_table *t, const char *path, int *keep, char *why, size_t why_size)
 {
 	struct stat st;
 	void *data = MAP_FAILED;
@@ -190,14 +214,16 @@ token_table_open(struct token_table *t, const char *path, char *why, size_t why_
 		if (data == MAP_FAILED)
 			(void)snprintf(why, why_size, "cannot map it: %s", strerror(errno));
 	}
-	if (fd >= 0)
+	if (data != MAP_FAILED &&
+	    token_table_check(t, data, (size_t)st.st_size, why, why_size) != 0) {
+		munmap(data, (size_t)st.st_size);
+		data = MAP_FAILED;
+	}
+	if (data != MAP_FAILED && keep != NULL)
+		*keep = fd;
+	else if (fd >= 0)
 		close(fd);
-	if (data == MAP_FAILED)
-		return -1;
-	if (token_table_check(t, data, (size_t)st.st_size, why, why_size) == 0)
-		return 0;
-	munmap(data, (size_t)st.st_size);
-	return -1;
+	return data == MAP_FAILED ? -1 : 0;
 }
 
 void

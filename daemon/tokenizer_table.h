@@ -92,9 +92,13 @@ struct token_table {
 
 /*
  * Map a file and check that nothing in it can lead a reader astray, whoever made it.  0, or -1
- * with a sentence in why.  All mappings of a file share their memory.
+ * with a sentence in why.  All mappings of a file share their memory.  keep: the file stays open,
+ * with its descriptor there; NULL: it does not.
  */
-int token_table_open(struct token_table *, const char *path, char *why, size_t why_size);
+int token_table_open(
+    struct token_table *, const char *path, int *keep, char *why, size_t why_size);
+/* Map one that another process has checked; -1 with errno. */
+int token_table_map(struct token_table *, int fd);
 void token_table_close(struct token_table *);
 /* The same for a table in memory, which the caller keeps. */
 int token_table_check(

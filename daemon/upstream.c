@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/config_change.h"
 #include "daemon/secret.h"
 #include "daemon/upstream_private.h"
 
@@ -116,40 +117,88 @@ timer_function(CURLM *multi, long ms, void *arg)
 
 /* Interface. */
 
-/* Each URL with each key. */
-static bool
-make_targets(struct upstream *u, int provider, const struct config_provider *p)
+struct upstream_view *
+upstream_view(struct upstream *u)
 {
-	int n = p->base_urls * p->api_keys;
-	struct target *t = calloc((size_t)n, sizeof *t);
-	bool good = t != NULL;
+	u->view->refs++;
+	return u->view;
+}
 
-	u->provider[provider].target = t;
-	for (int i = 0; i < n && good; i++) {
-		u->provider[provider].targets = i + 1;
-		good = target_init(&t[i], p, i % p->base_urls, i / p->base_urls);
+const struct config *
+upstream_view_config(const struct upstream_view *v)
+{
+	return v->config;
+}
+
+void
+upstream_view_free(struct upstream_view *v)
+{
+	if (v == NULL || --v->refs > 0)
+		return;
+	for (int i = 0; i < CONFIG_PROVIDERS_MAX; i++)
+		pool_free(v->pool[i]);
+	config_free(v->config);
+	free(v);
+}
+
+/* A provider's pool, if it may stay as it is. */
+static struct pool *
+keep_pool(const struct upstream_view *before, const struct config *config, int i)
+{
+	if (before == NULL || before->pool[i] == NULL ||
+	    !config_same_provider(&before->config->provider[i], &config->provider[i]))
+		return NULL;
+	before->pool[i]->refs++;
+	return before->pool[i];
+}
+
+int
+upstream_renew(struct upstream *u, const struct config *config)
+{
+	struct upstream_view *v = calloc(1, sizeof *v), *before = u->view;
+	bool good = v != NULL;
+
+	if (v == NULL)
+		return -1;
+	v->refs = 1;
+	v->u = u;
+	v->config = config_ref(config);
+	for (int i = 0; i < config->provider_count && good; i++) {
+		if (config->provider[i].name == NULL)
+			continue;
+		v->pool[i] = keep_pool(before, config, i);
+		if (v->pool[i] == NULL)
+			v->pool[i] = pool_new(&config->provider[i]);
+		good = v->pool[i] != NULL;
 	}
-	return good;
+	if (!good) {
+		upstream_view_free(v);
+		return -1;
+	}
+	for (int i = 0; i < CONFIG_PROVIDERS_MAX && before != NULL; i++)
+		if (before->pool[i] != NULL && before->pool[i] != v->pool[i])
+			pool_retire(before->pool[i]);
+	u->view = v;
+	gather_limit(u->gather, config->flush_ms_max);
+	upstream_view_free(before);
+	return 0;
 }
 
 struct upstream *
 upstream_new(struct event_base *base, const struct config *config)
 {
 	struct upstream *u = calloc(1, sizeof *u);
-	bool good = u != NULL;
 
 	if (u == NULL)
 		return NULL;
 	curl_global_init(CURL_GLOBAL_DEFAULT);
 	u->base = base;
-	u->config = config;
 	u->multi = curl_multi_init();
 	u->timer = evtimer_new(base, timer_cb, u);
 	u->gather = gather_new(base, config->flush_ms_max);
 	u->out = secret_new(WRITE_SIZE);
-	for (int i = 0; i < config->provider_count && good; i++)
-		good = make_targets(u, i, &config->provider[i]);
-	if (u->multi == NULL || u->timer == NULL || u->gather == NULL || !good) {
+	if (u->multi == NULL || u->timer == NULL || u->gather == NULL ||
+	    upstream_renew(u, config) != 0) {
 		upstream_free(u);
 		return NULL;
 	}
@@ -167,11 +216,7 @@ upstream_free(struct upstream *u)
 {
 	if (u == NULL)
 		return;
-	for (int i = 0; i < CONFIG_PROVIDERS_MAX; i++) {
-		for (int j = 0; j < u->provider[i].targets; j++)
-			target_fini(&u->provider[i].target[j]);
-		free(u->provider[i].target);
-	}
+	upstream_view_free(u->view);
 	secret_free(u->out);
 	if (u->multi != NULL)
 		curl_multi_cleanup(u->multi);

@@ -8,6 +8,10 @@
  * A target is one of a provider's base URLs with one of its keys; upstream_pick says which to
  * call.  Callbacks come from the event loop, never from inside an upstream_ or call_ function.
  * After end() the call is freed.
+ *
+ * A view is the providers as one config has them.  A stream keeps the view that it began with:
+ * its provider stays as it was, whatever is reloaded.  Views share what did not change, with its
+ * connections and breakers; what no present view has any more keeps no connection for later.
  */
 #include <event2/event.h>
 #include <stdbool.h>
@@ -21,6 +25,7 @@
 #define UPSTREAM_TARGETS_MAX (CONFIG_URLS_MAX * CONFIG_KEYS_MAX) /* of a provider */
 
 struct upstream;
+struct upstream_view;
 struct call;
 
 enum call_result {
@@ -44,7 +49,14 @@ struct call_ops {
 
 struct upstream *upstream_new(struct event_base *, const struct config *)
     __attribute__((warn_unused_result));
-/* All calls must have ended or been cancelled. */
+/* Another config is in force; it is kept for as long as its view.  -1 without memory: nothing has
+ * changed. */
+int upstream_renew(struct upstream *, const struct config *) __attribute__((warn_unused_result));
+/* The present view, for one more who needs it. */
+struct upstream_view *upstream_view(struct upstream *);
+const struct config *upstream_view_config(const struct upstream_view *);
+void upstream_view_free(struct upstream_view *); /* NULL is allowed */
+/* All calls must have ended or been cancelled, and all views but the present one be freed. */
 void upstream_free(struct upstream *);
 /* The file of certificates that libcurl trusts by default; NULL: it has none. */
 const char *upstream_ca_bundle(void);
@@ -55,9 +67,9 @@ size_t upstream_calls(const struct upstream *);
  * not in `tried` (a bit each), if there is one; the one with the fewest calls under way, in turn
  * where they are equal.  -1 if no breaker allows a call; *until_us is when one may again.
  */
-int upstream_pick(struct upstream *, int provider, uint64_t tried, uint64_t *until_us);
+int upstream_pick(struct upstream_view *, int provider, uint64_t tried, uint64_t *until_us);
 /* The breaker of a target; whoever calls tells it how that went. */
-struct breaker *upstream_breaker(struct upstream *, int provider, int target);
+struct breaker *upstream_breaker(struct upstream_view *, int provider, int target);
 
 /*
  * POST `body` to a provider, at this path below its base URL, a literal; NULL: where its dialect
@@ -65,7 +77,7 @@ struct breaker *upstream_breaker(struct upstream *, int provider, int target);
  * must not change before head() or end(), or the call is cancelled.  `headers`: more lines for
  * the head, each with its CR LF; copied.  NULL when there is no memory left.
  */
-struct call *upstream_post(struct upstream *, int provider, int target, const char *path,
+struct call *upstream_post(struct upstream_view *, int provider, int target, const char *path,
     const struct buf *body, struct span headers, const struct call_ops *, void *arg) __attribute__((warn_unused_result));
 /* Stop reading; what is read already (some 32 KB at most) still comes. */
 void call_pause(struct call *);

@@ -19,6 +19,7 @@ call_free(struct call *c)
 	response_fini(&c->response);
 	c->target->calls--;
 	c->u->calls--;
+	pool_free(c->target->pool);
 	free(c);
 }
 
@@ -280,10 +281,11 @@ call_failed(struct call *c, enum call_result result, const char *why)
 /* Interface. */
 
 struct call *
-upstream_post(struct upstream *u, int provider, int target, const char *path,
+upstream_post(struct upstream_view *v, int provider, int target, const char *path,
     const struct buf *body, struct span headers, const struct call_ops *ops, void *arg)
 {
-	struct target *t = &u->provider[provider].target[target];
+	struct upstream *u = v->u;
+	struct target *t = &v->pool[provider]->target[target];
 	struct call *c = calloc(1, sizeof *c);
 	struct link *l = NULL;
 
@@ -306,7 +308,7 @@ upstream_post(struct upstream *u, int provider, int target, const char *path,
 	c->u = u;
 	c->link = l;
 	c->target = t;
-	c->path = path != NULL ? path : dialect_of(t->provider->dialect)->path;
+	c->path = path != NULL ? path : dialect_of(t->pool->dialect)->path;
 	c->body = body;
 	c->ops = ops;
 	c->arg = arg;
@@ -314,6 +316,7 @@ upstream_post(struct upstream *u, int provider, int target, const char *path,
 	l->call = c;
 	u->calls++;
 	t->calls++;
+	t->pool->refs++;
 	if (l->state == LINK_BUSY)
 		start_sending(l);
 	return c;

@@ -63,7 +63,7 @@ link_rest(struct link *l)
 {
 	struct target *t = l->target;
 
-	if (t->idle_count >= IDLE_MAX) {
+	if (t->idle_count >= IDLE_MAX || t->pool->retired) {
 		link_free(l);
 		return;
 	}
@@ -114,10 +114,9 @@ link_reuse(struct target *t)
 struct link *
 link_new(struct upstream *u, struct target *t)
 {
-	const struct config_provider *p = t->provider;
 	struct link *l = calloc(1, sizeof *l);
-	/* The config outlives all links. */
-	struct curl_blob ca = {p->ca, p->ca_len, CURL_BLOB_NOCOPY};
+	/* The pool outlives all links. */
+	struct curl_blob ca = {t->pool->ca, t->pool->ca_len, CURL_BLOB_NOCOPY};
 	CURL *e;
 
 	if (l == NULL || (l->easy = e = curl_easy_init()) == NULL) {
@@ -132,7 +131,7 @@ link_new(struct upstream *u, struct target *t)
 	curl_easy_setopt(e, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
 	curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L);
 	curl_easy_setopt(e, CURLOPT_NOPROXY, "*");
-	curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT_MS, (long)u->config->timeouts.connect * 1000);
+	curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT_MS, (long)u->view->config->timeouts.connect * 1000);
 	curl_easy_setopt(e, CURLOPT_TCP_NODELAY, 1L);
 	curl_easy_setopt(e, CURLOPT_TCP_KEEPALIVE, 1L);
 	/* All of this is libcurl's default, or should be. */
@@ -140,7 +139,7 @@ link_new(struct upstream *u, struct target *t)
 	curl_easy_setopt(e, CURLOPT_SSL_VERIFYHOST, 2L);
 	curl_easy_setopt(e, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
 	curl_easy_setopt(e, CURLOPT_CAPATH, NULL);
-	if (p->ca != NULL && curl_easy_setopt(e, CURLOPT_CAINFO_BLOB, &ca) != CURLE_OK) {
+	if (t->pool->ca != NULL && curl_easy_setopt(e, CURLOPT_CAINFO_BLOB, &ca) != CURLE_OK) {
 		curl_easy_cleanup(e);
 		free(l);
 		return NULL;

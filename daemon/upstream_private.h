@@ -38,8 +38,8 @@ struct link {
 };
 
 struct target { /* a base URL of a provider with one of its keys */
-	const struct config_provider *provider;
-	const char *url; /* for the connection */
+	struct pool *pool;
+	char *url; /* for the connection */
 	char *start;     /* of every request: the method and the URL's own path */
 	char *head;      /* what follows the path, without Content-Length; secret.h */
 	size_t head_len;
@@ -50,17 +50,30 @@ struct target { /* a base URL of a provider with one of its keys */
 	struct breaker breaker;
 };
 
+struct pool { /* a provider's targets, for as long as it is called in the same way */
+	unsigned refs; /* views and calls */
+	enum config_dialect dialect;
+	char *ca; /* whom to trust, PEM; or NULL */
+	size_t ca_len;
+	struct target *target;
+	int targets;
+	int turn;     /* where the next search begins */
+	bool retired; /* the present view does not have it: nothing is kept for later */
+};
+
+struct upstream_view {
+	unsigned refs; /* streams, and the upstream itself for the present one */
+	struct upstream *u;
+	struct config *config;
+	struct pool *pool[CONFIG_PROVIDERS_MAX]; /* NULL: no such provider */
+};
+
 struct upstream {
 	struct event_base *base;
-	const struct config *config;
+	struct upstream_view *view; /* the present one */
 	CURLM *multi;
 	struct event *timer;
 	struct gather *gather;
-	struct {
-		struct target *target;
-		int targets;
-		int turn; /* where the next search begins */
-	} provider[CONFIG_PROVIDERS_MAX];
 	size_t calls;
 	char *out; /* WRITE_SIZE bytes of requests on their way out: with keys, so secret.h */
 	char read[READ_SIZE];
@@ -83,9 +96,14 @@ struct call {
 	bool busy, cancelled; /* cancelled while one of its callbacks runs: freed after that */
 };
 
-/* upstream_target.c: what every request to it begins with; false if its URL is none. */
-bool target_init(struct target *, const struct config_provider *, int url, int key);
-void target_fini(struct target *);
+/* upstream_target.c */
+
+/* Each URL of a provider with each key; NULL without memory.  Its targets point to it. */
+struct pool *pool_new(const struct config_provider *);
+/* One user fewer; the last one frees it with its connections. */
+void pool_free(struct pool *);
+/* Nobody new will call it: let go of its connections that wait. */
+void pool_retire(struct pool *);
 
 /* upstream_link.c.  A new one is CONNECTING; its call hears of the end of that. */
 struct link *link_new(struct upstream *, struct target *);

@@ -28,7 +28,8 @@ make_head(struct target *t, const struct dialect *d, const char *where, const ch
 	return n > 0 && (size_t)n < size;
 }
 
-bool
+/* What every request to it begins with; false if its URL is none. */
+static bool
 target_init(struct target *t, const struct config_provider *p, int which, int key)
 {
 	const struct dialect *d = dialect_of(p->dialect);
@@ -48,8 +49,7 @@ target_init(struct target *t, const struct config_provider *p, int which, int ke
 			port = NULL;
 		while (n > 0 && base[n - 1] == '/')
 			n--;
-		t->provider = p;
-		t->url = p->base_url[which];
+		t->url = strdup(p->base_url[which]);
 		t->tls = strcmp(scheme, "https") == 0;
 		if (asprintf(&t->start, "POST %.*s", (int)n, base) < 0)
 			t->start = NULL;
@@ -57,7 +57,7 @@ target_init(struct target *t, const struct config_provider *p, int which, int ke
 		if (port != NULL)
 			buf_printf(&where, ":%s", port);
 		buf_add(&where, "", 1);
-		good = t->start != NULL && !where.failed && make_head(t, d, where.data, p->api_key[key]);
+		good = t->url != NULL && t->start != NULL && !where.failed && make_head(t, d, where.data, p->api_key[key]);
 	}
 	buf_free(&where);
 	curl_free(scheme);
@@ -68,36 +68,92 @@ target_init(struct target *t, const struct config_provider *p, int which, int ke
 	return good;
 }
 
-void
-target_fini(struct target *t)
+/* Close its connections that wait. */
+static void
+drop_idle(struct target *t)
 {
 	struct link *l;
 
 	while ((l = t->idle) != NULL) {
 		t->idle = l->next;
+		t->idle_count--;
 		link_free(l);
 	}
+}
+
+static void
+target_fini(struct target *t)
+{
+	drop_idle(t);
+	free(t->url);
 	free(t->start);
 	secret_free(t->head);
 }
 
-struct breaker *
-upstream_breaker(struct upstream *u, int provider, int target)
+struct pool *
+pool_new(const struct config_provider *p)
 {
-	return &u->provider[provider].target[target].breaker;
+	struct pool *pool = calloc(1, sizeof *pool);
+	int n = p->base_urls * p->api_keys;
+	bool good = pool != NULL && (pool->target = calloc((size_t)n, sizeof *pool->target)) != NULL;
+
+	if (good && p->ca != NULL && (good = (pool->ca = malloc(p->ca_len + 1)) != NULL)) {
+		memcpy(pool->ca, p->ca, p->ca_len + 1);
+		pool->ca_len = p->ca_len;
+	}
+	for (int i = 0; i < n && good; i++) {
+		pool->targets = i + 1;
+		pool->target[i].pool = pool;
+		good = target_init(&pool->target[i], p, i % p->base_urls, i / p->base_urls);
+	}
+	if (pool == NULL)
+		return NULL;
+	pool->dialect = p->dialect;
+	pool->refs = 1;
+	if (good)
+		return pool;
+	pool_free(pool);
+	return NULL;
+}
+
+void
+pool_free(struct pool *p)
+{
+	if (p == NULL || --p->refs > 0)
+		return;
+	for (int i = 0; i < p->targets; i++)
+		target_fini(&p->target[i]);
+	free(p->target);
+	free(p->ca);
+	free(p);
+}
+
+void
+pool_retire(struct pool *p)
+{
+	p->retired = true;
+	for (int i = 0; i < p->targets; i++)
+		drop_idle(&p->target[i]);
+}
+
+struct breaker *
+upstream_breaker(struct upstream_view *v, int provider, int target)
+{
+	return &v->pool[provider]->target[target].breaker;
 }
 
 int
-upstream_pick(struct upstream *u, int provider, uint64_t tried, uint64_t *until_us)
+upstream_pick(struct upstream_view *v, int provider, uint64_t tried, uint64_t *until_us)
 {
+	struct pool *pool = v->pool[provider];
 	uint64_t now = coarse_us();
-	int n = u->provider[provider].targets, best = -1;
+	int n = pool->targets, best = -1;
 	bool best_fresh = false;
 
 	*until_us = UINT64_MAX;
 	for (int k = 0; k < n; k++) {
-		int i = (u->provider[provider].turn + k) % n;
-		const struct target *t = &u->provider[provider].target[i];
+		int i = (pool->turn + k) % n;
+		const struct target *t = &pool->target[i];
 		bool fresh = (tried >> i & 1) == 0;
 		uint64_t until = breaker_until(&t->breaker, now);
 
@@ -107,14 +163,14 @@ upstream_pick(struct upstream *u, int provider, uint64_t tried, uint64_t *until_
 		}
 		if (best >= 0 && (fresh < best_fresh ||
 		                     (fresh == best_fresh &&
-		                         t->calls >= u->provider[provider].target[best].calls)))
+		                         t->calls >= pool->target[best].calls)))
 			continue;
 		best = i;
 		best_fresh = fresh;
 	}
 	if (best >= 0) {
 		*until_us = now;
-		u->provider[provider].turn = (best + 1) % n;
+		pool->turn = (best + 1) % n;
 	}
 	return best;
 }

@@ -69,7 +69,8 @@ openai_models_handler(struct conn *c, const struct http_request *h, struct span 
 	(void)body;
 	buf_str(&b, "{\"object\":\"list\",\"data\":[");
 	for (int i = 0, n = 0; i < w->config->model_count; i++) {
-		if (!auth_model(conn_caller(c), w->config->model[i].name))
+		if (w->config->model[i].name == NULL ||
+		    !auth_model(conn_caller(c), w->config->model[i].name))
 			continue;
 		if (n++ > 0)
 			buf_str(&b, ",");

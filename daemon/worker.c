@@ -9,22 +9,27 @@
 
 #include <malloc.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/config_change.h"
 #include "daemon/handover.h"
 #include "daemon/log.h"
 #include "daemon/mailbox.h"
 #include "daemon/metrics.h"
 #include "daemon/kept.h"
+#include "daemon/order.h"
 #include "daemon/page_files.h"
 #include "daemon/past.h"
+#include "daemon/renew.h"
 #include "daemon/repeat.h"
 #include "daemon/sandbox.h"
 #include "daemon/turn.h"
 #include "daemon/settle.h"
 #include "daemon/sight.h"
 #include "daemon/stream.h"
+#include "daemon/title.h"
 #include "shm/clock.h"
 
 #define TICK_MS 250
@@ -78,7 +83,7 @@ maybe_done(struct loop *l)
 {
 	struct worker *w = &l->w;
 
-	if (!w->draining || streams_open(w->streams) > 0)
+	if ((!w->draining && !w->leaving) || streams_open(w->streams) > 0)
 		return;
 	if (server_conns(w->server) == 0 ||
 	    (w->stopping && monotonic_us() - l->stop_us > STOP_MS * UINT64_C(1000)))
@@ -102,6 +107,8 @@ tick_cb(evutil_socket_t fd, short what, void *arg)
 	ws_chat_tick(w);
 	server_tick(w->server);
 	atomic_store_explicit(&slot->streams, streams_open(w->streams), memory_order_relaxed);
+	atomic_store_explicit(
+	    &slot->connections, (uint32_t)server_conns(w->server), memory_order_relaxed);
 	maybe_done(l);
 }
 
@@ -145,6 +152,68 @@ room_cb(void *arg)
 	mailbox_poll(w);
 }
 
+/*
+ * Another config: for whatever begins from now on.  Streams have theirs, with all that it takes to
+ * end as they began.
+ */
+static void
+renew(struct worker *w, struct config *next, uint32_t generation)
+{
+	const struct config *now = w->config;
+
+	if (upstream_renew(w->upstream, next) != 0) {
+		renew_done(w->heritage, w->proc, next, generation, false);
+		return;
+	}
+	for (int i = 0; i < CONFIG_PROVIDERS_MAX; i++)
+		if (now->provider[i].name == NULL || next->provider[i].name == NULL ||
+		    !config_same_provider(&now->provider[i], &next->provider[i]))
+			w->found[i] = NULL;
+	server_renew(w->server, next);
+	w->config = next;
+	renew_done(w->heritage, w->proc, next, generation, true);
+}
+
+/* Whatever it has accepted is served as ever; who is sent here by others, too. */
+static void
+leave(struct loop *l)
+{
+	struct worker *w = &l->w;
+	char title[48];
+
+	if (w->leaving)
+		return;
+	w->leaving = true;
+	(void)snprintf(title, sizeof title, "tolld: worker %u (leaving)",
+	    (unsigned)region_worker(w->region, w->proc));
+	title_set(title);
+	log_event(LOG_INFO, "leaving", NULL);
+	server_leave(w->server);
+	maybe_done(l);
+}
+
+static void
+orders_cb(evutil_socket_t fd, short what, void *arg)
+{
+	static struct order_received order;
+	struct loop *l = arg;
+	struct worker *w = &l->w;
+
+	(void)what;
+	while (order_receive(fd, &order) == 1) {
+		struct config *next;
+
+		if (order.order.kind == ORDER_LEAVE) {
+			order_close(&order);
+			leave(l);
+			continue;
+		}
+		next = renew_make(w->heritage, w->proc, &order);
+		if (next != NULL)
+			renew(w, next, order.order.generation);
+	}
+}
+
 static int
 init(struct loop *l)
 {
@@ -170,10 +239,12 @@ init(struct loop *l)
 	l->tick = event_new(w->base, -1, EV_PERSIST, tick_cb, l);
 	l->drain = evsignal_new(w->base, CHILD_SIG_DRAIN, drain_cb, l);
 	l->stop = evsignal_new(w->base, CHILD_SIG_STOP, stop_cb, l);
-	if (l->tick == NULL || l->drain == NULL || l->stop == NULL)
+	w->orders = event_new(
+	    w->base, w->heritage->order_theirs[w->proc], EV_READ | EV_PERSIST, orders_cb, l);
+	if (l->tick == NULL || l->drain == NULL || l->stop == NULL || w->orders == NULL)
 		return -1;
 	if (event_add(l->tick, &tick) != 0 || event_add(l->drain, NULL) != 0 ||
-	    event_add(l->stop, NULL) != 0)
+	    event_add(l->stop, NULL) != 0 || event_add(w->orders, NULL) != 0)
 		return -1;
 	return handover_listen(w);
 }
@@ -199,6 +270,7 @@ fini(struct loop *l)
 	event_free(l->tick);
 	event_free(l->drain);
 	event_free(l->stop);
+	event_free(w->orders);
 	event_base_free(w->base);
 	buf_free(&w->scratch);
 	buf_free(&w->decoded);

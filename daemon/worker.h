@@ -43,6 +43,7 @@ struct worker {
 	struct past *pasts;         /* daemon/past.c: who waits for a dead worker's stream */
 	struct forgetter *forgetters; /* daemon/history_route.c: who waits for a DELETE */
 	struct handover *handover;  /* daemon/handover.c */
+	struct event *orders;       /* the master's, daemon/renew.h */
 	struct buf scratch;         /* frames on their way out; empty between events */
 	struct buf decoded;         /* the decoder's */
 	struct buf burst;           /* text of events that came together; empty between reads */
@@ -50,6 +51,7 @@ struct worker {
 	uint64_t event_us;          /* CLOCK_MONOTONIC when the provider was last heard */
 	struct stream *retry;       /* streams that found the journal's ring full */
 	bool draining, stopping;
+	bool leaving;               /* another one accepts: end with the last stream and connection */
 	bool stalled;               /* nothing has become durable for long: nobody is kept waiting */
 };
 

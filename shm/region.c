@@ -97,6 +97,7 @@ layout(struct region_header *h, const struct region_dims *d)
 	h->procs_at = place(&at, h->procs, sizeof(struct proc_slot));
 	h->prices_at = place(&at, PRICE_MAX, sizeof(struct price));
 	h->counters_at = place(&at, h->procs, COUNTERS_BYTES);
+	h->names_at = place(&at, 1, sizeof(struct region_names));
 	h->rings_at = place(&at, rings, h->ring_stride);
 	h->holds_at = place(&at, (uint64_t)h->holds_per_proc * rings, sizeof(struct hold));
 	h->claims_at = place(&at, CLAIM_WORDS, sizeof(uint32_t));
@@ -307,6 +308,23 @@ fail:
 	return -1;
 }
 
+const char *
+region_adopt(struct region *region, int fd)
+{
+	struct region_header found;
+	struct stat st;
+	const char *why;
+
+	memset(region, 0, sizeof *region);
+	region->fd = -1;
+	if (fstat(fd, &st) < 0 || pread(fd, &found, sizeof found, 0) != sizeof found)
+		return "cannot be read";
+	why = header_wrong(&found, (uint64_t)st.st_size);
+	if (why == NULL && map(region, fd, found.size) < 0)
+		why = "cannot be mapped";
+	return why;
+}
+
 int
 region_anonymous(struct region *region, const struct region_dims *dims)
 {
@@ -367,6 +385,12 @@ struct price *
 region_price(const struct region *region, uint32_t price_id)
 {
 	return (struct price *)(void *)(region->base + region->h->prices_at) + price_id;
+}
+
+struct region_names *
+region_names(const struct region *region)
+{
+	return (struct region_names *)(void *)(region->base + region->h->names_at);
 }
 
 _Atomic uint64_t *

@@ -60,14 +60,14 @@ _tollctl() {
 	if ((${#words[@]} == 0)); then
 		case $cur in
 		-*) _tollctl_reply -s --json -V --version -h --help ;;
-		*) _tollctl_reply account adjust audit backup compact export help hold journal key ping price stats stream tokenizer tokens top topup version workers ;;
+		*) _tollctl_reply account adjust audit backup compact drain export help hold journal key ping price reload stats stream tokenizer tokens top topup version workers ;;
 		esac
 		return
 	fi
 	command=${words[0]}
 	if [[ $command == help ]]; then
 		case ${#words[@]} in
-		1) _tollctl_reply account adjust audit backup compact export hold journal key ping price stats stream tokenizer tokens top topup version workers ;;
+		1) _tollctl_reply account adjust audit backup compact drain export hold journal key ping price reload stats stream tokenizer tokens top topup version workers ;;
 		2) _tollctl_reply "$(_tollctl_second "${words[1]}")" ;;
 		esac
 		return
@@ -185,6 +185,12 @@ _tollctl() {
 		;;
 	'workers')
 		options=''
+		;;
+	'reload')
+		options=''
+		;;
+	'drain')
+		options='--keep --resume'
 		;;
 	'journal')
 		options='--account --since --follow'

@@ -15,6 +15,11 @@
  * objs: daemon/keeper.o daemon/compact_make.o daemon/title.o daemon/compact.o daemon/keeper_batch.o daemon/keeper_gone.o daemon/keeper_refs.o daemon/recover.o daemon/keeper_prices.o daemon/proof.o daemon/checkpoint.o daemon/books_rows.o daemon/state.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_caps.o shm/purse.o daemon/books_check.o daemon/metrics.o daemon/buf.o daemon/keeper_history.o daemon/journal_history.o
  * objs: daemon/log.o daemon/utf8.o shm/money.o shm/account.o shm/region.o shm/ring.o
  * objs: shm/ledger.o shm/seat.o shm/wake.o shm/purse.o
+ * objs: daemon/renew.o daemon/config_record.o daemon/order.o daemon/config.o daemon/config_file.o daemon/config_text.o
+ * objs: daemon/config_value.o daemon/config_jwt.o daemon/config_check.o daemon/config_source.o
+ * objs: daemon/config_change.o daemon/auth_scope.o daemon/secret.o daemon/address.o
+ * objs: daemon/calibrate.o daemon/tokenizer.o daemon/tokenizer_stream.o daemon/tokenizer_merge.o
+ * objs: daemon/tokenizer_split.o daemon/tokenizer_class.o daemon/tokenizer_table.o
  */
 #include <errno.h>
 #include <getopt.h>
@@ -308,6 +313,7 @@ region_new(uint32_t accounts)
 	if (heritage == NULL || (heritage->config = calloc(1, sizeof *heritage->config)) == NULL)
 		die("memory");
 	heritage->config->state_dir = heritage->config->runtime_dir = strdup(opt.dir);
+	heritage->order_theirs[PROC_KEEPER] = -1;
 	heritage->config->model_count = 1;
 	heritage->config->model[0].name = strdup("model");
 	heritage->config->model[0].price = price;

@@ -166,6 +166,7 @@ class Tolld:
         self.provider = provider
         self.env = dict(os.environ, **(env or {}))
         self.wrapper = list(wrapper)  # of the daemon: valgrind, strace
+        self.program = os.path.join(BUILD, "tolld")
         self.pass_fds = ()  # descriptors that the daemon inherits, as they are numbered here
         self.process = None
         self.hang = 60  # tests stop processes for longer than is right
@@ -228,7 +229,7 @@ model "{name}" {{
     def start(self, wait=True):
         with open(self.log_file, "a") as log:
             self.process = subprocess.Popen(
-                self.wrapper + [os.path.join(BUILD, "tolld"), "-c", self.config_file],
+                self.wrapper + [self.program, "-c", self.config_file],
                 stderr=log, stdout=log, env=self.env, pass_fds=self.pass_fds)
         if wait:
             wait_for(self.ready, 20, "the daemon to be ready")

@@ -40,6 +40,7 @@ daemon_init(char *dir)
 	(void)snprintf(region_path, sizeof region_path, "%s/ledger.shm", dir);
 	heritage.config = calloc(1, sizeof *heritage.config);
 	heritage.config->state_dir = heritage.config->runtime_dir = dir;
+	heritage.order_theirs[PROC_KEEPER] = -1;
 	heritage.config->history.enabled = true;
 	heritage.config->model_count = 1;
 	heritage.config->model[0].name = model;

@@ -21,6 +21,12 @@
  * to fail again, not certain.
  *
  * objs: daemon/keeper.o daemon/compact_make.o daemon/title.o daemon/compact.o daemon/keeper_batch.o daemon/recover.o daemon/keeper_prices.o daemon/audit.o daemon/proof.o daemon/checkpoint.o daemon/books_rows.o daemon/state.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_check.o daemon/metrics.o daemon/buf.o daemon/log.o daemon/utf8.o daemon/supervise.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o shm/claim.o shm/reap.o shm/mail.o shm/wake.o daemon/keeper_gone.o daemon/keeper_refs.o shm/purse.o daemon/books_caps.o daemon/journal_history.o daemon/keeper_history.o daemon/journal_history_read.o
+ * objs: daemon/order.o daemon/version.o daemon/renew.o daemon/config_record.o daemon/config.o
+ * objs: daemon/config_file.o daemon/config_text.o daemon/config_value.o daemon/config_jwt.o
+ * objs: daemon/config_check.o daemon/config_source.o daemon/config_change.o daemon/auth_scope.o
+ * objs: daemon/secret.o daemon/address.o daemon/calibrate.o daemon/tokenizer.o
+ * objs: daemon/tokenizer_stream.o daemon/tokenizer_merge.o daemon/tokenizer_split.o
+ * objs: daemon/tokenizer_class.o daemon/tokenizer_table.o
  */
 #include <errno.h>
 #include <poll.h>

@@ -3,7 +3,7 @@
  * Method: a table of small files and the faults that each must give, in order; whole files with
  *         all keys; the example that is shipped.  The tokenizers are stand-ins.
  * objs: daemon/config.o daemon/config_file.o daemon/config_text.o daemon/config_value.o
- * objs: daemon/config_jwt.o daemon/auth_scope.o daemon/config_check.o daemon/secret.o daemon/address.o daemon/log.o shm/money.o
+ * objs: daemon/config_jwt.o daemon/config_source.o daemon/config_change.o daemon/buf.o daemon/utf8.o daemon/auth_scope.o daemon/config_check.o daemon/secret.o daemon/address.o daemon/log.o shm/money.o
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -35,6 +35,14 @@ tokenizer_open(const char *name, char *why, size_t why_size)
 			return &all[i];
 	snprintf(why, why_size, "there is no such tokenizer");
 	return NULL;
+}
+
+const struct tokenizer *
+tokenizer_find(const char *name)
+{
+	char why[64];
+
+	return tokenizer_open(name, why, sizeof why);
 }
 
 static char path[] = "/tmp/test_config.XXXXXX";
