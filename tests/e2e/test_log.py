@@ -143,7 +143,7 @@ class File(unittest.TestCase):
                 return f.read()
 
         self.assertEqual(os.stat(path).st_mode & 0o777, 0o640)
-        self.assertIn("msg=ready", log())
+        wait_for(lambda: "msg=ready" in log(), 5, "the line that it is ready")
         self.assertNotIn("msg=ready", t.log())
         key = t.account("dave", 1000)
         ended = 0
