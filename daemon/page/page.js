@@ -544,7 +544,8 @@ async function list() {
 // A new first page in front of what further pages had.
 function joined(page) {
 	const last = page.sessions.at(-1);
-	const rest = last ? listed.sessions.filter((s) => s.updated_at < last.updated_at) : [];
+	const ids = new Set(page.sessions.map((s) => s.id));
+	const rest = last ? listed.sessions.filter((s) => s.updated_at <= last.updated_at && !ids.has(s.id)) : [];
 	return page.next === null || rest.length === 0 ? page : { sessions: [...page.sessions, ...rest], next: listed.next };
 }
 
@@ -593,7 +594,7 @@ async function forget(s) {
 		}
 	}
 	listed.sessions = (listed.sessions ?? []).filter((x) => x.id !== s.id);
-	tell({ type: 'changed' });
+	tell({ type: 'forgot', forgot: s.id });
 	new Speaker().say(t('forget.done'));
 	if (s.id === session.id) {
 		keepTab(null);
@@ -638,6 +639,8 @@ others?.addEventListener('message', ({ data }) => {
 		return;
 	if (data.type === 'sent' && data.session === session.id && run === null)
 		resume(data);
+	else if (data.type === 'forgot' && data.forgot === session.id)
+		openNone();
 	else
 		list();
 });

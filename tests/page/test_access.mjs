@@ -141,7 +141,7 @@ for (const scheme of ['light', 'dark'])
 		await page.locator('#price').filter({ hasText: 'About' }).waitFor();
 		await look('stopped, with a price');
 		await shot(page, `everything-${scheme}`);
-		await page.getByRole('button', { name: 'Delete “Everything”' }).click();
+		await page.getByRole('button', { name: 'Delete “Everything”' }).first().click();
 		await page.locator('#confirm').waitFor();
 		await look('a dialog');
 		await shot(page, `dialog-${scheme}`);
@@ -235,7 +235,7 @@ test('by keyboard alone, with the focus always in sight', () => within({}, async
 	await page.keyboard.press('Enter');
 	await page.getByText('What would you like to know?').waitFor();
 	assert.equal((await focus()).id, 'new');
-	assert.equal(await page.locator('.session').count(), 0);
+	assert.equal(await page.locator('.session.here').count(), 0);
 }));
 
 test('a word that is being composed is not sent', () => within({}, async (page) => {
