@@ -15,18 +15,19 @@
  * Only what comes from here is run, called or shown; nothing is written as HTML; nobody frames it.
  * data: is for images that a style might hold, never for a script.
  */
-#define POLICY                                                                         \
+#define POLICY                                                                          \
 	"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; " \
-	"img-src 'self' data:; form-action 'none'; base-uri 'none'; "                  \
+	"img-src 'self' data:; form-action 'none'; base-uri 'none'; "                   \
 	"frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 
 struct file {
 	const char *path, *type;
-	const char *plain, *plain_end, *gz, *gz_end;
+	const char *plain, *gz;
+	const uint64_t *plain_len, *gz_len;
 };
 
 #define ROW(id, path, file, type) \
-	{path, type, page_##id, page_##id##_end, page_##id##_gz, page_##id##_gz_end},
+	{path, type, page_##id, page_##id##_gz, &page_##id##_len, &page_##id##_gz_len},
 static const struct file files[] = {PAGE_FILES(ROW)};
 
 static const struct file *
@@ -110,7 +111,7 @@ void
 page_handler(struct conn *c, const struct http_request *h, struct span body)
 {
 	const struct file *f = file_of(h->path);
-	size_t n = (size_t)(page_version_end - page_version);
+	size_t n = page_version_len;
 	bool gzip = takes_gzip(http_header(h, "accept-encoding"));
 	char tag[80], version[72];
 	bool ours;
@@ -123,7 +124,7 @@ page_handler(struct conn *c, const struct http_request *h, struct span body)
 	}
 	snprintf(tag, sizeof tag, "\"%.*s%s\"", (int)n, page_version, gzip ? "-gz" : "");
 	ours = http_query(h->query, "v", version, sizeof version, NULL) && strlen(version) == n &&
-	    memcmp(version, page_version, n) == 0;
+	       memcmp(version, page_version, n) == 0;
 	conn_header(c, "ETag", "%s", tag);
 	/* The page itself is the one name that must lead to the newest of all the others. */
 	conn_header(c, "Cache-Control", "%s",
@@ -141,8 +142,8 @@ page_handler(struct conn *c, const struct http_request *h, struct span body)
 	}
 	if (gzip) {
 		conn_header(c, "Content-Encoding", "gzip");
-		conn_reply(c, 200, f->type, f->gz, (size_t)(f->gz_end - f->gz));
+		conn_reply(c, 200, f->type, f->gz, *f->gz_len);
 	} else {
-		conn_reply(c, 200, f->type, f->plain, (size_t)(f->plain_end - f->plain));
+		conn_reply(c, 200, f->type, f->plain, *f->plain_len);
 	}
 }

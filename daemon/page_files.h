@@ -1,6 +1,8 @@
 #ifndef DAEMON_PAGE_FILES_H
 #define DAEMON_PAGE_FILES_H
 
+#include <stdint.h>
+
 /*
  * The chat page's files, one row each: a name for C, the path at which a worker serves it, its file
  * in daemon/page/, its media type.  This table makes the routes (worker.c), the bytes in the binary
@@ -21,15 +23,15 @@
 	X(types, "/page/tolld.d.ts", "tolld.d.ts", "text/plain; charset=utf-8")        \
 	X(icon, "/page/icon.svg", "icon.svg", "image/svg+xml")
 
-/* Bytes that end where those of `end` begin. */
-#define PAGE_BYTES(id, path, file, type)                                      \
-	extern const char page_##id[], page_##id##_end[];                     \
-	extern const char page_##id##_gz[], page_##id##_gz_end[];
+#define PAGE_BYTES(id, path, file, type)           \
+	extern const char page_##id[], page_##id##_gz[]; \
+	extern const uint64_t page_##id##_len, page_##id##_gz_len;
 PAGE_FILES(PAGE_BYTES)
 #undef PAGE_BYTES
 
 /* A hash of all files, in hexadecimal and without a line feed: the v of the paths with which they
  * name each other. */
-extern const char page_version[], page_version_end[];
+extern const char page_version[];
+extern const uint64_t page_version_len;
 
 #endif

@@ -488,10 +488,15 @@ async function load(here) {
 	const runs = last?.role === 'assistant' && last.status === 'streaming' && last.stream_id;
 	show(here, runs ? page.messages.slice(0, -1) : page.messages, null);
 	pager(here, page);
+	const model = models.find((m) => m.id === last?.model);
+	if (model) { // it goes on with the one that it was held with
+		$('model').value = model.id;
+		composer.limits(most());
+	}
 	if (!runs)
 		return null;
 	const question = here.turns.findLast?.((m) => m.role === 'user')?.content ?? '';
-	return { stream: last.stream_id, session: here.id, question, limit: most(), shown: true };
+	return { stream: last.stream_id, session: here.id, question, limit: model?.max_completion_tokens ?? 0, shown: true };
 }
 
 function show(here, messages, before) {

@@ -67,10 +67,11 @@ test('what was asked here is there, too', async (t) => {
 	await phone.getByRole('link', { name: /Remember the bridge/ }).tap();
 	await phone.locator('.answer').nth(1).waitFor();
 	assert.equal(await phone.locator('#title').textContent(), 'Remember the bridge');
+	assert.equal(await phone.locator('#model').inputValue(), 'slow'); // as the last answer's
 	assert.deepEqual(await phone.locator('.asked').allTextContents(), ['Remember the bridge\nand the toll', 'And further?']);
 	assert.equal(await phone.locator('.answer').first().locator('.text').textContent(), text);
 	assert.deepEqual(await phone.locator('.end p').allTextContents(), [first, second]);
-	assert.ok(await phone.locator('#side').isHidden());
+	await phone.locator('#side').waitFor({ state: 'hidden' });
 	await shot(phone, 'phone-history');
 });
 

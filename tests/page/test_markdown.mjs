@@ -4,7 +4,8 @@
 //         not be there, and the browser for what it had to refuse: nothing may have come that far.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { ask, at, browser, ended, lastAnswer, provider, shot, signIn } from './harness.mjs';
+import { Tolld } from '../../daemon/page/tolld.js';
+import { ask, at, browser, ended, lastAnswer, provider, shot, signIn, until } from './harness.mjs';
 
 const PROSE = `Sound is a pressure wave. Its speed depends on the **medium**, not on how loud it is:
 
@@ -58,6 +59,11 @@ before(async () => {
 	p = await provider({ prose: PROSE, hostile: HOSTILE, wide: WIDE, long: LONG });
 	b = await browser({ deviceScaleFactor: 1.5 });
 	page = await b.page();
+	// So that there is something at the side of the picture for the README.
+	const tolld = new Tolld({ baseUrl: at.url, key: at.keys.markdown });
+	for (const message of ['Why do bridges have tolls?', 'A week in Lisbon in May', 'What is TCP slow start?'])
+		for await (const e of tolld.stream(await tolld.send({ model: 'quick', message })))
+			assert.notEqual(e.type, 'error');
 	await signIn(page, at.keys.markdown);
 });
 after(async () => {
@@ -143,7 +149,7 @@ test('a long answer stays in sight as it grows, unless one reads further up', as
 	const talk = page.locator('#talk');
 	const rest = () => talk.evaluate((e) => e.scrollHeight - e.scrollTop - e.clientHeight);
 	await page.waitForFunction(() => document.querySelector('#messages > .answer:last-child li:nth-child(60)'));
-	assert.ok(await rest() < 60);
+	await until(async () => await rest() < 60, 'the end in sight');
 	await talk.evaluate((e) => {
 		e.scrollTop = 0;
 	});
@@ -152,9 +158,9 @@ test('a long answer stays in sight as it grows, unless one reads further up', as
 	await page.waitForFunction((n) => document.querySelectorAll('#messages > .answer:last-child li').length >= Math.min(400, n + 20), items);
 	assert.equal(await talk.evaluate((e) => e.scrollTop), 0);
 	await page.locator('#down').click();
-	assert.ok(await rest() < 60);
+	await until(async () => await rest() < 60, 'the end in sight');
 	await ended(page);
 	assert.equal(await lastAnswer(page).locator('li').count(), 400);
-	assert.ok(await rest() < 60);
-	assert.ok(await page.locator('#down').isHidden());
+	await until(async () => await rest() < 60, 'the end in sight');
+	await page.locator('#down').waitFor({ state: 'hidden' });
 });
