@@ -19,6 +19,7 @@
 	X(composer, "/page/composer.js", "composer.js", "text/javascript; charset=utf-8") \
 	X(sidebar, "/page/sidebar.js", "sidebar.js", "text/javascript; charset=utf-8") \
 	X(markdown, "/page/markdown.js", "markdown.js", "text/javascript; charset=utf-8") \
+	X(inlines, "/page/inlines.js", "inlines.js", "text/javascript; charset=utf-8") \
 	X(tolld, "/page/tolld.js", "tolld.js", "text/javascript; charset=utf-8")       \
 	X(types, "/page/tolld.d.ts", "tolld.d.ts", "text/plain; charset=utf-8")        \
 	X(icon, "/page/icon.svg", "icon.svg", "image/svg+xml")

@@ -148,7 +148,7 @@ export interface StreamOptions {
 
 export interface PageOptions extends CallOptions {
 	/** `next` of the page before. */
-	before?: string | number;
+	before?: string | number | null;
 	limit?: number;
 }
 

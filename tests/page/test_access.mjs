@@ -285,6 +285,8 @@ test('on a phone', () => within({ viewport: { width: 360, height: 740 }, hasTouc
 	await page.locator('#price').filter({ hasText: 'About' }).waitFor();
 	await shot(page, 'phone');
 	await fits('a price');
+	const [limit, send] = [await page.locator('#limit').boundingBox(), await page.locator('#send').boundingBox()];
+	assert.ok(send.y < limit.y + limit.height && send.x > limit.x + limit.width - 1, 'the button is not in the same row');
 	assert.ok(await page.locator('#side').isHidden());
 	// Enter is a new line here.
 	await page.locator('#question').press('Enter');

@@ -57,7 +57,7 @@ let b, p, page;
 
 before(async () => {
 	p = await provider({ prose: PROSE, hostile: HOSTILE, wide: WIDE, long: LONG });
-	b = await browser({ deviceScaleFactor: 1.5 });
+	b = await browser({ deviceScaleFactor: 1.5, viewport: { width: 1200, height: 860 } });
 	page = await b.page();
 	// So that there is something at the side of the picture for the README.
 	const tolld = new Tolld({ baseUrl: at.url, key: at.keys.markdown });
@@ -90,6 +90,7 @@ test('tables, code, lists, quotes, links', async () => {
 	await page.locator('#question').fill('And in the sea?');
 	await page.locator('#price').filter({ hasText: 'About' }).waitFor();
 	await a.getByRole('button', { name: 'Copy the code' }).waitFor(); // the word is back
+	await page.mouse.move(600, 20);
 	await shot(page, 'answer');
 });
 

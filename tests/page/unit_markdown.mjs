@@ -5,7 +5,8 @@
 //         has no way to make an element from a text.
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { MarkdownView, blocks, inlines, plainText, safeHref } from '../../daemon/page/markdown.js';
+import { inlines, safeHref } from '../../daemon/page/inlines.js';
+import { MarkdownView, blocks, plainText } from '../../daemon/page/markdown.js';
 
 // --- a document ----------------------------------------------------------------------------------
 
