@@ -14,12 +14,21 @@
 #include "daemon/config_source.h"
 #include "daemon/tokenizer.h"
 
+#define NUMBER_MIN 512
 #define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL)
 
 int
 config_record_new(void)
 {
-	return memfd_create("tolld: config", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	int fd = memfd_create("tolld: config", MFD_CLOEXEC | MFD_ALLOW_SEALING), high;
+
+	/* Not where a service manager's sockets may be missing (inherited.h). */
+	high = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, NUMBER_MIN);
+	if (high >= 0) {
+		close(fd);
+		fd = high;
+	}
+	return fd;
 }
 
 struct config *

@@ -57,7 +57,7 @@ class CrashReport(Case):
                     p = resolve(trace + "\n")
                     self.assertEqual(p.returncode, 0, p.stderr)
                     self.assertIn(f" {function} (", p.stdout)
-                    self.assertRegex(p.stdout, r" master_run \(master\.c:\d+\)")
+                    self.assertRegex(p.stdout, r" (master_)?run \(master\.c:\d+\)")
 
     def test_streams_go_on(self):
         key = self.t.account("witness", 10)
@@ -93,7 +93,7 @@ class Json(unittest.TestCase):
             self.assertRegex(head["time"], r"^20\d\d-[01]\d-[0-3]\dT[0-2]\d:\d\d:\d\d\.\d{3}Z$")
             p = resolve("".join(x + "\n" for x in t.log().splitlines()))
             self.assertEqual(p.returncode, 0, p.stderr)
-            self.assertRegex(p.stdout, r" master_run \(master\.c:\d+\)")
+            self.assertRegex(p.stdout, r" (master_)?run \(master\.c:\d+\)")
             self.assertEqual(trace["build_id"], head["build_id"])
             t.process = None
         finally:
