@@ -1,6 +1,6 @@
 // Where one writes: the question, its price while it is written, how long the answer may be.
 import { $, el } from './dom.js';
-import { amount, credits, number, t, why } from './words.js';
+import { amount, credits, has, number, t, why } from './words.js';
 
 const TYPING_MS = 300;
 const LIMITS = [256, 1024, 4096, 16384];
@@ -121,7 +121,7 @@ export class Composer {
 				this.unhint('short');
 			} else {
 				this.#show(t('price.short'), true);
-				this.#short(p.available);
+				this.#short(p);
 			}
 		} catch (e) {
 			if (asked.signal.aborted || this.on.onfault(e))
@@ -157,8 +157,12 @@ export class Composer {
 	}
 
 	// Not as much is known as when it was refused: what was said then stays.
-	#short(available) {
-		if ($('hint').hidden || $('hint').dataset.kind !== 'short')
+	#short({ available, short_of: of }) {
+		if (!$('hint').hidden && $('hint').dataset.kind === 'short')
+			return;
+		if (of !== undefined && of !== 'credit' && has(`hint.${of}`))
+			this.hint(t(`hint.${of}`), 'short');
+		else
 			this.hint(t(available > 0 ? 'hint.less' : 'hint.empty'), 'short');
 	}
 
@@ -174,7 +178,10 @@ export class Composer {
 				}), 'short');
 			break;
 		case 'key_cap_reached':
-			this.hint(t('hint.cap'), 'short');
+			this.hint(t('hint.key_cap'), 'short');
+			break;
+		case 'budget_exceeded':
+			this.hint(t(error.detail.budget_month ? 'hint.budget_month' : 'hint.budget_day'), 'short');
 			break;
 		case 'rate_limit_exceeded': {
 			const n = Math.max(1, error.retryAfter ?? 1);

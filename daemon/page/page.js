@@ -7,7 +7,7 @@ import { $, store } from './dom.js';
 import { Sidebar, confirm } from './sidebar.js';
 import { Speaker, Talk } from './talk.js';
 import { KeyError, NetworkError, NotFoundError, ScopeError, Tolld, TolldError } from './tolld.js';
-import { credits, fill, language, t, why } from './words.js';
+import { credits, fill, has, language, t, why } from './words.js';
 
 const KEPT_MAX = 500000; // characters of a conversation that is kept in the tab
 const LOW_ANSWERS = 3; // less credit than for so many like the last one: say so
@@ -283,7 +283,7 @@ function finish(here, e) {
 	run = null;
 	session.turns.push({ role: 'assistant', content: here.answer.text });
 	here.answer.end({
-		reason: e.finish_reason, error: e.error, cost: e.cost, tokens: e.usage?.completion_tokens,
+		reason: shortOf(e) ?? e.finish_reason, error: e.error, cost: e.cost, tokens: e.usage?.completion_tokens,
 		limit: here.limit, owed: e.error?.code === 'journal_unavailable', aloud: true,
 		retry: e.type === 'error' || e.finish_reason !== 'stop',
 	});
@@ -298,12 +298,19 @@ function finish(here, e) {
 	composer.refresh();
 }
 
+// What a cut answer lacked, if it was not simply credit.
+function shortOf(e) {
+	return e.short_of && e.short_of !== 'credit' && has(`end.${e.short_of}`) ? e.short_of : undefined;
+}
+
 // What is left, and whether it is time to say so.
 async function books(e) {
 	try {
 		const b = await tolld.balance();
 		sidebar.credit(b);
-		if (e.finish_reason === 'credit' || b.available <= 0)
+		if (shortOf(e))
+			composer.hint(t(`hint.${shortOf(e)}`), 'low');
+		else if (e.finish_reason === 'credit' || b.available <= 0)
 			composer.hint(t('hint.empty'), 'low');
 		else if (e.cost > 0 && b.available < LOW_ANSWERS * e.cost)
 			composer.hint(t('hint.low', { available: credits(b.available, true) }), 'low');

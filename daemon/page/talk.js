@@ -169,7 +169,7 @@ export class Answer {
 			bill.push(cost === 0 ? t('end.free') : t(owed ? 'end.owed' : 'end.cost', { cost: credits(cost) }));
 		const good = reason === 'stop';
 		this.foot.replaceChildren(el('p', {},
-			good ? null : el('span', { class: error || reason === 'credit' || reason === 'length' ? 'bad' : null }, words),
+			good ? null : el('span', { class: error || reason !== 'cancelled' ? 'bad' : null }, words),
 			good || bill.length === 0 ? null : ' ',
 			good && bill.length === 0 ? words : bill.join(' · ')));
 		const tools = el('div', { class: 'tools' });

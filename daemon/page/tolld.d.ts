@@ -40,6 +40,8 @@ export interface Preview extends Books {
 	estimated_cost: number;
 	max_cost: number;
 	allowed: boolean;
+	/** Where it is not allowed: what there is too little of. */
+	short_of?: ShortOf;
 }
 
 export interface Sent {
@@ -55,6 +57,8 @@ export interface Sent {
 }
 
 export type FinishReason = 'stop' | 'length' | 'tool_calls' | 'content_filter' | 'credit' | 'cancelled';
+
+export type ShortOf = 'credit' | 'key_cap' | 'budget_day' | 'budget_month';
 
 export interface Usage {
 	prompt_tokens: number;
@@ -104,6 +108,8 @@ export interface DoneEvent extends EventBase {
 	cost: number;
 	balance: number;
 	full_text: string;
+	/** With `credit`. */
+	short_of?: ShortOf;
 	provider?: string;
 }
 

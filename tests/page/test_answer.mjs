@@ -171,6 +171,27 @@ test('a credit that runs out is said, with a way on', async () => {
 	await poor.close();
 });
 
+test('a budget and a cap are no lack of credit, and are called what they are', async () => {
+	await tollctl('account', 'create', 'thrifty', '--balance', '100', '--budget-day', '0.1');
+	const daily = JSON.parse(await tollctl('--json', 'key', 'create', 'thrifty')).key;
+	await tollctl('account', 'create', 'capped', '--balance', '100');
+	const capped = JSON.parse(await tollctl('--json', 'key', 'create', 'capped', '--cap', '0.1', '--per', 'total')).key;
+	const p = await b.context.newPage();
+	await p.goto(at.url);
+	for (const [k, words, hint] of [[daily, /^Cut: the budget for the day was used up here\./, 'The budget for the day'],
+		[capped, /^Cut: this key’s spending cap was reached here\./, 'spending cap']]) {
+		await signIn(p, k);
+		await ask(p, 'Within reason', 'slow');
+		assert.match(await ended(p), words);
+		await p.locator('#hint').filter({ hasText: hint }).waitFor();
+		await ask(p, 'More');
+		await until(async () => await p.locator('#question').inputValue() === 'More', 'the question back');
+		await p.locator('#hint').filter({ hasText: hint }).waitFor();
+		await p.getByRole('button', { name: 'Sign out' }).click();
+	}
+	await p.close();
+});
+
 test('a key that was revoked leads back to the door', async () => {
 	const made = JSON.parse(await tollctl('--json', 'key', 'create', 'answer'));
 	const p = await b.context.newPage();
