@@ -51,7 +51,7 @@ ${'y '.repeat(300)}
 
 https://x.example/${'z'.repeat(300)}`;
 
-const LONG = Array.from({ length: 400 }, (_, i) => `${i}. ${'word '.repeat(12)}**b** \`c\``).join('\n');
+const LONG = Array.from({ length: 200 }, (_, i) => `${i}. ${'word '.repeat(12)}**b** \`c\``).join('\n');
 
 let b, p, page;
 
@@ -156,12 +156,12 @@ test('a long answer stays in sight as it grows, unless one reads further up', as
 	});
 	await page.locator('#down').waitFor();
 	const items = await lastAnswer(page).locator('li').count();
-	await page.waitForFunction((n) => document.querySelectorAll('#messages > .answer:last-child li').length >= Math.min(400, n + 20), items);
+	await page.waitForFunction((n) => document.querySelectorAll('#messages > .answer:last-child li').length >= Math.min(200, n + 20), items);
 	assert.equal(await talk.evaluate((e) => e.scrollTop), 0);
 	await page.locator('#down').click();
 	await until(async () => await rest() < 60, 'the end in sight');
 	await ended(page);
-	assert.equal(await lastAnswer(page).locator('li').count(), 400);
+	assert.equal(await lastAnswer(page).locator('li').count(), 200);
 	await until(async () => await rest() < 60, 'the end in sight');
 	await page.locator('#down').waitFor({ state: 'hidden' });
 });
