@@ -152,13 +152,22 @@ room_cb(void *arg)
 	mailbox_poll(w);
 }
 
+/* A request that is being read may point at the row that ends the table: all of it but its path stays. */
+static void
+offer_page(struct loop *l)
+{
+	l->routes[ROUTES_WITHOUT_PAGE].path =
+	    l->w.config->chat_page ? routes[ROUTES_WITHOUT_PAGE].path : NULL;
+}
+
 /*
  * Another config: for whatever begins from now on.  Streams have theirs, with all that it takes to
  * end as they began.
  */
 static void
-renew(struct worker *w, struct config *next, uint32_t generation)
+renew(struct loop *l, struct config *next, uint32_t generation)
 {
+	struct worker *w = &l->w;
 	const struct config *now = w->config;
 
 	if (upstream_renew(w->upstream, next) != 0) {
@@ -171,6 +180,7 @@ renew(struct worker *w, struct config *next, uint32_t generation)
 			w->found[i] = NULL;
 	server_renew(w->server, next);
 	w->config = next;
+	offer_page(l);
 	renew_done(w->heritage, w->proc, next, generation, true);
 }
 
@@ -210,7 +220,7 @@ orders_cb(evutil_socket_t fd, short what, void *arg)
 		}
 		next = renew_make(w->heritage, w->proc, &order);
 		if (next != NULL)
-			renew(w, next, order.order.generation);
+			renew(l, next, order.order.generation);
 	}
 }
 
@@ -228,8 +238,7 @@ init(struct loop *l)
 	w->upstream = upstream_new(w->base, w->config);
 	w->streams = streams_new(w);
 	memcpy(l->routes, routes, sizeof routes);
-	if (!w->config->chat_page)
-		l->routes[ROUTES_WITHOUT_PAGE] = routes[ROUTES - 1];
+	offer_page(l);
 	w->server = server_new(w->base, w->heritage, w->proc, l->routes, w);
 	if (w->durable == NULL || w->upstream == NULL || w->streams == NULL || w->server == NULL)
 		return -1;

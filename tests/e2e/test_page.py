@@ -201,6 +201,17 @@ class WithoutPage(Case):
         self.assertEqual(self.t.request("GET", "/v1/models", key=key)[0], 200)
 
 
+class Reloaded(Case):
+    def test_a_reload_takes_it_away_and_brings_it_back(self):
+        for setting, status in (("false", 404), ("true", 200), ("false", 404)):
+            self.t.extra = (f"chat_page = {setting}", "", "")
+            self.t.write_config()
+            self.t.ctl("reload")
+            for path in served():
+                self.assertEqual(get(self.t, path)[0], status, path)
+                self.assertEqual(get(self.t, path, "OPTIONS")[0], 404 if status == 404 else 204)
+
+
 class OtherSites(Case):
     """The module, for a page of another site that may call from a browser."""
     OPTIONS = {"config": 'cors_origins = {"https://chat.example"}'}
