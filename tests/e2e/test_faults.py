@@ -217,9 +217,14 @@ class Place:
             c.join(20)
             if c.is_alive():
                 raise AssertionError("a client waits for ever")
-        revived = self.revive()
-        if not revived:
-            wait_for(lambda: len(self.t.children()) == len(before), 10, "all processes")
+        revived = False
+
+        def whole():
+            # The master may die of it only now.
+            nonlocal revived
+            revived = self.revive() or revived
+            return len(self.t.children()) == len(before)
+        wait_for(whole, 10, "all processes")
         after = self.t.children()
         dead = {name for name, pid in before.items() if after.get(name) != pid}
         if not revived and len(dead) < 4:
