@@ -212,6 +212,7 @@ flush(struct ws *ws)
 		ws->broken = true;
 	else
 		conn_write(ws->conn, out.data, out.len);
+	ws->out = NULL;
 	buf_free(&out);
 }
 
