@@ -13,7 +13,6 @@
 #include <time.h>
 
 #include "daemon/begin.h"
-#include "daemon/history_context.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "daemon/watch_private.h"
@@ -204,27 +203,15 @@ static void
 ask(struct ws_chat *x, struct span body)
 {
 	struct begin begin_with = {.begun = begun};
-	struct buf past = {0};
 	struct caller caller;
-	struct chat_fault f;
 
-	if (!check_key(x, &caller))
+	/* The limit first: to read a long question takes a while. */
+	if (!check_key(x, &caller) || !check_limit(x, caller.account))
 		return;
-	if (chat_request_parse(x->w->config, body, &begin_with.request, &f) != 0) {
-		say_fault(x, &f);
-		return;
-	}
-	if (!check_limit(x, caller.account))
-		return;
-	if (history_context(x->w, caller.account, &begin_with.request, &past, &f) != 0) {
-		say_fault(x, &f);
-	} else {
-		conn_request(x->conn, &caller);
-		x->asked = true;
-		/* Where it is not begun, refused() was called. */
-		(void)begin(x->conn, &no_headers, &begin_with);
-	}
-	buf_free(&past);
+	conn_request(x->conn, &caller);
+	x->asked = true;
+	/* Where it is not begun, on_refused() was. */
+	(void)begin_chat(x->conn, &no_headers, body, &begin_with);
 }
 
 static void

@@ -10,7 +10,7 @@ import socket
 import struct
 import unittest
 
-from tolld import Tolld, cost, micro, wait_for
+from tolld import Tolld, cost, micro, text_of, wait_for
 from ws import ANY, CLOSE, MODELS, PING, PONG, TEXT, Closed, Refused, WebSocket, WsCase, frame
 
 
@@ -53,6 +53,43 @@ class Chat(WsCase):
             self.assertNotIn(field, got)
         w.ask(model="long", max_tokens=7)
         self.assertEqual(w.answer()[1]["finish_reason"], "length")
+
+    def test_the_past_goes_in_front(self):
+        """Of the question's session: what the provider is sent, and what is charged, is what the
+        preview of the same counted; whatever road the past came by."""
+        w = self.ws()
+        w.ask("What is \"this\"?\n\tи это 😀", model="short")
+        text, end = w.answer()
+        session = end["session_id"]
+        past = [{"role": "user", "content": "What is \"this\"?\n\tи это 😀"},
+                {"role": "assistant", "content": text}]
+        more = self.t.run(self.key, "and by send", "short", session_id=session)
+        past += [{"role": "user", "content": "and by send"},
+                 {"role": "assistant", "content": text_of(more)}]
+        body = {"question": "and that?", "model": "echo-uncounted", "session_id": session,
+                "max_tokens": 4000}
+        preview = self.t.request("POST", "/chat/preview", dict(
+            {k: v for k, v in body.items() if k != "question"}, message="and that?"), self.key)[2]
+        self.assertGreater(preview["prompt_tokens"], 40)
+        before = self.balance()
+        w.send(body)
+        text, end = w.answer()
+        self.assertEqual(json.loads(text)["messages"],
+                         past + [{"role": "user", "content": "and that?"}])
+        self.assertEqual(end["session_id"], session)
+        self.assertEqual(end["usage"]["prompt_tokens"], preview["prompt_tokens"])
+        charge = cost(preview["prompt_tokens"], end["usage"]["completion_tokens"])
+        self.assertEqual(micro(end["cost"]), charge)
+        self.assertEqual(micro(end["balance"]), before - charge)
+        # Another account's session is none.
+        other = self.ws(self.t.account("bob", "10"), "bob")
+        other.send(body)
+        self.assertEqual(json.loads(other.answer()[0])["messages"],
+                         [{"role": "user", "content": "and that?"}])
+        # What was asked here is in the history.
+        page = self.t.request("GET", f"/chat/history?session_id={session}", key=self.key)[2]
+        self.assertEqual([m["content"] for m in page["messages"]],
+                         [m["content"] for m in past] + ["and that?", text])
 
     def test_bad_messages(self):
         before = self.balance()
@@ -298,6 +335,46 @@ class Limits(WsCase):
         w.send({"type": "cancel"})
         w.answer()
         self.lives(other)
+
+    def test_a_long_question_beyond_a_limit_is_not_read(self):
+        """Nor is it said what is wrong with it: who has no question left has none."""
+        long = "word " * 100000
+        hasty, limited = self.t.account("hasty2", "100"), self.t.account("limited2", "10")
+        w = self.ws(hasty, "hasty2")
+        for _ in range(10):
+            w.ask(long, model="none")
+            self.assertEqual(w.next()["code"], "model_not_found")
+        w.ask(long, model="none")
+        self.assertEqual(w.next()["code"], "rate_limit_exceeded")
+        self.t.ctl("account", "set", "limited2", "--rpm", 1)
+        w = self.ws(limited, "limited2")
+        w.ask(long, model="none")  # it was read, and is a request
+        self.assertEqual(w.next()["code"], "model_not_found")
+        w.ask(long, model="none")
+        m = w.next()
+        self.assertEqual(m["code"], "rate_limit_exceeded")
+        self.assertGreaterEqual(m["retry_after"], 1)
+        self.t.ctl("account", "set", "limited2", "--rpm", 0)
+        self.lives(w)
+
+    def test_a_budget(self):
+        key = self.t.account("thrifty", "10")
+        budget = cost(self.prompt("long"), 100)
+        self.t.ctl("account", "set", "thrifty", "--budget-day", f"{budget / 1000000:.6f}")
+        w = self.ws(key, "thrifty")
+        w.ask(model="long")
+        text, end = w.answer()
+        self.assertEqual((end["type"], end["finish_reason"]), ("end", "credit"))
+        self.assertTrue(text)
+        self.assertLessEqual(cost(self.prompt("long"), end["usage"]["completion_tokens"]), budget)
+        w.ask(model="long")
+        m = w.next()
+        self.assertEqual((m["type"], m["code"]), ("error", "budget_exceeded"))
+        self.assertGreater(m["required"], m["available"])
+        self.assertEqual(micro(m["budget_day"]["limit"]), budget)
+        self.assertEqual(micro(m["budget_day"]["spent"]), micro(end["cost"]))
+        self.t.ctl("account", "set", "thrifty", "--budget-day", "0")
+        self.lives(w)
 
     def test_models_of_a_key(self):
         key = self.t.ctl("key", "create", "alice", "--model", "short")["key"]

@@ -21,6 +21,7 @@ MODELS = {
     "refused": "sim:status=500",
     "broken": f"sim:tokens=20,fault=error@5,{EXACT}",
     "echo": "sim:echo=1",
+    "echo-uncounted": "sim:echo=1,usage=no",
 }
 ANY = "limits { ws_questions_per_minute = 0 }"
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
