@@ -230,3 +230,12 @@ export async function tollctl(...args) {
 	const { stdout } = await promisify(execFile)(at.tollctl, ['-s', at.socket, ...args]);
 	return stdout;
 }
+
+let accounts = 0;
+
+// A key of an account that has said nothing yet.
+export async function account() {
+	const name = `page-${process.pid}-${++accounts}`;
+	await tollctl('account', 'create', name, '--balance', '1000');
+	return JSON.parse(await tollctl('--json', 'key', 'create', name)).key;
+}

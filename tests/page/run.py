@@ -49,7 +49,7 @@ model "{name}" {{
     price_prompt = 500
     price_completion = 2000
     context = 128000
-    max_completion = 4096
+    max_completion = {16384 if name == "long" else 4096}
 }}
 '''
     return text

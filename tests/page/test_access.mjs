@@ -3,12 +3,11 @@
 // Method: Chromium as each of them would have it; names, roles and contrast computed from the page.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { ask, at, browser, ended, lastAnswer, provider, shot, signIn, until } from './harness.mjs';
+import { account, ask, at, browser, ended, lastAnswer, provider, shot, signIn, until } from './harness.mjs';
 
 const PROSE = '# Heading\n\nA [link](https://x.example), `code`, *emphasis*. Second sentence.\n\n> quote\n\n```js\nlet x;\n```\n\n' +
 	'- item\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\nThe last one.';
-const key = at.keys.access;
-let p;
+let key, p;
 
 before(async () => {
 	p = await provider({ prose: PROSE });
@@ -18,6 +17,7 @@ after(() => p.close());
 async function within(options, body) {
 	const b = await browser(options);
 	try {
+		key = await account();
 		const page = await b.page();
 		await body(page, b);
 		await b.clean();
