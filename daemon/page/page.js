@@ -22,6 +22,7 @@ let session = blank();
 let run = null; // the answer under way: {stream, answer, controller, question, limit, stopping}
 let keepsHistory = null; // does the server? null: not known yet
 let listed = { sessions: [], next: null };
+let lists = 0; // asked for, or outdated
 
 const talk = new Talk();
 const composer = new Composer({ onsend: ask, onstop: stop, preview, onfault: signedOut });
@@ -537,10 +538,14 @@ function pager(here, page) {
 
 // The list at the side.  A server that keeps no history has none: then the page keeps this one.
 async function list() {
+	const mine = ++lists;
 	if (keepsHistory !== false) {
 		try {
-			listed = joined(await tolld.sessions());
+			const page = await tolld.sessions();
 			keepsHistory = true;
+			// What was asked earlier may come later, and knows nothing of what happened since.
+			if (mine === lists)
+				listed = joined(page);
 		} catch (e) {
 			if (!(e instanceof TolldError))
 				throw e;
@@ -579,7 +584,10 @@ function rows() {
 
 async function moreSessions() {
 	try {
+		const mine = lists;
 		const page = await tolld.sessions({ before: listed.next });
+		if (mine !== lists)
+			return;
 		listed = { ...page, sessions: [...listed.sessions, ...page.sessions] };
 		rows();
 	} catch (e) {
@@ -605,6 +613,7 @@ async function forget(s) {
 			return;
 		}
 	}
+	lists++;
 	listed.sessions = (listed.sessions ?? []).filter((x) => x.id !== s.id);
 	tell({ type: 'forgot', forgot: s.id });
 	new Speaker().say(t('forget.done'));

@@ -190,6 +190,42 @@ test('two tabs on one conversation see the same answer', async () => {
 	await two.close();
 });
 
+test('a list of conversations that comes late brings nothing back', async () => {
+	const page = await open();
+	await ask(page, 'To be deleted', 'quick');
+	await ended(page);
+	const row = page.locator('.session').filter({ hasText: 'To be deleted' });
+	await row.waitFor();
+	let release, held = 0;
+	const released = new Promise((r) => {
+		release = r;
+	});
+	let late;
+	await page.route((u) => u.pathname === '/chat/history' && u.search === '', async (route) => {
+		if (held++ > 0) {
+			await route.continue();
+			return;
+		}
+		const response = await route.fetch(); // as it is now
+		late = released.then(() => route.fulfill({ response }));
+	});
+	await ask(page, 'And more', 'quick'); // after which it is asked for
+	await ended(page);
+	await until(() => late !== undefined, 'the list to be asked for');
+	await page.getByRole('button', { name: 'Delete “To be deleted”' }).click();
+	await page.locator('#confirm-yes').click();
+	await page.getByText('What would you like to know?').waitFor();
+	assert.equal(await row.count(), 0);
+	const arrived = page.waitForEvent('requestfinished', (r) => r.url().endsWith('/chat/history'));
+	release();
+	await late;
+	await arrived;
+	await page.evaluate(() => new Promise((r) => setTimeout(r))); // what waits for it has run
+	assert.equal(await row.count(), 0);
+	await page.unrouteAll();
+	await page.close();
+});
+
 test('another conversation may be looked at while one is answered', async () => {
 	const page = await open();
 	await page.locator('#limit').selectOption('256');
