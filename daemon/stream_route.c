@@ -130,8 +130,9 @@ serve(struct conn *c, struct stream *st, const struct want *want)
 		conn_reply(c, 200, "text/event-stream", NULL, 0);
 		return;
 	}
-	/* EventSource comes back after an end as after a failure, until it gets a 204. */
-	if (want->seen_end && st->state == STREAM_ENDED) {
+	/* EventSource comes back after an end as after a failure, until it gets a 204.  An end that
+	 * is not of this text is some other stream's: there is something to tell, then. */
+	if (want->seen_end && st->state == STREAM_ENDED && want->offset >= st->text.len) {
 		conn_reply(c, 204, NULL, NULL, 0);
 		return;
 	}

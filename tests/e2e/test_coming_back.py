@@ -225,6 +225,8 @@ class ComingBack(Case):
         # Who comes after the end.
         self.assertEqual(self.status(sent["stream_id"], w.last_id), (204, b""))
         self.assertEqual(self.status(sent["stream_id"], None), (200, w.text))
+        # The end of a shorter text is another stream's.
+        self.assertEqual(self.status(sent["stream_id"], "0-e"), (200, w.text))
         at = w.rng.randrange(len(w.text) + 1)
         from_there = w.text[at:]
         while from_there and from_there[0] & 0xc0 == 0x80:
