@@ -94,7 +94,7 @@ class Document(unittest.TestCase):
 
 class Running(Case):
     OPTIONS = {"models": {"slow": "sim:tokens=100000,rate=20", "dead": "nobody",
-                          "cut": "sim:tokens=20,fault=cut@8"},
+                          "cut": "sim:tokens=20,fault=cut@8", "much": "sim:tokens=5000"},
                "config": "limits { requests_per_minute = 100000 tokens_per_minute = 100000000 }\n"
                          "first_sight { grant = 1 max_accounts = 1 }"}
 
@@ -180,6 +180,62 @@ class Running(Case):
         self.call("/chat/send", "post", 409, more, self.key, again)
         capped = self.t.ctl("key", "create", "alice", "--cap", "0.000001", "--per", "day")["key"]
         self.call("/chat/send", "post", 402, chat, capped)
+
+    def test_budgets(self):
+        """All that a budget adds to an answer is in the document, on each road."""
+        key = self.t.account("thrifty", "5")
+        said = {"messages": [{"role": "user", "content": "hi"}]}
+        for name in ("day", "month"):
+            for text, allowed in (("0.0005", True), ("0.000001", False)):
+                self.t.ctl("account", "set", "thrifty", f"--budget-{name}", text)
+                self.assertIn(f"budget_{name}", self.call("/balance", "get", 200, key=key))
+                preview = self.call("/chat/preview", "post", 200, {"message": "hi"}, key)
+                self.assertEqual((preview["allowed"], preview.get("short_of")),
+                                 (allowed, None if allowed else f"budget_{name}"))
+                if allowed:
+                    sent = self.call("/chat/send", "post", 200, {"message": "hi", "model": "slow"},
+                                     key)
+                    self.call("/stream", "delete", 200, query=f"?id={sent['stream_id']}")
+            for path, body in (("/chat/send", {"message": "hi"}), ("/api/chat", {"message": "hi"}),
+                               ("/v1/chat/completions", said)):
+                e = self.call(path, "post", 402, body, key)["error"]
+                self.assertEqual(e["code"], "budget_exceeded")
+                self.assertIn(f"budget_{name}", e)
+            self.t.ctl("account", "set", "thrifty", f"--budget-{name}", "0")
+        # Cut by one: the end says it.
+        self.t.ctl("account", "set", "thrifty", "--budget-day", "0.0005")
+        answer = self.call("/api/chat", "post", 200, {"message": "hi", "model": "much"}, key)
+        self.assertEqual((answer["finish_reason"], answer["short_of"]), ("credit", "budget_day"))
+        self.t.ctl("account", "set", "thrifty", "--budget-day", "0.001")
+        sent = self.call("/chat/send", "post", 200, {"message": "hi", "model": "much"}, key)
+        text = self.call("/stream", "get", 200, query=f"?id={sent['stream_id']}")
+        self.assertIn('"short_of":"budget_day"', text.decode())
+        self.t.ctl("account", "set", "thrifty", "--budget-day", "0.0015")
+        text = self.call("/v1/chat/completions", "post", 200,
+                         dict(said, model="much", stream=True), key)
+        self.assertIn('"short_of":"budget_day"', text.decode())
+
+    def test_a_web_sockets_handshake(self):
+        at = "/ws/chat/alice"
+        self.call("/ws/chat/{id}", "get", 426, key=self.key, at=at)
+        self.call("/ws/chat/{id}", "get", 401, at=at)
+        good = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+        self.call("/ws/chat/{id}", "get", 400, key=self.key, at=at, headers=good)
+        good["Sec-WebSocket-Key"] = "AAAAAAAAAAAAAAAAAAAAAA=="
+        e = self.call("/ws/chat/{id}", "get", 403, key=self.key, at=at,
+                      headers=dict(good, Origin="https://elsewhere.example"))
+        self.assertEqual(e["error"]["code"], "origin_not_allowed")
+        e = self.call("/ws/chat/{id}", "get", 403, key=self.key, at="/ws/chat/bob", headers=good)
+        self.assertEqual(e["error"]["code"], "account_mismatch")
+
+    def test_roles_in_the_history(self):
+        for role in ("system", "developer", "tool", "user"):
+            sent = self.call("/chat/send", "post", 200, {"messages": [
+                {"role": role, "content": "x", "tool_call_id": "1"}]}, self.key, good=False)
+            self.t.request("DELETE", f"/stream?id={sent['stream_id']}")
+            page = self.call("/chat/history", "get", 200, key=self.key,
+                             query=f"?session_id={sent['session_id']}")
+            self.assertEqual(page["messages"][0]["role"], role)
 
     def test_limits(self):
         key = self.t.account("carol", "5")
