@@ -20,12 +20,44 @@
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "shm/account.h"
+#include "shm/clock.h"
 #include "shm/fault.h"
 #include "shm/ledger.h"
 #include "shm/ring.h"
 #include "shm/wake.h"
 
 #define CHECKPOINT_PIECES 1024
+#define TELL_US UINT64_C(1000000)
+#define TELL_RECORDS 4096 /* between two looks at the clock */
+
+/* Something that takes long with many accounts: a line a second says how far it is. */
+struct loading {
+	const char *what;
+	uint64_t due_us;
+};
+
+static struct loading
+loading_begin(const char *what)
+{
+	return (struct loading){what, monotonic_us() + TELL_US};
+}
+
+/* Of 0: nobody knows. */
+static void
+loading_tell(void *arg, uint64_t done, uint64_t of)
+{
+	struct loading *l = arg;
+	uint64_t now_us = monotonic_us();
+	char done_text[24], of_text[24];
+
+	if (now_us < l->due_us)
+		return;
+	l->due_us = now_us + TELL_US;
+	(void)snprintf(done_text, sizeof done_text, "%llu", (unsigned long long)done);
+	(void)snprintf(of_text, sizeof of_text, "%llu", (unsigned long long)of);
+	log_event(LOG_INFO, "loading", "what", l->what, "done", done_text, "of",
+	    of > 0 ? of_text : NULL, NULL);
+}
 
 /* Play what the journal has after the rows. */
 static int
@@ -35,6 +67,7 @@ replay(struct keeper *k, uint64_t *records)
 	uint64_t base = journal_base(k->journal)->sequence;
 	uint64_t from = (applied > base ? applied : base) + 1;
 	struct journal_cursor *c = journal_cursor_new(journal_reader(k->journal), from);
+	struct loading loading = loading_begin("records to replay");
 	struct journal_entry e;
 	int more;
 
@@ -50,7 +83,8 @@ replay(struct keeper *k, uint64_t *records)
 			errno = 0;
 			break;
 		}
-		++*records;
+		if (++*records % TELL_RECORDS == 0)
+			loading_tell(&loading, *records, journal_last(k->journal) - from + 1);
 	}
 	journal_cursor_free(c);
 	return more;
@@ -86,6 +120,7 @@ static int
 load_checkpoint(struct keeper *k)
 {
 	struct journal_cursor *c = journal_cursor_new(journal_reader(k->journal), 1);
+	struct loading loading = loading_begin("accounts of the checkpoint");
 	struct checkpoint_load *load;
 	const char *why;
 	int more;
@@ -95,7 +130,7 @@ load_checkpoint(struct keeper *k)
 	if ((load = checkpoint_load_new(c, k->books)) == NULL)
 		fatal("keeper: checkpoint");
 	while ((more = checkpoint_load_step(load, CHECKPOINT_PIECES, &why)) > 0)
-		continue;
+		loading_tell(&loading, books_accounts(k->books), 0);
 	checkpoint_load_free(load);
 	journal_cursor_free(c);
 	if (more < 0) {
@@ -116,6 +151,7 @@ load_checkpoint(struct keeper *k)
 static int
 load_rows(struct keeper *k)
 {
+	struct loading loading = loading_begin("rows of state.mdb");
 	uint64_t applied;
 
 	if (open_rows(k) < 0)
@@ -123,7 +159,7 @@ load_rows(struct keeper *k)
 	applied = state_progress(k->state)->applied;
 	if (applied > journal_last(k->journal) ||
 	    (applied != 0 && applied < journal_base(k->journal)->sequence) ||
-	    state_load(k->state, k->books) < 0) {
+	    state_load(k->state, k->books, loading_tell, &loading) < 0) {
 		log_warnx("state.mdb does not belong to the journal; it is rebuilt");
 		close_rows(k);
 		if (open_rows(k) < 0)
@@ -188,6 +224,8 @@ enter_prices(struct keeper *k)
 static int
 show_tables(struct keeper *k)
 {
+	struct loading loading = loading_begin("accounts into shared memory");
+
 	errno = 0;
 	if (keeper_prices_show(k, true) < 0)
 		return -1;
@@ -195,6 +233,8 @@ show_tables(struct keeper *k)
 		if (keeper_show_account(k, i) < 0)
 			return -1;
 		keeper_show_settings(k, i);
+		if (i % TELL_RECORDS == TELL_RECORDS - 1)
+			loading_tell(&loading, i + 1, books_accounts(k->books));
 	}
 	for (uint32_t i = 0; i < books_keys(k->books); i++)
 		if (keeper_show_key(k, i) < 0)

@@ -227,8 +227,15 @@ database_of(const struct state *st, enum books_table table)
 	return dbi[table];
 }
 
+struct load {
+	struct books *books;
+	state_tell *tell;
+	void *arg;
+	uint64_t done, of; /* rows, of all tables */
+};
+
 static int
-load_table(struct state *st, MDB_txn *txn, enum books_table table, struct books *b)
+load_table(struct state *st, MDB_txn *txn, enum books_table table, struct load *l)
 {
 	MDB_cursor *cursor;
 	MDB_val key, value;
@@ -236,26 +243,34 @@ load_table(struct state *st, MDB_txn *txn, enum books_table table, struct books 
 
 	if (rc != 0)
 		return rc;
-	while ((rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) == 0)
-		if (books_row_load(b, table, key.mv_data, key.mv_size, value.mv_data,
+	while ((rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) == 0) {
+		if (books_row_load(l->books, table, key.mv_data, key.mv_size, value.mv_data,
 			value.mv_size) < 0) {
 			rc = MDB_CORRUPTED;
 			break;
 		}
+		if (++l->done % STATE_TELL_ROWS == 0 && l->tell != NULL)
+			l->tell(l->arg, l->done, l->of);
+	}
 	mdb_cursor_close(cursor);
 	return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
 int
-state_load(struct state *st, struct books *b)
+state_load(struct state *st, struct books *b, state_tell *tell, void *arg)
 {
+	struct load l = {.books = b, .tell = tell, .arg = arg};
 	MDB_txn *txn;
+	MDB_stat stat;
 	int rc = mdb_txn_begin(st->env, NULL, MDB_RDONLY, &txn);
 
 	if (rc != 0)
 		return -1;
+	for (int table = 0; table < ROWS_TABLES; table++)
+		if (mdb_stat(txn, database_of(st, (enum books_table)table), &stat) == 0)
+			l.of += stat.ms_entries;
 	for (int table = 0; table < ROWS_TABLES && rc == 0; table++)
-		rc = load_table(st, txn, (enum books_table)table, b);
+		rc = load_table(st, txn, (enum books_table)table, &l);
 	mdb_txn_abort(txn);
 	/* The rows came in the order of their ids. */
 	books_refs_sort(b);

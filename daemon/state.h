@@ -39,8 +39,14 @@ struct state;
 struct state *state_open(const char *state_dir, size_t map_bytes, const char **why)
     __attribute__((warn_unused_result));
 void state_close(struct state *);
-/* Fill empty books from the rows; -1: they don't fit together (remove it and rebuild). */
-int state_load(struct state *, struct books *) __attribute__((warn_unused_result));
+/*
+ * Fill empty books from the rows; -1: they don't fit together (remove it and rebuild).  Tell, if
+ * it is not NULL, hears every STATE_TELL_ROWS rows how far it is, for it may take long.
+ */
+#define STATE_TELL_ROWS 1024
+typedef void state_tell(void *arg, uint64_t done, uint64_t of);
+int state_load(struct state *, struct books *, state_tell *, void *arg)
+    __attribute__((warn_unused_result));
 void state_remove(const char *state_dir);
 
 #define STATE_FILE "state.mdb"

@@ -83,7 +83,7 @@ reload(void)
 	st = state_open(dir, 0, &why);
 	assert_non_null(st);
 	b = books_new();
-	assert_int_equal(state_load(st, b), 0);
+	assert_int_equal(state_load(st, b, NULL, NULL), 0);
 	c = journal_cursor_new(journal_reader(j), state_progress(st)->applied + 1);
 	assert_non_null(c);
 	while (journal_cursor_next(c, &e) == 1)
@@ -439,6 +439,44 @@ a_damaged_file_is_rebuilt_and_readers_notice(void **state)
 	}
 }
 
+struct told {
+	uint64_t times, done, of;
+};
+
+static void
+tell(void *arg, uint64_t done, uint64_t of)
+{
+	struct told *t = arg;
+
+	assert_int_equal(done, t->done + STATE_TELL_ROWS);
+	t->times++;
+	t->done = done;
+	t->of = of;
+}
+
+static void
+who_loads_many_rows_is_told_how_far_it_is(void **state)
+{
+	struct told told = {0};
+	char id[16];
+
+	(void)state;
+	for (uint32_t i = 0; i < 3 * STATE_TELL_ROWS; i++) {
+		(void)snprintf(id, sizeof id, "account-%u", i);
+		journal(rec_account(i, id, 0));
+	}
+	commit();
+	project(SIZE_MAX);
+	state_close(st);
+	books_free(b);
+	st = state_open(dir, 0, &why);
+	assert_non_null(st);
+	b = books_new();
+	assert_int_equal(state_load(st, b, tell, &told), 0);
+	assert_int_equal(told.times, 3);
+	assert_int_equal(told.of, 3 * STATE_TELL_ROWS);
+}
+
 int
 main(void)
 {
@@ -450,6 +488,7 @@ main(void)
 	    TEST(accounts_and_keys_are_listed),
 	    TEST(the_map_grows_under_its_readers),
 	    TEST(a_damaged_file_is_rebuilt_and_readers_notice),
+	    TEST(who_loads_many_rows_is_told_how_far_it_is),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
