@@ -72,8 +72,8 @@ screen_begin(struct screen *s)
 	(void)sigaction(SIGWINCH, &sa, NULL);
 	if (tcsetattr(STDIN_FILENO, TCSAFLUSH, &raw) != 0)
 		return false;
-	/* The other screen, without a cursor. */
-	(void)fputs("\033[?1049h\033[?25l", stdout);
+	/* The other screen, without a cursor; lines are cut at its edge and not folded. */
+	(void)fputs("\033[?1049h\033[?7l\033[?25l", stdout);
 	s->live = true;
 	return true;
 }
@@ -83,7 +83,7 @@ screen_end(struct screen *s)
 {
 	if (!s->live)
 		return;
-	(void)fputs("\033[?25h\033[?1049l", stdout);
+	(void)fputs("\033[?7h\033[?25h\033[?1049l", stdout);
 	(void)fflush(stdout);
 	(void)tcsetattr(STDIN_FILENO, TCSAFLUSH, &s->before);
 	s->live = false;

@@ -19,7 +19,7 @@ struct model {
 	char name[TOP_NAME_MAX + 1];
 	int64_t tokens, credits; /* since the daemon began: of streams that ended, and under way */
 	int64_t first[TOP_WINDOW][TOP_BUCKETS_MAX]; /* counts of the last looks, `at` the newest */
-	bool listed;
+	bool listed; /* at the last look; a reload may have taken it away */
 };
 
 struct streams {
@@ -37,6 +37,9 @@ struct top_past {
 	uint32_t bounds;
 };
 
+/* What no daemon has; sums and rates of what one says nevertheless end here. */
+#define MOST INT64_C(1000000000000000)
+
 static const struct command stats_get = {.name = "top", .method = "stats.get"};
 static const struct command stream_list = {.name = "top", .method = "stream.list"};
 
@@ -47,6 +50,28 @@ now_us(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
+}
+
+static int64_t
+clamp(double n)
+{
+	return n <= (double)-MOST ? -MOST : n >= (double)MOST ? MOST : (int64_t)n;
+}
+
+static int64_t
+plus(int64_t a, int64_t b)
+{
+	int64_t sum;
+
+	if (__builtin_add_overflow(a, b, &sum) || sum > MOST || sum < -MOST)
+		return a > 0 ? MOST : -MOST;
+	return sum;
+}
+
+static int64_t
+minus(int64_t a, int64_t b)
+{
+	return plus(a, b == INT64_MIN ? INT64_MAX : -b);
 }
 
 static enum ctl_exit
@@ -152,12 +177,13 @@ take_family(struct top_past *p, const msgpack_object *family)
 		copy_name(name, labels, "model");
 		if ((m = model_of(p, name)) == NULL)
 			return false;
+		m->listed = true;
 		if (first)
 			take_buckets(p, m, s);
 		else if (credits)
-			m->credits += proto_get_int(s, "value", 0);
+			m->credits = plus(m->credits, proto_get_int(s, "value", 0));
 		else if (is(labels, "kind", "completion"))
-			m->tokens += proto_get_int(s, "value", 0);
+			m->tokens = plus(m->tokens, proto_get_int(s, "value", 0));
 	}
 	return true;
 }
@@ -243,7 +269,7 @@ by_account(const void *a, const void *b)
 static int64_t
 a_second(int64_t n, uint64_t us)
 {
-	return us == 0 || n <= 0 ? 0 : (int64_t)((double)n * 1e6 / (double)us + 0.5);
+	return us == 0 || n <= 0 ? 0 : clamp((double)n * 1e6 / (double)us + 0.5);
 }
 
 /* The value below which `share` of the counts lie; -1: there are none.  Within its bucket they are
@@ -255,19 +281,19 @@ quantile(const struct top_past *p, const int64_t *count, double share)
 	double wanted;
 
 	for (uint32_t i = 0; i <= p->bounds; i++)
-		total += count[i];
+		total = plus(total, count[i]);
 	if (total <= 0 || p->bounds == 0)
 		return -1;
 	wanted = share * (double)total;
 	for (uint32_t i = 0; i < p->bounds; i++) {
-		int64_t from = i == 0 ? 0 : p->bound[i - 1];
+		double from = i == 0 ? 0 : (double)p->bound[i - 1];
 
-		if ((double)(below + count[i]) >= wanted && count[i] > 0)
-			return from + (int64_t)((double)(p->bound[i] - from) *
+		if ((double)plus(below, count[i]) >= wanted && count[i] > 0)
+			return clamp(from + ((double)p->bound[i] - from) *
 			    (wanted - (double)below) / (double)count[i]);
-		below += count[i];
+		below = plus(below, count[i]);
 	}
-	return p->bound[p->bounds - 1];
+	return clamp((double)p->bound[p->bounds - 1]);
 }
 
 /* What has come since the oldest look that is kept. */
@@ -277,7 +303,7 @@ lately(const struct top_past *p, const struct model *m, int64_t *count)
 	uint32_t oldest = p->looks < TOP_WINDOW ? 0 : (p->at + 1) % TOP_WINDOW;
 
 	for (uint32_t i = 0; i <= p->bounds; i++)
-		count[i] += m->first[p->at][i] - m->first[oldest][i];
+		count[i] = plus(count[i], minus(m->first[p->at][i], m->first[oldest][i]));
 }
 
 static struct top_row *
@@ -289,8 +315,23 @@ row_of(struct top_table *t, const char *name)
 	return NULL;
 }
 
+/* Without those that are gone and have no stream any more. */
+static void
+drop_gone(struct top *t)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < t->models.count; i++) {
+		const struct top_row *r = &t->models.row[i];
+
+		if (t->past->model[i].listed || r->streams + r->waiting > 0)
+			t->models.row[n++] = *r;
+	}
+	t->models.count = n;
+}
+
 /* Rows of models, and of all together.  `before` has the totals of the former look, by index. */
-static bool
+static void
 work_out_models(struct top *t, const int64_t (*before)[2], uint32_t known, uint64_t us)
 {
 	struct top_past *p = t->past;
@@ -301,15 +342,16 @@ work_out_models(struct top *t, const int64_t (*before)[2], uint32_t known, uint6
 		struct top_row *row = &t->models.row[i];
 		int64_t first[TOP_BUCKETS_MAX] = {0};
 
-		/* A model that was not there before came with all that it counted. */
-		int64_t dt = i < known ? m->tokens - before[i][0] : 0;
-		int64_t dc = i < known ? m->credits - before[i][1] : 0;
+		/* A model that was not there before came with all that it counted, and went with it. */
+		bool both = i < known && m->listed;
+		int64_t dt = both ? minus(m->tokens, before[i][0]) : 0;
+		int64_t dc = both ? minus(m->credits, before[i][1]) : 0;
 
 		lately(p, m, first);
 		for (uint32_t k = 0; k <= p->bounds; k++)
-			all_first[k] += first[k];
-		tokens += dt;
-		credits += dc;
+			all_first[k] = plus(all_first[k], first[k]);
+		tokens = plus(tokens, dt);
+		credits = plus(credits, dc);
 		row->tokens = a_second(dt, us);
 		row->credits = a_second(dc, us);
 		row->p50_us = quantile(p, first, 0.5);
@@ -319,7 +361,7 @@ work_out_models(struct top *t, const int64_t (*before)[2], uint32_t known, uint6
 	t->all.credits = a_second(credits, us);
 	t->all.p50_us = quantile(p, all_first, 0.5);
 	t->all.p99_us = quantile(p, all_first, 0.99);
-	return true;
+	drop_gone(t);
 }
 
 static bool
@@ -333,8 +375,8 @@ make_models(struct top *t, const struct streams *now)
 
 		if (m == NULL)
 			return false;
-		m->tokens += now->s[i].tokens;
-		m->credits += now->s[i].cost;
+		m->tokens = plus(m->tokens, now->s[i].tokens);
+		m->credits = plus(m->credits, now->s[i].cost);
 	}
 	row = realloc(t->models.row, (p->models + 1) * sizeof *row);
 	if (row == NULL)
@@ -367,8 +409,8 @@ subtract(struct streams *now, const struct streams *before)
 		while (k < before->count && strcmp(before->s[k].id, s->id) < 0)
 			k++;
 		if (k < before->count && strcmp(before->s[k].id, s->id) == 0) {
-			s->tokens -= before->s[k].tokens;
-			s->cost -= before->s[k].cost;
+			s->tokens = minus(s->tokens, before->s[k].tokens);
+			s->cost = minus(s->cost, before->s[k].cost);
 		}
 	}
 }
@@ -392,8 +434,8 @@ work_out_accounts(struct top *t, const struct streams *now, uint64_t us)
 			memcpy(r->name, s->account, sizeof r->name);
 		}
 		*(s->waiting ? &r->waiting : &r->streams) += 1;
-		r->tokens += s->tokens;
-		r->credits += s->cost;
+		r->tokens = plus(r->tokens, s->tokens);
+		r->credits = plus(r->credits, s->cost);
 	}
 	for (uint32_t i = 0; i < t->accounts.count; i++) {
 		row[i].tokens = a_second(row[i].tokens, us);
@@ -407,9 +449,10 @@ work_out(struct top *t, const struct streams *now, const int64_t (*before)[2], u
     uint64_t us)
 {
 	struct streams mine = {malloc((now->count + 1) * sizeof *now->s), now->count, 0};
-	bool good = mine.s != NULL && make_models(t, now) && work_out_models(t, before, known, us);
+	bool good = mine.s != NULL && make_models(t, now);
 
 	if (good) {
+		work_out_models(t, before, known, us);
 		if (now->count > 0)
 			memcpy(mine.s, now->s, now->count * sizeof *now->s);
 		subtract(&mine, &t->past->streams);
@@ -428,7 +471,7 @@ top_look(struct ctl *ctl, struct top *t)
 	enum ctl_exit e;
 	int64_t (*before)[2];
 	uint64_t at_us, us;
-	uint32_t known;
+	uint32_t known, was;
 
 	if (p == NULL)
 		return no_memory();
@@ -437,12 +480,19 @@ top_look(struct ctl *ctl, struct top *t)
 	before = malloc((known + 1) * sizeof *before);
 	if (before == NULL)
 		return no_memory();
-	for (uint32_t i = 0; i < known; i++) {
-		before[i][0] = p->model[i].tokens;
-		before[i][1] = p->model[i].credits;
-		p->model[i].tokens = p->model[i].credits = 0;
-	}
+	was = p->at;
 	p->at = p->looks % TOP_WINDOW;
+	for (uint32_t i = 0; i < known; i++) {
+		struct model *m = &p->model[i];
+
+		before[i][0] = m->tokens;
+		before[i][1] = m->credits;
+		m->tokens = m->credits = 0;
+		m->listed = false;
+		/* As it was, unless it is told anew: not what stands there from TOP_WINDOW looks ago. */
+		if (was != p->at)
+			memcpy(m->first[p->at], m->first[was], sizeof m->first[was]);
+	}
 	at_us = now_us();
 	us = p->looks > 0 ? at_us - p->time_us : 0;
 	e = look_at_counters(ctl, p);

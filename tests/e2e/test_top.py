@@ -172,7 +172,8 @@ class Top(Case):
         term.key("q")
         code, after = term.end()
         self.assertEqual((code, after), (0, term.before), term.text[-200:])
-        self.assertTrue(term.text.rstrip().endswith("\033[?25h\033[?1049l"), term.text[-100:])
+        self.assertTrue(term.text.rstrip().endswith("\033[?7h\033[?25h\033[?1049l"),
+                        term.text[-100:])
 
     def test_signals_leave_the_terminal(self):
         for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
