@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "admin/tollctl.h"
 #include "shm/money.h"
@@ -12,14 +13,14 @@
 enum form { FORM_TEXT, FORM_JSON, FORM_CSV };
 
 static enum form form;
-static bool array, first;
+static bool array, first, progress;
 
 /* All fields that some record has, in the order of the columns. */
 static const char *const columns[] = {"sequence", "time", "type", "account", "slot", "op", "amount",
     "total", "uncollected", "price", "prompt", "cached", "cache_write", "completion", "reasoning",
     "outcome", "model", "kind",
     "session_id", "message_id", "ref", "reason", "key_id", "label", "expires_at", "overdraft",
-    "rpm", "tpm", "streams", "status", "price_prompt", "price_cached", "price_cache_write",
+    "rpm", "tpm", "streams", "budget_day", "budget_month", "status", "price_prompt", "price_cached", "price_cache_write",
     "price_completion", "price_reasoning", "price_request",
     "covers", "link", "hash", NULL};
 
@@ -147,6 +148,9 @@ static void
 notified(struct ctl *ctl, const char *method, size_t len, const msgpack_object *record)
 {
 	(void)ctl;
+	if (progress && len == strlen("journal.progress") &&
+	    memcmp(method, "journal.progress", len) == 0)
+		progress_show(proto_get_int(record, "sequence", 0), proto_get_int(record, "of", 0));
 	if (len != strlen("journal.record") || memcmp(method, "journal.record", len) != 0 ||
 	    record == NULL || record->type != MSGPACK_OBJECT_MAP)
 		return;
@@ -178,25 +182,35 @@ say_first(const msgpack_object *result, bool since_given, int64_t since)
 
 /* All pages; with "follow" there is always a next one. */
 static enum ctl_exit
-walk(struct ctl *ctl, const struct command *c, int since)
+walk(struct ctl *ctl, const struct command *c, int since, bool follow)
 {
+	enum ctl_exit status = CTL_DONE;
 	int64_t next = 0;
 
+	/* Where the records do not go to a terminal themselves, and there is an end to reach. */
+	progress = isatty(STDOUT_FILENO) == 0 && !follow;
+	progress_begin(ctl, "journal.progress", "sequence", "records", 1);
 	ctl->notified = notified;
 	first = true;
 	while (next >= 0) {
 		const msgpack_object *result = ctl_call(ctl, c, &next);
 
-		if (result == NULL)
-			return ctl->exit;
+		if (result == NULL) {
+			status = ctl->exit;
+			break;
+		}
 		if (next == 0)
 			say_first(result, ctl->given[since] != NULL, ctl->number[since]);
 		next = proto_get_int(result, "next", -1);
+		if (progress && next >= 0)
+			progress_show(next, proto_get_int(result, "last", 0));
 		/* Who reads us through a pipe wants it now; and who has gone ends it. */
 		if (fflush(stdout) != 0)
-			return CTL_DONE;
+			break;
 	}
-	return CTL_DONE;
+	if (progress)
+		progress_end(ctl);
+	return status;
 }
 
 static enum ctl_exit
@@ -209,7 +223,7 @@ journal(struct ctl *ctl, const struct command *c)
 	array = ctl->json && ctl->given[2] == NULL;
 	if (array)
 		(void)putchar('[');
-	status = walk(ctl, c, 1);
+	status = walk(ctl, c, 1, ctl->given[2] != NULL);
 	if (array)
 		(void)fputs("]\n", stdout);
 	return status;
@@ -252,7 +266,7 @@ export(struct ctl *ctl, const struct command *c)
 	}
 	for (int i = 0; form == FORM_CSV && columns[i] != NULL; i++)
 		(void)printf("%s%s", columns[i], columns[i + 1] != NULL ? "," : "\r\n");
-	return walk(ctl, c, 2);
+	return walk(ctl, c, 2, false);
 }
 
 const struct command cmd_export = {

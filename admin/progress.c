@@ -13,31 +13,37 @@
 static struct {
 	const char *method, *done, *unit;
 	int64_t divide;
-	time_t began, shown;
+	int64_t began_ms, shown_ms; /* 0: not yet */
 } progress;
 
-static time_t
-seconds(void)
+static int64_t
+now_ms(void)
 {
 	struct timespec ts;
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec;
+	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+void
+progress_show(int64_t done, int64_t of)
+{
+	int64_t now = now_ms();
+
+	if (now - progress.began_ms < 1000 || now - progress.shown_ms < 1000 ||
+	    isatty(STDERR_FILENO) == 0)
+		return;
+	progress.shown_ms = now;
+	(void)fprintf(stderr, "\r%" PRId64 " of %" PRId64 " %s", done / progress.divide,
+	    of / progress.divide, progress.unit);
 }
 
 static void
 notified(struct ctl *ctl, const char *method, size_t len, const msgpack_object *args)
 {
 	(void)ctl;
-	if (len != strlen(progress.method) || memcmp(method, progress.method, len) != 0)
-		return;
-	if (isatty(STDERR_FILENO) == 0 || seconds() - progress.began < 1 ||
-	    seconds() == progress.shown)
-		return;
-	progress.shown = seconds();
-	(void)fprintf(stderr, "\r%" PRId64 " of %" PRId64 " %s",
-	    proto_get_int(args, progress.done, 0) / progress.divide,
-	    proto_get_int(args, "of", 0) / progress.divide, progress.unit);
+	if (len == strlen(progress.method) && memcmp(method, progress.method, len) == 0)
+		progress_show(proto_get_int(args, progress.done, 0), proto_get_int(args, "of", 0));
 }
 
 void
@@ -48,8 +54,8 @@ progress_begin(struct ctl *ctl, const char *method, const char *done, const char
 	progress.done = done;
 	progress.unit = unit;
 	progress.divide = divide;
-	progress.began = seconds();
-	progress.shown = 0;
+	progress.began_ms = now_ms();
+	progress.shown_ms = 0;
 	ctl->notified = notified;
 }
 
@@ -57,6 +63,6 @@ void
 progress_end(struct ctl *ctl)
 {
 	ctl->notified = NULL;
-	if (progress.shown != 0)
+	if (progress.shown_ms != 0)
 		(void)fprintf(stderr, "\r\033[K");
 }

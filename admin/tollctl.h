@@ -95,6 +95,8 @@ void print_object(const msgpack_object *);
 void progress_begin(struct ctl *, const char *method, const char *done, const char *unit,
     int64_t divide);
 void progress_end(struct ctl *);
+/* The same without a notification. */
+void progress_show(int64_t done, int64_t of);
 
 /*
  * Lists: pages of {list_key: [objects], "next"} are fetched until there is no next.  With --json

@@ -66,13 +66,21 @@ cancel(struct admin_call *call)
 	reading_end(call->state);
 }
 
+static uint64_t
+journal_end(const struct admin *a)
+{
+	/* Acquire, pairs with the keeper's release after the commit. */
+	return atomic_load_explicit(&a->region->h->journal_seq, memory_order_acquire);
+}
+
 static void
 answer(struct reading *r, bool more)
 {
 	struct proto_out *out = admin_result(r->call);
 
-	proto_put_map(out, 4);
+	proto_put_map(out, 5);
 	proto_put_kint(out, "records", r->sent);
+	proto_put_kint(out, "last", (int64_t)journal_end(r->call->admin));
 	/* Where the journal begins, for who asked for more. */
 	proto_put_kint(out, "first", (int64_t)r->base.sequence + 1);
 	proto_put_kint(out, "compacted_at", (int64_t)(r->base.time_us / 1000000));
@@ -82,13 +90,6 @@ answer(struct reading *r, bool more)
 	else
 		proto_put_nil(out);
 	reading_end(r);
-}
-
-static uint64_t
-journal_end(const struct admin *a)
-{
-	/* Acquire, pairs with the keeper's release after the commit. */
-	return atomic_load_explicit(&a->region->h->journal_seq, memory_order_acquire);
 }
 
 static void

@@ -4,8 +4,10 @@ Method: four workers with accounts under budgets: streams that reach them, many 
         each process, changes in mid-stream, days and months that pass by a clock put forward.
 """
 import calendar
+import csv
 import os
 import signal
+import subprocess
 import time
 import unittest
 from concurrent.futures import ThreadPoolExecutor
@@ -233,6 +235,16 @@ class Budgets(Budgeted):
                 if r["type"] == "account_set"]
         self.assertEqual([(r.get("budget_day"), r.get("budget_month")) for r in sets],
                          [(0.002, None), (0.0002, None), (1, 0.5), (None, 0.000001), (None, 0)])
+        # As text and as a table, too.
+        text = subprocess.run([os.path.join(BUILD, "tollctl"), "-s", self.t.socket, "journal",
+                               "--account", "changed"], capture_output=True, text=True,
+                              timeout=20 * SLOW).stdout
+        self.assertRegex(text, r"account_set changed .*budget_day=1 budget_month=0\.5")
+        table = subprocess.run([os.path.join(BUILD, "tollctl"), "-s", self.t.socket, "export",
+                                "--format", "csv", "--account", "changed"], capture_output=True,
+                               text=True, timeout=20 * SLOW).stdout
+        rows = [r for r in csv.DictReader(table.splitlines()) if r["type"] == "account_set"]
+        self.assertEqual([r["budget_month"] for r in rows], ["", "", "0.5", "0.000001", "0"])
         self.invariants()
 
     def test_changed_under_load(self):
