@@ -142,6 +142,10 @@ open_region(struct setup *s)
 	if (s->heritage.region.leftover)
 		log_event(LOG_WARN, "the last daemon did not end well: recovering", "path",
 		    s->region_path, NULL);
+	else if (why != NULL)
+		log_event(LOG_WARN, "what the last daemon left in memory is not used: streams that "
+		    "ran are charged up to their last mark", "path", s->region_path, "why", why,
+		    NULL);
 	if ((uint32_t)c->workers > s->heritage.region.h->dims.workers)
 		log_warnx("the recovered shared memory has room for %u workers; the next start "
 		    "after a clean end takes all %d", (unsigned)s->heritage.region.h->dims.workers,

@@ -150,6 +150,21 @@ class Crash(unittest.TestCase):
         self.assertGreaterEqual(charged, least)
         self.assertEqual(end_of(self.t.run(self.key, "hi", "short"))[0], "done")
 
+    def test_another_version_after_a_kill(self):
+        """Shared memory of a layout that this one does not know: it says so, and loses no more than
+        a power cut would."""
+        self.start_streams(2, tokens=80)
+        self.t.kill_all()
+        with open(os.path.join(self.t.folder, "run", "ledger.shm"), "r+b") as f:
+            f.seek(8)  # struct region_header: the magic, then the version
+            version = int.from_bytes(f.read(4), "little")
+            f.seek(8)
+            f.write((version - 1).to_bytes(4, "little"))
+        self.t.start()
+        self.assertRegex(self.t.log(), "not used: .*why=\"has another version's layout\"")
+        self.settled()
+        self.assertLess(micro(self.t.show("alice")["balance"]), 100000000)
+
     def ended_by_a_dead_worker(self):
         """The id of a stream whose text is in state.mdb alone, and the text."""
         events = self.t.run(self.key, "hi", "short")
