@@ -54,7 +54,8 @@ on_resize(int sig)
 static bool
 screen_begin(struct screen *s)
 {
-	struct sigaction sa = {.sa_handler = on_signal};
+	/* What is written is not to fail by a window that changes; poll ends by it all the same. */
+	struct sigaction sa = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
 	struct termios raw;
 
 	if (tcgetattr(STDIN_FILENO, &s->before) != 0)

@@ -45,6 +45,10 @@ class Terminal:
             self.text += os.read(self.fd, 65536).decode(errors="replace")
         return self.text
 
+    def read_some(self):
+        if select.select([self.fd], [], [], 0)[0]:
+            self.text += os.read(self.fd, 65536).decode(errors="replace")
+
     def shows(self, pattern):
         """On the last whole screen."""
         def found():
@@ -167,7 +171,9 @@ class Top(Case):
         term.shows(r"PAUSED")
         term.key(" ")
         term.resize(12, 70)
-        os.kill(term.p.pid, signal.SIGWINCH)
+        for _ in range(500):  # also in the midst of a write
+            os.kill(term.p.pid, signal.SIGWINCH)
+            term.read_some()
         term.shows(r"\033\[12;1Hby name")
         term.key("q")
         code, after = term.end()
