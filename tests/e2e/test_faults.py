@@ -206,8 +206,10 @@ class Place:
         self.provoke(point)
         if self.t.process.poll() is None:
             self.topup()
-        end = time.monotonic() + 3
-        while self.armed(point) and any(c.is_alive() for c in clients) and \
+        # What is removed waits until nobody has come for five seconds.
+        late = point == "history.swept"
+        end = time.monotonic() + (15 if late else 3)
+        while self.armed(point) and (late or any(c.is_alive() for c in clients)) and \
                 time.monotonic() < end:
             time.sleep(0.01)
         struck = not self.armed(point)
