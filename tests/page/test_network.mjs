@@ -215,7 +215,7 @@ test('a list of conversations that comes late brings nothing back', async () => 
 	await page.getByRole('button', { name: 'Delete “To be deleted”' }).click();
 	await page.locator('#confirm-yes').click();
 	await page.getByText('What would you like to know?').waitFor();
-	assert.equal(await row.count(), 0);
+	await row.waitFor({ state: 'detached' });
 	const arrived = page.waitForEvent('requestfinished', (r) => r.url().endsWith('/chat/history'));
 	release();
 	await late;
