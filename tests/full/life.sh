@@ -40,7 +40,7 @@ kill -9 "$before"
 say after_crash "$(ask)" # it waits in the queue
 say restarted "$(systemctl show tolld -p NRestarts --value)"
 say recovered "$(journalctl _SYSTEMD_INVOCATION_ID="$(systemctl show tolld -p InvocationID --value)" \
-    -o cat | grep -c 'msg=recovered')"
+    -o cat | grep -cx 'recovered.*')"
 say audit "$(tollctl audit | cut -c 1-2)"
 
 before=$(pid)
