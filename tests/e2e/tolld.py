@@ -52,6 +52,9 @@ def micro(credits):
     return round(float(credits) * 1000000)
 
 
+given = set()  # by free_port: none twice, or a daemon's two listeners could have the same
+
+
 def free_port():
     """Below those that the kernel gives to connections, or one of these could have it by the time
     that it is listened on."""
@@ -60,8 +63,11 @@ def free_port():
     while True:
         with socket.socket() as s:
             port = random.randrange(5000, end) if end > 10000 else 0
+            if port in given:
+                continue
             try:
                 s.bind(("127.0.0.1", port))
+                given.add(port)
                 return s.getsockname()[1]
             except OSError as e:
                 if e.errno != errno.EADDRINUSE:
