@@ -108,8 +108,6 @@ export class Answer {
 	}
 
 	add(piece) {
-		this.waiting?.remove();
-		this.waiting = null;
 		this.text += piece;
 		this.#speaker?.follow(this.text);
 		// One rendering takes as long as the text is.  Four fifths of the time are left to the browser.
@@ -121,6 +119,8 @@ export class Answer {
 	#draw() {
 		this.#frame = 0;
 		const start = performance.now();
+		this.waiting?.remove();
+		this.waiting = null;
 		this.#view.set(this.text);
 		this.#count();
 		const end = performance.now();

@@ -112,6 +112,10 @@ export async function ask(page, text, model) {
 
 export const lastAnswer = (page) => page.locator('.answer').last();
 
+// So many characters of the last answer have come: what is said while it is waited for is none of it.
+export const some = (page, n = 20) => until(async () =>
+	(await lastAnswer(page).locator('.text:not(:has(> .wait))').allTextContents()).join('').length > n, 'some text');
+
 // The last answer's end, in words.
 export async function ended(page) {
 	const end = lastAnswer(page).locator('.end p');

@@ -3,7 +3,7 @@
 // Method: Chromium as each of them would have it; names, roles and contrast computed from the page.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { account, ask, at, browser, ended, lastAnswer, provider, shot, signIn, until } from './harness.mjs';
+import { account, ask, at, browser, ended, lastAnswer, provider, shot, signIn, some, until } from './harness.mjs';
 
 const PROSE = '# Heading\n\nA [link](https://x.example), `code`, *emphasis*. Second sentence.\n\n> quote\n\n```js\nlet x;\n```\n\n' +
 	'- item\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\nThe last one.';
@@ -196,7 +196,7 @@ test('by keyboard alone, with the focus always in sight', () => within({}, async
 	await page.keyboard.type('second line');
 	await page.keyboard.press('Enter');
 	assert.equal(await page.locator('.asked').textContent(), 'First line\nsecond line');
-	await until(async () => (await lastAnswer(page).locator('.text').textContent()).length > 40, 'some text');
+	await some(page, 40);
 	assert.equal((await focus()).id, 'question');
 	await page.keyboard.press('Escape');
 	assert.match(await ended(page), /^Stopped/);
@@ -206,7 +206,7 @@ test('by keyboard alone, with the focus always in sight', () => within({}, async
 	await to('Send');
 	await page.keyboard.press('Enter');
 	await until(async () => (await focus()).id === 'stop', 'the focus on Stop');
-	await until(async () => (await lastAnswer(page).locator('.text').textContent()).length > 40, 'some text');
+	await some(page, 40);
 	await page.keyboard.press('Enter');
 	assert.match(await ended(page), /^Stopped/);
 	assert.equal((await focus()).id, 'question');
@@ -354,7 +354,7 @@ test('light and dark: by the system, or as it was chosen', () => within({ colorS
 test('motion that nobody asked for is left out', () => within({ reducedMotion: 'reduce' }, async (page) => {
 	await signIn(page, key);
 	await ask(page, 'Keep still', 'slow');
-	await until(async () => (await lastAnswer(page).locator('.text').textContent()).length > 20, 'some text');
+	await some(page);
 	const animations = () => page.evaluate(() => // in one go: what is asked for is made anew with each word
 		getComputedStyle(document.querySelector('.answer.runs .text > p:last-child'), '::after').animationName);
 	assert.equal(await animations(), 'none');
@@ -377,7 +377,7 @@ test('in Russian', () => within({ locale: 'ru-RU' }, async (page) => {
 	await page.getByRole('button', { name: 'Отправить' }).click();
 	assert.match(await ended(page), /^12 токенов · Стоило 0,0\d+ кредита$/);
 	await ask(page, 'Ещё', 'slow');
-	await until(async () => (await lastAnswer(page).locator('.text').textContent()).length > 20, 'some text');
+	await some(page);
 	await page.getByRole('button', { name: 'Остановить' }).click();
 	assert.match(await ended(page), /^Остановлено\. \d+ токен/);
 	await shot(page, 'russian');

@@ -2,7 +2,7 @@
 // Method: the page in Chromium, the simulated provider behind the daemon.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { ask, at, balance, browser, choose, ended, lastAnswer, shot, signIn, tollctl, until } from './harness.mjs';
+import { ask, at, balance, browser, choose, ended, lastAnswer, shot, signIn, some, tollctl, until } from './harness.mjs';
 
 let b, page;
 const key = at.keys.answer;
@@ -62,6 +62,12 @@ test('the price is there while one types', async () => {
 
 test('the answer comes as it is written, then what it cost', async () => {
 	const before = (await balance(key)).balance;
+	await page.evaluate(() => { // something is to be read at any moment, if only that it is on its way
+		globalThis.empty = 0;
+		new MutationObserver(() => {
+			globalThis.empty += document.querySelectorAll('.answer.runs .text:empty').length;
+		}).observe(document.body, { childList: true, subtree: true, characterData: true });
+	});
 	await page.locator('#question').focus();
 	await page.keyboard.press('Shift+Enter'); // a new line; nothing is sent, and it is not kept at the end
 	await page.keyboard.press('Enter');
@@ -75,6 +81,7 @@ test('the answer comes as it is written, then what it cost', async () => {
 			bar = Math.max(bar, await answer.locator('progress').evaluate((e) => e.position));
 		return await answer.locator('.end').isVisible();
 	}, 'the end');
+	assert.equal(await page.evaluate(() => globalThis.empty), 0);
 	assert.ok(seen.size > 4, `seen in ${seen.size} states`);
 	assert.ok(bar > 0 && bar < 1, `the bar stood at ${bar}`);
 	const words = await ended(page);
@@ -100,14 +107,14 @@ test('an answer in its own words: a limit that was reached', async () => {
 
 test('stop ends it at once, and is paid up to there', async () => {
 	await ask(page, 'Tell me a long one', 'slow');
-	await until(async () => (await lastAnswer(page).locator('.text').textContent()).length > 40, 'some text');
+	await some(page, 40);
 	await page.locator('#stop').click();
 	assert.match(await ended(page), /^Stopped\. \d+ tokens · It cost [\d.]+ credits$/);
 	await until(async () => (await balance(key)).held === 0, 'nothing to be held');
 	assert.ok(await page.locator('#send').isVisible());
 	// Escape does the same.
 	await ask(page, 'Another', 'slow');
-	await until(async () => (await lastAnswer(page).locator('.text').textContent()).length > 40, 'some text');
+	await some(page, 40);
 	await page.keyboard.press('Escape');
 	assert.match(await ended(page), /^Stopped\./);
 });

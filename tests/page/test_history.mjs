@@ -4,7 +4,7 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { Tolld } from '../../daemon/page/tolld.js';
-import { ask, at, browser, ended, lastAnswer, shot, signIn, tollctl, until } from './harness.mjs';
+import { ask, at, browser, ended, lastAnswer, shot, signIn, some, tollctl, until } from './harness.mjs';
 
 let b;
 const key = at.keys.history;
@@ -19,7 +19,6 @@ after(async () => {
 });
 
 const textOf = async (page) => (await lastAnswer(page).locator('.text').innerText()).replace(/\s+/g, ' ').trim();
-const some = (page, n = 60) => until(async () => (await textOf(page)).length > n, 'some text');
 
 // Question and answer without a page.
 async function turn(message, about = {}, client = tolld) {
@@ -57,7 +56,7 @@ test('what was asked here is there, too', async (t) => {
 	const first = await ended(page);
 	const text = await textOf(page);
 	await ask(page, 'And further?', 'slow');
-	await some(page);
+	await some(page, 60);
 	await page.keyboard.press('Escape');
 	const second = await ended(page);
 	await page.close();
@@ -81,14 +80,14 @@ test('an answer is watched on, on another device', async (t) => {
 	const asked = [];
 	await page.locator('#limit').selectOption('256');
 	await ask(page, 'Close the lid', 'slow');
-	await some(page);
+	await some(page, 60);
 	const stream = await page.evaluate(() => JSON.parse(sessionStorage.getItem('tolld.open')).stream);
 	await page.close(); // nobody reads it now
 	await phone.bringToFront();
 	await phone.reload();
 	phone.on('request', (r) => r.url().includes('/stream?id=') && asked.push(new URL(r.url()).searchParams.get('id')));
 	await phone.getByRole('link', { name: /Close the lid/ }).click();
-	await some(phone);
+	await some(phone, 60);
 	assert.ok(await phone.locator('#stop').isVisible());
 	await shot(phone, 'watched-on');
 	const desk = await open(phone.url()); // and on a third one at the same time
@@ -221,11 +220,11 @@ test('without a history a conversation lasts as long as its tab', async () => {
 	await page.locator('.answer').waitFor();
 	assert.equal(await page.locator('.asked').textContent(), 'First');
 	await ask(page, 'Second', 'slow');
-	await some(page);
+	await some(page, 60);
 	assert.deepEqual(sends[1].messages, [{ role: 'user', content: 'First' }, { role: 'assistant', content: text }, { role: 'user', content: 'Second' }]);
 	assert.equal(sends[1].message, undefined);
 	await page.reload(); // and in mid-answer
-	await some(page);
+	await some(page, 60);
 	assert.deepEqual(await page.locator('.asked').allTextContents(), ['First', 'Second']);
 	await page.keyboard.press('Escape');
 	assert.match(await ended(page), /^Stopped/);

@@ -3,7 +3,7 @@
 //         told it is offline.  The text is held against what the daemon has of the stream.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { ask, at, browser, cancelled, ended, lastAnswer, shot, signIn, until, wire } from './harness.mjs';
+import { ask, at, browser, cancelled, ended, lastAnswer, shot, signIn, some, until, wire } from './harness.mjs';
 
 let b;
 const key = at.keys.network;
@@ -18,7 +18,6 @@ after(async () => {
 
 // As it is read: lines end where paragraphs do.
 const textOf = async (page) => (await lastAnswer(page).locator('.text').innerText()).replace(/\s+/g, ' ').trim();
-const some = (page, n = 60) => until(async () => (await textOf(page)).length > n, 'some text');
 
 async function open(url = at.url) {
 	const page = await b.context.newPage();
@@ -54,7 +53,7 @@ test('a connection that breaks is taken up where it was', async (t) => {
 	const page = await open(w.url);
 	await page.locator('#limit').selectOption('256');
 	await ask(page, 'Cut me off', 'slow');
-	await some(page);
+	await some(page, 60);
 	w.cut();
 	await page.locator('#state.waiting').filter({ hasText: 'Connection lost' }).waitFor();
 	const then = (await textOf(page)).length;
@@ -114,7 +113,7 @@ test('offline and back', async () => {
 	const page = await open();
 	await page.locator('#limit').selectOption('256');
 	await ask(page, 'Through the tunnel', 'slow');
-	await some(page);
+	await some(page, 60);
 	await b.context.setOffline(true);
 	await page.locator('#state').filter({ hasText: 'You are offline' }).waitFor();
 	await shot(page, 'offline');
@@ -143,12 +142,12 @@ test('a page that is loaded anew goes on with its answer', async () => {
 	const page = await open();
 	await page.locator('#limit').selectOption('256');
 	await ask(page, 'Do not lose this', 'slow');
-	await some(page);
+	await some(page, 60);
 	const seen = await textOf(page);
 	const [stream] = page.streams;
 	const before = await cancelled();
 	await page.reload();
-	await some(page);
+	await some(page, 60);
 	await until(async () => (await textOf(page)).length > seen.length, 'more than before');
 	assert.ok((await textOf(page)).startsWith(seen));
 	assert.equal(await page.locator('.asked').last().textContent(), 'Do not lose this');
@@ -177,7 +176,7 @@ test('two tabs on one conversation see the same answer', async () => {
 	await one.locator('#limit').selectOption('256');
 	await ask(one, 'Together', 'slow');
 	await two.locator('.asked').filter({ hasText: 'Together' }).waitFor();
-	await some(two);
+	await some(two, 60);
 	assert.ok(await two.locator('#stop').isVisible());
 	// The one who stops it stops it for both.
 	await two.locator('#stop').click();
@@ -230,13 +229,13 @@ test('another conversation may be looked at while one is answered', async () => 
 	const page = await open();
 	await page.locator('#limit').selectOption('256');
 	await ask(page, 'In the meantime', 'slow');
-	await some(page);
+	await some(page, 60);
 	const url = page.url();
 	await page.getByRole('button', { name: 'New conversation' }).click();
 	await page.getByText('What would you like to know?').waitFor();
 	assert.ok(await page.locator('#send').isVisible());
 	await page.goto(url);
-	await some(page);
+	await some(page, 60);
 	assert.match(await ended(page), /256 tokens/);
 	await whole(page);
 	await page.close();
