@@ -21,6 +21,16 @@ span_eq(struct span s, const char *text)
 	return s.len == len && (len == 0 || memcmp(s.p, text, len) == 0);
 }
 
+struct span
+span_trim(struct span s)
+{
+	while (s.len > 0 && (s.p[0] == ' ' || s.p[0] == '\t'))
+		s = (struct span){s.p + 1, s.len - 1};
+	while (s.len > 0 && (s.p[s.len - 1] == ' ' || s.p[s.len - 1] == '\t'))
+		s.len--;
+	return s;
+}
+
 static char
 ascii_lower(char c)
 {

@@ -22,6 +22,7 @@ struct span {
 
 bool span_eq(struct span, const char *text);
 bool span_case_eq(struct span, const char *text); /* ASCII */
+struct span span_trim(struct span);               /* without blanks and tabs at its ends */
 
 void buf_free(struct buf *);
 /* Room for n more bytes at data + len; NULL and failed when out of memory. */

@@ -28,15 +28,7 @@
 #endif
 
 #include "daemon/log.h"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || \
-    __has_feature(memory_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
+#include "daemon/sanitized.h"
 
 #define FRAMES_MAX 64
 #define MODULES_MAX 96

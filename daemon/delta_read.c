@@ -4,7 +4,7 @@
  */
 #include "daemon/delta_read.h"
 
-#include "daemon/json_text.h"
+#include "daemon/hex.h"
 #include "daemon/utf8.h"
 
 /* The four hex digits of an escape that the scanner has checked. */
@@ -14,7 +14,7 @@ escape_value(const char *digits)
 	unsigned v = 0;
 
 	for (int i = 0; i < 4; i++)
-		v = v << 4 | (unsigned)json_hex_digit(digits[i]);
+		v = v << 4 | (unsigned)hex_digit(digits[i]);
 	return (uint16_t)v;
 }
 

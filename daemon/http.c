@@ -11,6 +11,7 @@
 
 #include <string.h>
 
+#include "daemon/hex.h"
 #include "daemon/http_chars.h"
 
 #define T HTTP_TCHAR
@@ -429,18 +430,6 @@ http_header(const struct http_request *rq, const char *name)
 		if (span_case_eq(rq->header[i].name, name))
 			return rq->header[i].value;
 	return (struct span){NULL, 0};
-}
-
-static int
-hex_digit(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	if (c >= 'A' && c <= 'F')
-		return c - 'A' + 10;
-	return -1;
 }
 
 static bool

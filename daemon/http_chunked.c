@@ -7,6 +7,7 @@
  */
 #include <string.h>
 
+#include "daemon/hex.h"
 #include "daemon/http.h"
 #include "daemon/http_chars.h"
 
@@ -41,18 +42,6 @@ refuse(struct http_fault *fault, int status, const char *why)
 {
 	fault->status = status;
 	fault->why = why;
-	return -1;
-}
-
-static int
-hex_digit(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	if (c >= 'A' && c <= 'F')
-		return c - 'A' + 10;
 	return -1;
 }
 

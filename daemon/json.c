@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/hex.h"
 #include "daemon/json_text.h"
 #include "daemon/utf8.h"
 
@@ -49,7 +50,7 @@ escape_end(const char *p, const char *end)
 	if (end - p < 6)
 		return NULL;
 	for (int i = 2; i < 6; i++)
-		if (json_hex_digit(p[i]) < 0)
+		if (hex_digit(p[i]) < 0)
 			return NULL;
 	return p + 6;
 }

@@ -17,15 +17,6 @@ json_is_digit(char c)
 	return c >= '0' && c <= '9';
 }
 
-static inline int
-json_hex_digit(char c)
-{
-	if (json_is_digit(c))
-		return c - '0';
-	c = (char)(c | 0x20);
-	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 /* The first byte that a string's text cannot simply hold: '"', '\\', a control, not ASCII. */
 static inline const char *
 json_plain_end(const char *p, const char *end)

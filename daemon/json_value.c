@@ -4,6 +4,7 @@
  */
 #include <string.h>
 
+#include "daemon/hex.h"
 #include "daemon/json.h"
 #include "daemon/json_text.h"
 
@@ -22,11 +23,11 @@ escape_decode(const char *p, const char *end, char out[4], size_t *n)
 		return p + 2;
 	}
 	for (int i = 2; i < 6; i++)
-		c = c << 4 | (uint32_t)json_hex_digit(p[i]);
+		c = c << 4 | (uint32_t)hex_digit(p[i]);
 	p += 6;
 	if (c >= 0xd800 && c <= 0xdbff && end - p >= 6 && p[0] == '\\' && p[1] == 'u') {
 		for (int i = 2; i < 6; i++)
-			low = low << 4 | (uint32_t)json_hex_digit(p[i]);
+			low = low << 4 | (uint32_t)hex_digit(p[i]);
 		if (low >= 0xdc00 && low <= 0xdfff) {
 			c = 0x10000 + ((c & 0x3ff) << 10) + (low & 0x3ff);
 			p += 6;

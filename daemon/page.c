@@ -39,16 +39,6 @@ file_of(struct span path)
 	return NULL;
 }
 
-static struct span
-trim(struct span s)
-{
-	while (s.len > 0 && (s.p[0] == ' ' || s.p[0] == '\t'))
-		s = (struct span){s.p + 1, s.len - 1};
-	while (s.len > 0 && (s.p[s.len - 1] == ' ' || s.p[s.len - 1] == '\t'))
-		s.len--;
-	return s;
-}
-
 /* The next of a list's members up to `until`, without the blanks around it. */
 static struct span
 next(struct span *list, char until)
@@ -58,7 +48,7 @@ next(struct span *list, char until)
 	size_t used = one.len + (end != NULL ? 1 : 0);
 
 	*list = (struct span){list->p + used, list->len - used};
-	return trim(one);
+	return span_trim(one);
 }
 
 /* Is a weight above zero?  (RFC 9110: digits after "q=", at most three behind the point.) */

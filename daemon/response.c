@@ -58,16 +58,6 @@ bad(struct response *r, const char *why)
 	return false;
 }
 
-static struct span
-trim(struct span s)
-{
-	while (s.len > 0 && (s.p[0] == ' ' || s.p[0] == '\t'))
-		s = (struct span){s.p + 1, s.len - 1};
-	while (s.len > 0 && (s.p[s.len - 1] == ' ' || s.p[s.len - 1] == '\t'))
-		s.len--;
-	return s;
-}
-
 static bool
 read_length(struct response *r, struct span v)
 {
@@ -95,7 +85,7 @@ lists(struct span v, const char *word)
 		const char *comma = memchr(v.p, ',', v.len);
 		size_t n = comma != NULL ? (size_t)(comma - v.p) : v.len;
 
-		if (span_case_eq(trim((struct span){v.p, n}), word))
+		if (span_case_eq(span_trim((struct span){v.p, n}), word))
 			return true;
 		n += comma != NULL;
 		v = (struct span){v.p + n, v.len - n};
@@ -156,9 +146,9 @@ read_field(struct response *r, struct span line)
 	if (line.len == 0 || line.p[0] == ' ' || line.p[0] == '\t' || colon == NULL)
 		return bad(r, "a bad header line");
 	name = (struct span){line.p, (size_t)(colon - line.p)};
-	value = trim((struct span){colon + 1, line.len - name.len - 1});
+	value = span_trim((struct span){colon + 1, line.len - name.len - 1});
 	/* A length or a coding must not go unseen for a blank before its colon. */
-	name = trim(name);
+	name = span_trim(name);
 	if (span_case_eq(name, "content-length"))
 		return read_length(r, value);
 	if (span_case_eq(name, "transfer-encoding")) {

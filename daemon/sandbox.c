@@ -21,16 +21,8 @@
 #include "daemon/crash.h"
 #include "daemon/landlock.h"
 #include "daemon/sandbox_private.h"
+#include "daemon/sanitized.h"
 #include "daemon/secret.h"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || \
-    __has_feature(memory_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
 
 #ifdef SANITIZED
 /* They map code, fork and trace themselves: nothing that a list should have. */

@@ -23,14 +23,7 @@
 
 #include "daemon/crash.h"
 #include "daemon/log.h"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
+#include "daemon/sanitized.h"
 
 static char text[32768];
 static volatile uintptr_t zero;
