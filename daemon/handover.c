@@ -37,7 +37,7 @@ receive(struct worker *w)
 	    .msg_iov = &iov,
 	    .msg_iovlen = 1,
 	    .msg_control = control.space,
-	    .msg_controllen = sizeof control.space,
+	    .msg_controllen = CMSG_LEN(sizeof(int)), /* in CMSG_SPACE there is room for two */
 	};
 	ssize_t n = recvmsg(w->heritage->inbox_rd[w->proc], &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 	struct cmsghdr *cm;
@@ -52,7 +52,7 @@ receive(struct worker *w)
 		return 0;
 	}
 	memcpy(&fd, CMSG_DATA(cm), sizeof fd);
-	if ((msg.msg_flags & MSG_TRUNC) != 0)
+	if ((msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0)
 		close(fd);
 	else
 		conn_adopt(w->server, fd, ho->message, (size_t)n);

@@ -13,6 +13,9 @@ union control {
 	char space[CMSG_SPACE(ORDER_FDS_MAX * sizeof(int))];
 };
 
+/* Without the padding behind them, which has room for one descriptor more. */
+#define RECEIVE_LEN CMSG_LEN(ORDER_FDS_MAX * sizeof(int))
+
 int
 order_send(int fd, const struct order *o, const char *text, size_t len, const int fds[], int n)
 {
@@ -53,7 +56,7 @@ order_receive(int fd, struct order_received *r)
 	struct msghdr msg = {.msg_iov = iov,
 	    .msg_iovlen = 2,
 	    .msg_control = control.space,
-	    .msg_controllen = sizeof control.space};
+	    .msg_controllen = RECEIVE_LEN};
 	ssize_t n;
 
 	for (;;) {
@@ -74,6 +77,6 @@ order_receive(int fd, struct order_received *r)
 		}
 		/* Not one of ours. */
 		order_close(r);
-		msg.msg_controllen = sizeof control.space;
+		msg.msg_controllen = RECEIVE_LEN;
 	}
 }

@@ -389,7 +389,7 @@ sockets_forward(const struct heritage *h, uint32_t from, uint32_t to)
 		int fd = -1;
 		iov.iov_len = sizeof(bytes);
 		msg.msg_control = control.space;
-		msg.msg_controllen = sizeof(control.space);
+		msg.msg_controllen = CMSG_LEN(sizeof(int)); /* in CMSG_SPACE there is room for two */
 		n = recvmsg(h->inbox_rd[from], &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 		if (n < 0 && errno == EINTR)
 			continue;
