@@ -8,6 +8,7 @@
 #include "daemon/title.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -16,6 +17,16 @@
 
 static char *area;
 static size_t area_len;
+
+/* What stood there.  Kept here too: who unsets a variable takes away the last pointer to it. */
+static char *copy;
+
+/* A string of the area, where it stands now. */
+static char *
+moved(char *text)
+{
+	return text >= area && text < area + area_len ? copy + (text - area) : text;
+}
 
 void
 title_init(int argc, char **argv)
@@ -27,23 +38,18 @@ title_init(int argc, char **argv)
 	for (int i = 0; i < argc; i++)
 		if (argv[i] == end)
 			end += strlen(argv[i]) + 1;
-	for (int i = 0; environ && environ[i]; i++) {
-		char *copy;
-		if (environ[i] != end)
-			break;
+	for (int i = 0; environ && environ[i] == end; i++)
 		end += strlen(environ[i]) + 1;
-		copy = strdup(environ[i]);
-		if (!copy)
-			fatal("environment");
-		environ[i] = copy;
-	}
 	area = argv[0];
-	area_len = (size_t)(end - argv[0]);
-	for (int i = 0; i < argc; i++) {
-		argv[i] = strdup(argv[i]);
-		if (!argv[i])
-			fatal("arguments");
-	}
+	area_len = (size_t)(end - area);
+	copy = malloc(area_len);
+	if (!copy)
+		fatal("arguments");
+	memcpy(copy, area, area_len);
+	for (int i = 0; i < argc; i++)
+		argv[i] = moved(argv[i]);
+	for (int i = 0; environ && environ[i]; i++)
+		environ[i] = moved(environ[i]);
 }
 
 void
