@@ -56,6 +56,9 @@ decode(const char *text, size_t len, uint8_t bytes[static BYTES_MAX + 3])
 	if (EVP_DecodeBlock(bytes, (const unsigned char *)block, (int)padded) < 0)
 		return 0;
 	n = len / 4 * 3 + (len % 4 == 0 ? 0 : len % 4 - 1);
+	/* Three bytes to four characters: the longest text that fits may be a byte more than that. */
+	if (n > BYTES_MAX)
+		return 0;
 	if (encode(bytes, n, again) != len || memcmp(again, text, len) != 0)
 		return 0;
 	return n;

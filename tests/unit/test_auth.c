@@ -102,7 +102,7 @@ check_head(const char *headers, struct caller *caller)
 static enum auth_result
 check_text(const char *text, struct caller *caller)
 {
-	char line[600];
+	char line[2 * MINTED_TEXT_MAX + 32];
 
 	snprintf(line, sizeof line, text == NULL ? "" : "Authorization: %s\r\n", text);
 	return check_head(line, caller);
@@ -363,6 +363,18 @@ minted_keys(void **state)
 	assert_false(auth_model(&caller, "small"));
 }
 
+/* One of no use may be of any length: a sanitizer sees what is written beside. */
+static void
+minted_keys_of_each_length(void **state)
+{
+	char header[2 * MINTED_TEXT_MAX] = "Bearer " MINTED_PREFIX;
+	struct caller caller;
+
+	(void)state;
+	for (size_t len = strlen(header); len < sizeof header - 1; header[len++] = 'A')
+		assert_int_equal(check_text(header, &caller), AUTH_UNKNOWN);
+}
+
 static void
 scopes(void **state)
 {
@@ -537,6 +549,7 @@ main(void)
 	    cmocka_unit_test(a_key_in_one_place),
 	    cmocka_unit_test(models),
 	    cmocka_unit_test(minted_keys),
+	    cmocka_unit_test(minted_keys_of_each_length),
 	    cmocka_unit_test(scopes),
 	    cmocka_unit_test(every_changed_character_is_unknown),
 	    cmocka_unit_test(another_secret_knows_nobody),
