@@ -20,6 +20,7 @@ let tolld = null;
 let models = [];
 let session = blank();
 let run = null; // the answer under way: {stream, answer, controller, question, limit, stopping}
+let opening = null; // while a conversation that there was before is fetched: what is told when it is there
 let keepsHistory = null; // does the server? null: not known yet
 let listed = { sessions: [], next: null };
 let lists = 0; // asked for, or outdated
@@ -145,6 +146,12 @@ async function preview(text, limit, signal) {
 }
 
 async function ask(text) {
+	// It goes behind what was said before; what is written stays where it is until then.
+	const into = session;
+	while (opening !== null)
+		await opening;
+	if (session !== into || run !== null)
+		return;
 	const limit = Math.min(composer.limit || Infinity, most() || Infinity);
 	const about = request(text, composer.limit);
 	const question = talk.question(text);
@@ -409,20 +416,35 @@ async function open(id) {
 	session = { ...blank(), id };
 	talk.clear();
 	titled();
-	await list();
 	const here = session;
-	let streaming = null;
-	if (id !== null && keepsHistory)
-		streaming = await load(here);
-	else if (keepsHistory === false)
-		restoreTab(here);
-	if (session !== here)
+	const fetched = fetchInto(here);
+	opening = id === null ? null : fetched; // a new one has nothing to wait for
+	let streaming;
+	try {
+		streaming = await fetched;
+	} finally {
+		if (opening === fetched)
+			opening = null;
+	}
+	// In a new one something may have been asked meanwhile.
+	if (session !== here || run !== null || (id === null && here.id !== null))
 		return;
 	titled();
 	talk.hello();
 	streaming ??= kept(here);
 	if (streaming !== null)
-		await resume(streaming);
+		resume(streaming);
+}
+
+// What there is of a conversation; the stream of an answer that is under way, or null.
+async function fetchInto(here) {
+	const { id } = here;
+	await list();
+	if (id !== null && keepsHistory)
+		return load(here);
+	if (id !== null && keepsHistory === false)
+		restoreTab(here);
+	return null;
 }
 
 // An answer that was under way in this tab when it was loaded anew.
@@ -659,12 +681,26 @@ others?.addEventListener('message', ({ data }) => {
 	if (tolld === null)
 		return;
 	if (data.type === 'sent' && data.session === session.id && run === null)
-		resume(data);
+		follows(data);
 	else if (data.type === 'forgot' && data.forgot === session.id)
 		openNone();
 	else
 		list();
 });
+
+// Another tab asked something in the conversation that is shown here.
+async function follows(sent) {
+	if (opening === null || !keepsHistory) {
+		resume(sent);
+		return;
+	}
+	// What is being fetched may have been read before it was asked, or after.
+	const here = session;
+	while (opening !== null)
+		await opening;
+	if (session === here && run === null)
+		open(here.id);
+}
 
 // What came while nobody looked: from another tab, or from the phone.
 document.addEventListener('visibilitychange', async () => {

@@ -70,13 +70,14 @@ export class Sidebar {
 
 	// sessions: [{id, title, time, running}]; note: why there are none.
 	sessions(list, here, { more = false, note = '' } = {}) {
-		const focused = document.activeElement?.closest?.('.session')?.dataset.id;
+		const focused = document.activeElement;
+		const row = focused?.closest?.('.session')?.dataset.id;
 		$('sessions').replaceChildren(...list.map((s) => this.#row(s, s.id === here)));
 		$('sessions-note').textContent = note;
 		$('sessions-note').hidden = note === '';
 		$('more').hidden = !more;
-		if (focused)
-			$('sessions').querySelector(`[data-id="${CSS.escape(focused)}"] a`)?.focus();
+		if (row)
+			$('sessions').querySelector(`[data-id="${CSS.escape(row)}"] ${focused.localName}`)?.focus();
 	}
 
 	#row(s, here) {

@@ -198,6 +198,7 @@ const NEAR_PX = 60;
 
 export class Talk {
 	#follow = true; // the end is in sight, and shall stay there
+	#was = { top: 0, height: 0 }; // when it was last scrolled
 	#last = null;
 
 	constructor() {
@@ -215,7 +216,13 @@ export class Talk {
 
 	#scrolled() {
 		const { scrollTop, scrollHeight, clientHeight } = this.scroller;
-		this.#follow = scrollHeight - scrollTop - clientHeight < NEAR_PX;
+		// This is told a moment later, and by then more may have come: that the end is far is no sign of
+		// somebody who reads further up, if it was not gone up to.
+		if (scrollHeight - scrollTop - clientHeight < NEAR_PX)
+			this.#follow = true;
+		else if (scrollTop < this.#was.top && scrollHeight >= this.#was.height)
+			this.#follow = false;
+		this.#was = { top: scrollTop, height: scrollHeight };
 		$('down').hidden = this.#follow;
 		$('main').classList.toggle('scrolled', scrollTop > 4);
 	}

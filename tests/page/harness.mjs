@@ -20,7 +20,7 @@ const CHROMIUM = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/snap/bin/c
 const FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
 	'--disable-background-networking', '--disable-component-update', '--disable-sync'];
 
-export async function until(condition, what, seconds = 30) {
+export async function until(condition, what, seconds = 60) {
 	const end = Date.now() + seconds * 1000;
 	for (;;) {
 		const value = await condition();
@@ -44,7 +44,7 @@ export async function browser(options = {}) {
 	});
 	const faults = [];
 	const origins = new Set([at.url]);
-	context.setDefaultTimeout(30000);
+	context.setDefaultTimeout(60000);
 	await context.addInitScript(() => {
 		globalThis.violations = [];
 		document.addEventListener('securitypolicyviolation', (e) =>
@@ -127,34 +127,51 @@ export async function shot(page, name) {
 	await page.screenshot({ path: path.join(at.shots, `${name}.png`) });
 }
 
+// A button that says so for a moment, when it has copied.
+export async function copies(within, name) {
+	const said = within.getByText('Copied').waitFor();
+	await within.getByRole('button', { name, exact: true }).click();
+	await said;
+}
+
 export async function balance(key) {
 	const r = await fetch(`${at.url}/balance`, { headers: { authorization: `Bearer ${key}` } });
 	return r.json();
 }
 
-export async function cancelled() {
-	return (await (await fetch(`${at.sim}/sim/stats`)).json()).cancelled;
-}
-
 // --- a provider ----------------------------------------------------------------------------------
 
-// Answers each model with its text, in pieces of a few characters, some time apart.
-export async function provider(texts, { ms = 5 } = {}) {
+// Answers each model with its text, in pieces of a few characters, some time apart; model "endless"
+// with words, until it is told that they are enough.
+export async function provider(texts = {}, { ms = 5 } = {}) {
+	let enough = () => true, cancelled = 0;
 	const server = http.createServer((req, res) => {
 		let body = '';
 		req.on('data', (d) => {
 			body += d;
 		});
 		req.on('end', async () => {
-			const text = texts[JSON.parse(body).model] ?? 'I have nothing to say.';
+			const { model } = JSON.parse(body);
 			const say = (about) => res.write(`data: ${JSON.stringify(about)}\n\n`);
+			const pause = (n) => new Promise((r) => setTimeout(r, n));
+			const piece = (content) => say({ choices: [{ index: 0, delta: { content }, finish_reason: null }] });
+			res.on('close', () => {
+				cancelled += res.writableEnded ? 0 : 1;
+			});
 			res.writeHead(200, { 'content-type': 'text/event-stream' });
-			const letters = Array.from(text);
-			const piece = Math.max(7, Math.ceil(letters.length / 500));
-			for (let i = 0; i < letters.length && !res.destroyed; i += piece) {
-				say({ choices: [{ index: 0, delta: { content: letters.slice(i, i + piece).join('') }, finish_reason: null }] });
-				if (ms > 0)
-					await new Promise((r) => setTimeout(r, ms));
+			if (model === 'endless') {
+				for (let i = 0; !res.destroyed && !enough(); i++) {
+					piece(`word${i} `);
+					await pause(20);
+				}
+			} else {
+				const letters = Array.from(texts[model] ?? 'I have nothing to say.');
+				const n = Math.max(7, Math.ceil(letters.length / 500));
+				for (let i = 0; i < letters.length && !res.destroyed; i += n) {
+					piece(letters.slice(i, i + n).join(''));
+					if (ms > 0)
+						await pause(ms);
+				}
 			}
 			say({ choices: [{ index: 0, delta: {}, finish_reason: 'stop' }] });
 			res.end('data: [DONE]\n\n');
@@ -162,6 +179,16 @@ export async function provider(texts, { ms = 5 } = {}) {
 	});
 	await new Promise((r) => server.listen(at.provider, '127.0.0.1', r));
 	return {
+		// The next endless answers end when the function is called that this gives.
+		endless() {
+			let over = false;
+			enough = () => over;
+			return () => {
+				over = true;
+			};
+		},
+		// How many answers it was not let end.
+		cancelled: () => cancelled,
 		close: () => new Promise((r) => {
 			server.closeAllConnections();
 			server.close(r);

@@ -25,7 +25,7 @@ MODELS = {
     "broken": f"sim:tokens=30,fault=error@10,{EXACT}",
     "refused": "sim:status=401",
 }
-SCRIPTED = ("prose", "hostile", "wide", "long")
+SCRIPTED = ("prose", "hostile", "wide", "long", "endless")
 
 
 def config(port):
@@ -49,7 +49,7 @@ model "{name}" {{
     price_prompt = 500
     price_completion = 2000
     context = 128000
-    max_completion = {16384 if name == "long" else 4096}
+    max_completion = {16384 if name in ("long", "endless") else 4096}
 }}
 '''
     return text

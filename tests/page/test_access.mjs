@@ -225,6 +225,16 @@ test('by keyboard alone, with the focus always in sight', () => within({}, async
 	// Deleting asks first; Escape says no.
 	await to('new', 'Shift+Tab');
 	await tab(2);
+	// The list is made anew now and then; what has the focus keeps it.
+	const about = () => page.evaluate(() => document.activeElement.getAttribute('aria-label'));
+	const button = await about();
+	assert.match(button, /^Delete “First line/);
+	await page.evaluate(() => {
+		document.activeElement.dataset.old = 'yes';
+		new BroadcastChannel('tolld').postMessage({ type: 'changed' });
+	});
+	await page.locator('[data-old]').waitFor({ state: 'detached' });
+	assert.equal(await about(), button);
 	await page.keyboard.press('Enter');
 	await page.locator('#confirm').waitFor();
 	await page.keyboard.press('Escape');

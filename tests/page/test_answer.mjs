@@ -2,7 +2,7 @@
 // Method: the page in Chromium, the simulated provider behind the daemon.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { ask, at, balance, browser, choose, ended, lastAnswer, shot, signIn, some, tollctl, until } from './harness.mjs';
+import { ask, at, balance, browser, choose, copies, ended, lastAnswer, shot, signIn, some, tollctl, until } from './harness.mjs';
 
 let b, page;
 const key = at.keys.answer;
@@ -32,7 +32,7 @@ test('the key is asked for, tried, and never in an address', async () => {
 	await page.getByText('What would you like to know?').waitFor();
 	assert.equal(await page.locator('#available').textContent(), '1,200');
 	assert.equal(await page.locator('#balance').textContent(), '1,000');
-	assert.ok(await page.locator('#question').evaluate((e) => e === document.activeElement));
+	await until(() => page.locator('#question').evaluate((e) => e === document.activeElement), 'the focus in the question');
 });
 
 test('models are the account’s, and the service’s own is chosen', async () => {
@@ -46,10 +46,20 @@ test('models are the account’s, and the service’s own is chosen', async () =
 test('the price is there while one types', async () => {
 	const asked = [];
 	page.on('request', (r) => r.url().endsWith('/chat/preview') && asked.push(r.postDataJSON()));
+	await page.locator('#question').evaluate((e) => { // pauses as they are, on a machine that makes some of its own
+		let last = 0;
+		globalThis.pauses = 0;
+		e.addEventListener('input', () => {
+			const now = performance.now();
+			globalThis.pauses += now - last > 290;
+			last = now;
+		});
+	});
 	await page.locator('#question').pressSequentially('How long is the road to the mill?', { delay: 10 });
 	await page.locator('#price').filter({ hasText: /About [\d.]+, at most [\d.]+ credits/ }).waitFor();
 	await until(() => asked.at(-1)?.message === 'How long is the road to the mill?', 'the last price');
-	assert.ok(asked.length < 10, `${asked.length} previews of 33 letters`); // only in pauses
+	const pauses = await page.evaluate(() => globalThis.pauses);
+	assert.ok(asked.length <= pauses, `${asked.length} previews in ${pauses} pauses`);
 	const most = async () => Number((await page.locator('#price').textContent()).match(/most ([\d.]+)/)[1]);
 	const all = await most();
 	await page.locator('#limit').selectOption('256');
@@ -64,27 +74,25 @@ test('the answer comes as it is written, then what it cost', async () => {
 	const before = (await balance(key)).balance;
 	await page.evaluate(() => { // something is to be read at any moment, if only that it is on its way
 		globalThis.empty = 0;
+		globalThis.seen = new Set();
+		globalThis.bar = 0;
 		new MutationObserver(() => {
 			globalThis.empty += document.querySelectorAll('.answer.runs .text:empty').length;
+			const answer = document.querySelector('.answer.runs');
+			if (answer)
+				globalThis.seen.add(answer.querySelector('.text').textContent);
+			if (answer?.querySelector('progress').checkVisibility())
+				globalThis.bar = Math.max(globalThis.bar, answer.querySelector('progress').position);
 		}).observe(document.body, { childList: true, subtree: true, characterData: true });
 	});
 	await page.locator('#question').focus();
 	await page.keyboard.press('Shift+Enter'); // a new line; nothing is sent, and it is not kept at the end
 	await page.keyboard.press('Enter');
-	const answer = lastAnswer(page);
-	const seen = new Set();
-	let bar = 0;
-	await page.locator('#stop').waitFor();
-	await until(async () => {
-		seen.add(await answer.locator('.text').textContent());
-		if (await answer.locator('progress').isVisible())
-			bar = Math.max(bar, await answer.locator('progress').evaluate((e) => e.position));
-		return await answer.locator('.end').isVisible();
-	}, 'the end');
-	assert.equal(await page.evaluate(() => globalThis.empty), 0);
-	assert.ok(seen.size > 4, `seen in ${seen.size} states`);
-	assert.ok(bar > 0 && bar < 1, `the bar stood at ${bar}`);
 	const words = await ended(page);
+	const { empty, seen, bar } = await page.evaluate(() => ({ empty: globalThis.empty, seen: globalThis.seen.size, bar: globalThis.bar }));
+	assert.equal(empty, 0);
+	assert.ok(seen > 4, `seen in ${seen} states`);
+	assert.ok(bar > 0 && bar < 1, `the bar stood at ${bar}`);
 	const cost = Number(words.match(/^60 tokens · It cost ([\d.]+) credits$/)?.[1]);
 	const now = await balance(key);
 	assert.equal(Math.round((before - now.balance) * 1e6), Math.round(cost * 1e6), words);
@@ -93,7 +101,7 @@ test('the answer comes as it is written, then what it cost', async () => {
 	await until(async () => (await page.locator('#balance').textContent()) === String(Math.floor(now.balance * 100) / 100), 'the new balance');
 	assert.equal(await page.title(), 'How long is the road to the mill? – Chat');
 	assert.match(page.url(), /#s=[\w-]+$/);
-	assert.ok(await page.locator('.session.here').filter({ hasText: 'How long is the road' }).isVisible());
+	await page.locator('.session.here').filter({ hasText: 'How long is the road' }).waitFor();
 	assert.equal(await page.locator('#question').inputValue(), '');
 });
 
@@ -137,8 +145,7 @@ test('an answer and its code can be copied', async () => {
 	await b.context.grantPermissions(['clipboard-read', 'clipboard-write'], { origin: at.url });
 	await ask(page, 'Once more', 'quick');
 	await ended(page);
-	await lastAnswer(page).getByRole('button', { name: 'Copy', exact: true }).click();
-	await lastAnswer(page).getByText('Copied').waitFor();
+	await copies(lastAnswer(page), 'Copy');
 	assert.equal(await page.evaluate(() => navigator.clipboard.readText()), await lastAnswer(page).locator('.text').textContent());
 });
 
@@ -170,10 +177,11 @@ test('a credit that runs out is said, with a way on', async () => {
 	await poor.locator('#hint').filter({ hasText: /This needs at least 0\.\d+ credits, and 0\.00\d+ credits are there\..*topped up/ }).waitFor();
 	await until(async () => await poor.locator('#question').inputValue() === 'And this?', 'the question back');
 	assert.equal(await poor.locator('.asked').count(), 1);
-	assert.equal(await poor.locator('#price').textContent(), 'Not enough credit for this');
+	await poor.locator('#price').filter({ hasText: /^Not enough credit for this$/ }).waitFor();
 	await tollctl('topup', 'poor', '5');
 	await poor.locator('#send').click();
-	await until(async () => await poor.locator('.answer .end').count() === 2, 'the answer after the top-up');
+	await some(poor);
+	assert.equal(await poor.locator('.answer').count(), 2);
 	assert.ok(await poor.locator('#hint').isHidden());
 	await poor.close();
 });
@@ -204,6 +212,7 @@ test('a key that was revoked leads back to the door', async () => {
 	const p = await b.context.newPage();
 	await p.goto(at.url);
 	await signIn(p, made.key);
+	await p.route('**/chat/preview', (route) => route.abort()); // else the price might say so before it is sent
 	await tollctl('key', 'revoke', made.key_id);
 	await ask(p, 'Am I still here?');
 	await p.getByRole('alert').filter({ hasText: 'revoked or has expired' }).waitFor();

@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { Tolld } from '../../daemon/page/tolld.js';
-import { ask, at, browser, ended, lastAnswer, provider, shot, signIn, until } from './harness.mjs';
+import { ask, at, browser, copies, ended, lastAnswer, provider, shot, signIn, until } from './harness.mjs';
 
 const PROSE = `Sound is a pressure wave. Its speed depends on the **medium**, not on how loud it is:
 
@@ -84,9 +84,8 @@ test('tables, code, lists, quotes, links', async () => {
 	const link = a.getByRole('link', { name: 'NOAA' });
 	assert.deepEqual(await link.evaluate((e) => [e.href, e.rel, e.target]), ['https://www.weather.gov/', 'noopener noreferrer nofollow', '_blank']);
 	await b.context.grantPermissions(['clipboard-read', 'clipboard-write'], { origin: at.url });
-	await a.getByRole('button', { name: 'Copy the code' }).click();
+	await copies(a, 'Copy the code');
 	assert.match(await page.evaluate(() => navigator.clipboard.readText()), /^def speed_of_sound/);
-	await a.getByText('Copied').waitFor();
 	await page.locator('#question').fill('And in the sea?');
 	await page.locator('#price').filter({ hasText: 'About' }).waitFor();
 	await a.getByRole('button', { name: 'Copy the code' }).waitFor(); // the word is back
@@ -164,4 +163,16 @@ test('a long answer stays in sight as it grows, unless one reads further up', as
 	assert.equal(await lastAnswer(page).locator('li').count(), 200);
 	await until(async () => await rest() < 60, 'the end in sight');
 	await page.locator('#down').waitFor({ state: 'hidden' });
+	// More that comes between a scrolling and the moment when it is told of is no reading further up.
+	await talk.evaluate((e) => {
+		e.scrollTop = 0;
+	});
+	await page.locator('#down').waitFor();
+	await page.evaluate(() => {
+		document.getElementById('down').click();
+		document.getElementById('messages').append(Object.assign(document.createElement('p'), { id: 'more', style: 'height: 400px' }));
+	});
+	await page.evaluate(() => new Promise((r) => requestAnimationFrame(() => requestAnimationFrame(r))));
+	await until(async () => await rest() < 60, 'the end in sight');
+	await page.evaluate(() => document.getElementById('more').remove());
 });
