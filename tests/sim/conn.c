@@ -49,7 +49,7 @@ struct conn {
 	bool stream, include_usage, auth;
 	enum speak dialect;
 	char *model;
-	char ua[128];
+	char ua[128], id[80];
 };
 
 static struct event_base *base;
@@ -64,7 +64,7 @@ static void
 log_end(const struct conn *c, const char *end)
 {
 	static const char *const dialect[] = {"openai", "ollama", "anthropic"};
-	char model[6 * 512], ua[6 * sizeof(c->ua)], max[24] = "null";
+	char model[6 * 512], ua[6 * sizeof(c->ua)], id[6 * sizeof(c->id)], max[24] = "null";
 	size_t len = strlen(c->model);
 
 	if (log_file == NULL)
@@ -72,17 +72,18 @@ log_end(const struct conn *c, const char *end)
 	len = words_escape(model, c->model, len < 512 ? len : 512);
 	model[len] = '\0';
 	ua[words_escape(ua, c->ua, strlen(c->ua))] = '\0';
+	id[words_escape(id, c->id, strlen(c->id))] = '\0';
 	if (c->max_tokens >= 0)
 		snprintf(max, sizeof(max), "%lld", (long long)c->max_tokens);
 	fprintf(log_file,
 	    "{\"n\":%llu,\"model\":\"%s\",\"max_tokens\":%s,\"stream\":%s,\"include_usage\":%s,"
 	    "\"status\":%d,\"tokens_sent\":%lld,\"bytes\":%llu,\"end\":\"%s\",\"ms\":%.1f,"
-	    "\"auth\":%s,\"ua\":\"%s\",\"dialect\":\"%s\"}\n",
+	    "\"auth\":%s,\"ua\":\"%s\",\"dialect\":\"%s\",\"prompt\":%lld,\"id\":\"%s\"}\n",
 	    (unsigned long long)c->n, model, max, c->stream ? "true" : "false",
 	    c->include_usage ? "true" : "false", c->reply.status != 0 ? c->reply.status : 200,
 	    (long long)c->reply.sent, (unsigned long long)c->bytes, end,
 	    (double)(clock_ns() - c->start_ns) / 1e6, c->auth ? "true" : "false", ua,
-	    dialect[c->dialect]);
+	    dialect[c->dialect], (long long)c->reply.prompt, id);
 	fflush(log_file);
 }
 
@@ -361,6 +362,7 @@ chat_start(struct conn *c, const struct request *rq, const char *body, size_t le
 	c->auth = rq->auth;
 	c->dialect = rq->dialect;
 	memcpy(c->ua, rq->ua, sizeof(c->ua));
+	memcpy(c->id, rq->id, sizeof(c->id));
 	if (chat_parse(rq->dialect, &ch, body, len, &why, &param) != 0)
 		reply_error(&c->reply, rq, 400, NULL, param, why);
 	else if ((r = script_parse(&sc, ch.model, ch.model_len, err, sizeof(err))) > 0)

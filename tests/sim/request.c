@@ -53,6 +53,8 @@ header_take(struct request *rq, const char *name, size_t name_len, const char *v
 		rq->expect = value_has(v, len, "100-continue");
 	} else if (IS("user-agent")) {
 		copy_bounded(rq->ua, sizeof(rq->ua), v, len);
+	} else if (IS("x-request-id")) {
+		copy_bounded(rq->id, sizeof(rq->id), v, len);
 	} else if (IS("authorization")) {
 		rq->auth = true;
 		if (len > 7 && strncasecmp(v, "bearer ", 7) == 0)

@@ -21,6 +21,7 @@ struct request {
 	bool count;     /* /v1/messages/count_tokens */
 	int64_t length; /* of the body; 0 where none is announced */
 	char ua[128];
+	char id[80]; /* x-request-id */
 	char bearer[256];  /* Authorization */
 	char api_key[256]; /* x-api-key */
 	char version[32];  /* anthropic-version */
