@@ -121,6 +121,8 @@ kill_one(uint32_t proc)
 	/* Only what waitpid has not taken yet: its id is nobody else's. */
 	if (c->state != CHILD_RUNNING || kill(c->pid, SIGKILL) < 0)
 		return false;
+	if (c->leaving)
+		told_killed(KILL_LEAVING);
 	told_killed(proc == PROC_KEEPER ? KILL_KEEPER : proc == PROC_ADMIN ? KILL_ADMIN : KILL_WORKER);
 	if (proc == PROC_KEEPER && atomic_load(&told->phase) < STORM_SERVE)
 		told_killed(KILL_KEEPER_RECOVERY);
@@ -142,8 +144,42 @@ kill_some(uint64_t *rng)
 		    atomic_load(&heritage.region.h->compaction.step) == 1)
 			continue;
 		(void)kill_one(who < 3 ? PROC_KEEPER : who == 3 ? PROC_ADMIN
-		    : PROC_WORKER + storm_draw(rng, STORM_WORKERS));
+		    : PROC_WORKER + storm_draw(rng, 2 * STORM_WORKERS));
 	}
+}
+
+/*
+ * What an upgrade does (daemon/takeover.c): a keeper ends in order and has a successor; a worker
+ * gets one in the other half of the slots, and leaves with its last stream.
+ */
+static void
+replace_one(uint64_t *rng)
+{
+	uint32_t i = storm_draw(rng, STORM_WORKERS + 1), old, new;
+
+	if (i == STORM_WORKERS) {
+		if (supervisor.child[PROC_KEEPER].state != CHILD_RUNNING)
+			return;
+		supervise_leave(&supervisor, PROC_KEEPER);
+		supervise_kill(&supervisor, PROC_KEEPER, PROC_KEEPER + 1, CHILD_SIG_STOP);
+		atomic_fetch_add(&told->renewed, 1);
+		return;
+	}
+	old = PROC_WORKER + i;
+	new = old + STORM_WORKERS;
+	if (!supervisor.child[old].wanted) {
+		old = new;
+		new = PROC_WORKER + i;
+	}
+	if (supervisor.child[new].state != CHILD_NONE ||
+	    supervisor.child[old].state != CHILD_RUNNING)
+		return;
+	supervise_want(&supervisor, new, new + 1);
+	supervise_leave(&supervisor, old);
+	supervise_unwant(&supervisor, old, old + 1);
+	atomic_store(&told->leaving[old],
+	    atomic_load(&region_proc(&heritage.region, old)->generation));
+	atomic_fetch_add(&told->replaced, 1);
 }
 
 static void
@@ -168,7 +204,7 @@ step_phase(void)
 	case STORM_SERVE:
 		if (!atomic_load(&told->quiesce))
 			return;
-		supervise_unwant(&supervisor, PROC_ADMIN, WORKERS_END);
+		supervise_unwant(&supervisor, PROC_ADMIN, supervisor.procs);
 		if (supervise_left(&supervisor, PROC_ADMIN, supervisor.procs) > 0)
 			return;
 		supervise_unwant(&supervisor, PROC_KEEPER, PROC_KEEPER + 1);
@@ -228,7 +264,7 @@ daemon_run(bool keep_region)
 	uint64_t rng = storm_mix(told->seed ^ storm_mix(atomic_load(&told->life)));
 	uint64_t next_us = 0;
 
-	die_at_points(rng, "400");
+	die_at_points(rng, "1000");
 	if (!adopt())
 		return 1;
 	for (int i = 0; i < PROC_WORKER + 2 * STORM_WORKERS; i++)
@@ -251,8 +287,10 @@ daemon_run(bool keep_region)
 		    supervise_left(&supervisor, PROC_KEEPER, PROC_KEEPER + 1) == 0)
 			break;
 		if (told->kills_wanted && !quiet && monotonic_us() >= next_us) {
-			if (next_us != 0)
+			if (next_us != 0 && storm_draw(&rng, 4) != 0)
 				kill_some(&rng);
+			else if (atomic_load(&told->phase) == STORM_SERVE)
+				replace_one(&rng);
 			/* The first ones early: while it recovers. */
 			next_us = monotonic_us() +
 			    storm_draw(&rng, atomic_load(&told->phase) < STORM_SERVE ? 6000 : 12000);

@@ -20,9 +20,23 @@
 #include "tests/storm/told.h"
 
 static int64_t
-cost(uint32_t tokens)
+cost(const struct told_stream *t, uint32_t tokens)
 {
-	return price_cost(&storm_price, STORM_PROMPT, 0, tokens);
+	return price_cost(&t->price, STORM_PROMPT, 0, tokens);
+}
+
+static bool
+enter_price(const struct journal_entry *e)
+{
+	const char *model;
+	size_t len;
+
+	if (told->prices >= STORM_PRICES_MAX || e->record.price != told->prices ||
+	    !books_price_of(&e->record, e->payload, &told->price[told->prices], &model, &len))
+		WRONG("record %" PRIu64 ": price %u of %u", e->sequence, e->record.price,
+		    told->prices);
+	told->prices++;
+	return true;
 }
 
 /* The key of a reserve: it has no other. */
@@ -62,6 +76,10 @@ enter_reserve(const struct journal_entry *e)
 		    e->sequence, number, e->record.account);
 	if (told->slot_stream[e->record.slot] != 0)
 		WRONG("record %" PRIu64 ": slot %u is open", e->sequence, e->record.slot);
+	if (e->record.price >= told->prices ||
+	    memcmp(&told->price[e->record.price], &t->price, sizeof t->price) != 0)
+		WRONG("record %" PRIu64 ": stream %u was reserved at other prices", e->sequence,
+		    number);
 	if (told->account[t->account].j_closed)
 		WRONG("record %" PRIu64 ": a reserve of account %u, which is closed", e->sequence,
 		    t->account);
@@ -220,6 +238,8 @@ enter(const struct journal_entry *e)
 	case JOURNAL_KEY:
 	case JOURNAL_KEY_REVOKE:
 		return enter_key(e);
+	case JOURNAL_PRICE:
+		return enter_price(e);
 	case JOURNAL_FREEZE:
 		WRONG("record %" PRIu64 ": account %u was frozen", e->sequence, account);
 	default:
@@ -257,7 +277,7 @@ static bool
 judge_reaped(uint32_t i, const struct told_stream *t)
 {
 	uint32_t most = atomic_load(&t->meter_before), least = atomic_load(&t->meter_after);
-	int64_t paid = price_covers(&storm_price, STORM_PROMPT, 0, t->j_amount);
+	int64_t paid = price_covers(&t->price, STORM_PROMPT, 0, t->j_amount);
 
 	if (t->j_completion > most)
 		WRONG("stream %u: charged for %u tokens, the meter said %u", i, t->j_completion,
@@ -298,7 +318,7 @@ judge_stream(uint32_t i, const struct told_stream *t)
 	if (t->j_amount - t->j_first < atomic_load(&t->extended))
 		WRONG("stream %u: acknowledged extends of %lld, journaled %lld", i,
 		    (long long)atomic_load(&t->extended), (long long)(t->j_amount - t->j_first));
-	due = t->j_type == JOURNAL_VOID ? 0 : cost(t->j_completion);
+	due = t->j_type == JOURNAL_VOID ? 0 : cost(t, t->j_completion);
 	if (t->j_type == JOURNAL_VOID && t->j_completion != 0)
 		WRONG("stream %u: voided with %u tokens", i, t->j_completion);
 	if (t->j_charge + t->j_uncollected != due || t->j_charge < 0 ||
@@ -423,9 +443,12 @@ judge_keys(const struct region *region)
 		    ((atomic_load(&k->flags) & KEY_REVOKED) != 0) != t->j_revoked)
 			WRONG("key %" PRIu64 ": account %u, flags %x in memory", k->key_id,
 			    k->account, atomic_load(&k->flags));
-		if (t->cap != 0 && purse_used(&k->purse, 0) != t->j_used)
-			WRONG("key %" PRIu64 ": %lld is used of its cap, by the journal %lld",
-			    k->key_id, (long long)purse_used(&k->purse, 0), (long long)t->j_used);
+		for (unsigned w = 0; w < 2 && t->cap != 0; w++)
+			if (!purses_agree(&k->purse, w, t->j_window[w], t->j_used[w]))
+				WRONG("key %" PRIu64 ": %llx stands in its cap, by the journal %lld "
+				      "in %x",
+				    k->key_id, (unsigned long long)k->purse.word[w].available,
+				    (long long)t->j_used[w], t->j_window[w]);
 		if (seat_count(&k->seats) != 0)
 			WRONG("key %" PRIu64 ": seats are taken by nobody", k->key_id);
 	}

@@ -21,6 +21,7 @@ bool purses_enter(const struct journal_entry *, struct told_stream *);
 /* So much more, or less, is held and charged under them. */
 bool purses_spend(const struct journal_entry *, const struct told_stream *, int64_t amount);
 /* At rest: does memory say what was entered of an account's budgets? */
+bool purses_agree(const struct purse *, unsigned place, uint16_t window, int64_t spent);
 bool purses_judge(const struct region *, uint32_t account);
 
 #endif

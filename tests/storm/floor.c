@@ -31,10 +31,11 @@ look_at_keys(const struct region *region)
 
 	for (uint32_t i = 0; i < n; i++) {
 		const struct purse *p = &key_at(region, i)->purse;
+		int64_t used = purse_used(p, purse_window(p->per, realtime_us()));
 
-		if (p->per != KEY_PER_NONE && purse_used(p, 0) > p->cap)
-			storm_fail("key %u: %lld is used of its cap of %lld", i,
-			    (long long)purse_used(p, 0), (long long)p->cap);
+		if (p->per != KEY_PER_NONE && used > p->cap)
+			storm_fail("key %u: %lld is used of its cap of %lld", i, (long long)used,
+			    (long long)p->cap);
 	}
 }
 

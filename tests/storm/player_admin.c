@@ -37,7 +37,8 @@ give(struct player *p, struct credit *c)
 	switch (storm_draw(&p->rng, 6)) {
 	case 0: /* a ref of before, if there is one: the amount may be another */
 		first = number - 1 - storm_draw(&p->rng, 40);
-		if (first < number && told->credit[first].ref == first + 1) {
+		if (first < number && first >= atomic_load(&told->credits_from) &&
+		    told->credit[first].ref == first + 1) {
 			t->account = told->credit[first].account;
 			t->ref = first + 1;
 		}

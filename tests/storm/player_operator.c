@@ -229,7 +229,8 @@ make_key(struct player *p)
 	told->key[number].account = account;
 	if (storm_draw(&p->rng, 4) != 0) {
 		told->key[number].cap = r.amount = 500 + storm_draw(&p->rng, 20000);
-		r.prompt = KEY_PER_TOTAL;
+		r.prompt = KEY_PER_DAY + storm_draw(&p->rng, 3); /* day, month, in all */
+		told->key[number].per = r.prompt;
 		r.extra = 3 + storm_draw(&p->rng, 5); /* streams at once */
 	}
 	key_hash(number, key.hash);
@@ -268,12 +269,36 @@ revoke_key(struct player *p)
 	told_count(OP_REVOKE);
 }
 
+/* Prices: a few, so that they do not fill their table. */
+static void
+set_price(struct player *p)
+{
+	static const char model[] = "model";
+	static const enum price_kind kinds[] = {PRICE_PROMPT, PRICE_COMPLETION, PRICE_REQUEST};
+	uint32_t kind = storm_draw(&p->rng, 3), n = storm_draw(&p->rng, 4);
+	struct journal_price_set set = {.kind = (uint16_t)kinds[kind], .model_len = 5};
+	struct journal_record r = {.type = JOURNAL_PRICE_SET, .version = JOURNAL_VERSION,
+	    .slot = JOURNAL_NONE, .account = JOURNAL_NONE, .price = JOURNAL_NONE};
+	unsigned char payload[sizeof set + 5];
+	enum ring_status status;
+
+	r.amount = n == 0 ? PRICE_UNSET : (int64_t)n * (kind == 2 ? 600 : 1100000);
+	memcpy(payload, &set, sizeof set);
+	memcpy(payload + sizeof set, model, 5);
+	if (player_push_and_wait(p, &r, payload, sizeof payload) < 0)
+		return;
+	status = ring_result(p->ring, ring_head(p->ring), NULL);
+	if (status != RING_APPLIED)
+		storm_fail("a price was set: the keeper said %d", (int)status);
+	told_count(OP_PRICE);
+}
+
 /* Letters. */
 
 static void
 post(struct player *p)
 {
-	uint32_t proc = PROC_WORKER + storm_draw(&p->rng, STORM_WORKERS);
+	uint32_t proc = PROC_WORKER + storm_draw(&p->rng, 2 * STORM_WORKERS);
 	uint32_t slot = hold_first(p->region, proc) +
 	    storm_draw(&p->rng, p->region->h->holds_per_proc);
 	struct hold *h = hold_at(p->region, slot);
@@ -310,12 +335,15 @@ void
 operator_alone(struct player *p)
 {
 	replace_closed(p);
-	switch (storm_draw(&p->rng, 3)) {
+	switch (storm_draw(&p->rng, 4)) {
 	case 0:
 		make_key(p);
 		break;
 	case 1:
 		revoke_key(p);
+		break;
+	case 2:
+		set_price(p);
 		break;
 	default:
 		break;

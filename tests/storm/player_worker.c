@@ -96,7 +96,7 @@ once_begin(struct player *p, struct stream *s, uint32_t *account)
 
 	if (storm_draw(&p->rng, 3) != 0)
 		return true;
-	if (back < n && back > 1) {
+	if (back < n && back > 1 && n - back >= atomic_load(&told->onces_from)) {
 		once = n - back;
 	} else if ((once = atomic_fetch_add(&told->onces, 1)) < STORM_ONCE_MAX) {
 		told->once[once].account = *account;
@@ -197,8 +197,7 @@ begin(struct player *p, struct stream *s)
 	unsigned char payload[sizeof head + 5 + sizeof keyed + STORM_SAID];
 	size_t len = sizeof head + 5;
 	enum ledger_result result;
-	struct hold_terms t = {.price = storm_price,
-	    .prompt = STORM_PROMPT,
+	struct hold_terms t = {.prompt = STORM_PROMPT,
 	    .max_tokens = 1000,
 	    .min_tokens = 1 + storm_draw(&p->rng, 3),
 	    .want_tokens = 3 + storm_draw(&p->rng, 30),
@@ -218,11 +217,15 @@ begin(struct player *p, struct stream *s)
 			once_over(p, s);
 		return false; /* not made yet */
 	}
+	/* Acquire, pairs with the keeper: who sees the number sees the price. */
+	t.price_id = atomic_load_explicit(region_model_price(p->region, 0), memory_order_acquire);
+	t.price = *region_price(p->region, t.price_id);
 	t.purse = t.key = draw_key(p, account);
 	t.key_seats = t.key != NULL ? t.key->concurrent_streams : 0;
 	s->t = &told->stream[number];
 	s->t->account = account;
 	s->t->boot = atomic_load(&told->boots);
+	s->t->price = t.price;
 	memcpy(t.stream_id, &number, sizeof number);
 	memcpy(head.stream_id, t.stream_id, sizeof head.stream_id);
 	if (s->once != 0) {
@@ -314,7 +317,7 @@ settle(struct player *p, struct stream *s)
 		x.outcome = OUTCOME_CANCELLED;
 	x.completion = usage;
 	x.voided = usage == 0;
-	x.charge = x.voided ? 0 : price_cost(&storm_price, STORM_PROMPT, 0, usage);
+	x.charge = x.voided ? 0 : price_cost(&s->t->price, STORM_PROMPT, 0, usage);
 	if (x.voided) {
 		x.prompt = 0;
 		if (s->mail == MAIL_NONE)
@@ -451,13 +454,15 @@ read_mail(struct player *p, struct stream stream[static STREAMS])
 int
 player_worker(struct heritage *h, uint32_t proc, uint64_t seed)
 {
+	uint32_t generation = atomic_load(&region_proc(&h->region, proc)->generation);
 	struct stream stream[STREAMS] = {0};
 	struct player p;
 
 	if (!player_start(&p, h, proc, seed))
 		return 1;
 	for (;;) {
-		bool ending = atomic_load(&told->quiesce) != 0, busy = false, did = false;
+		bool busy = false, did = false, ending = atomic_load(&told->quiesce) != 0 ||
+		    atomic_load(&told->leaving[proc]) == generation;
 		/* One look for all: what is durable by it is read before it is acked. */
 		uint64_t durable = ring_durable(p.ring);
 

@@ -13,8 +13,9 @@
  * Some streams are under a key's cap, some accounts have budgets: in memory and in the journal no
  * more is used of one than it is, at any instant, and at rest memory says what the journal does.
  *
- * The admin stands for operators as well (player_operator.c): settings, closing, keys, letters to
- * workers.  Now and then a keeper's disk fails (disk.c).
+ * The admin stands for operators as well (player_operator.c): settings, closing, keys, prices,
+ * letters to workers.  Workers and keepers are replaced while they run, as in an upgrade.  Days and
+ * months end in the midst of it (clock.c).  Now and then a keeper's disk fails (disk.c).
  *
  * The seed fixes every decision: which process does what next, who is killed, after how long, how
  * each daemon ends.  How the processes interleave is the kernel's, so a seed that failed is likely
@@ -28,6 +29,7 @@
  * objs: daemon/tokenizer_stream.o daemon/tokenizer_merge.o daemon/tokenizer_split.o
  * objs: daemon/tokenizer_class.o daemon/tokenizer_table.o
  */
+#include <dirent.h>
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -159,12 +161,12 @@ report(uint64_t seed, double seconds)
 {
 	static const char *const kill_name[KILL_KINDS] = {"worker", "admin", "keeper",
 	    "keeper in recovery", "while reaping", "master", "all at once", "daemon in recovery",
-	    "reboot", "master at a named point"};
+	    "reboot", "who leaves", "master at a named point"};
 	static const char *const op_name[OP_KINDS] = {"reserves", "refused for credit", "by a cap", "by a budget",
 	    "extends",
 	    "overdraws", "meter", "marks", "settles", "voids", "top-ups", "repeated refs",
 	    "adjustments", "syncs", "compactions", "settings", "of budgets",
-	    "accounts closed", "keys", "revocations",
+	    "accounts closed", "keys", "revocations", "prices set",
 	    "keys refused", "letters", "streams ended by mail", "with a key", "repeated", "waited",
 	    "asked about"};
 	static const char *const disk_name[DISK_KINDS] = {"full", "write errors", "half writes",
@@ -182,6 +184,10 @@ report(uint64_t seed, double seconds)
 	for (int i = 0; i < OP_KINDS; i++)
 		printf(" %s %llu%s", op_name[i], (unsigned long long)atomic_load(&told->ops[i]),
 		    i < OP_KINDS - 1 ? "," : "\n");
+	printf("replaced: workers %llu, keepers %llu; midnights %llu\n",
+	    (unsigned long long)atomic_load(&told->replaced),
+	    (unsigned long long)atomic_load(&told->renewed),
+	    (unsigned long long)atomic_load(&told->midnights));
 	printf("keepers with a failing disk:");
 	for (int i = 0; i < DISK_KINDS; i++)
 		printf(" %s %llu%s", disk_name[i], (unsigned long long)atomic_load(&told->disk[i]),
@@ -233,14 +239,14 @@ set_up(uint64_t seed)
 static void
 clear(void)
 {
-	static const char *const file[] = {"ledger.shm", "log", "journal.mdb", "journal.mdb-lock",
-	    "state.mdb", "state.mdb-lock"};
-	char path[128];
+	DIR *d = opendir(dir);
+	struct dirent *e;
 
-	for (size_t i = 0; i < sizeof file / sizeof *file; i++) {
-		(void)snprintf(path, sizeof path, "%s/%s", dir, file[i]);
-		(void)unlink(path);
-	}
+	/* Also what a kill left of files that were being made. */
+	while (d != NULL && (e = readdir(d)) != NULL)
+		(void)unlinkat(dirfd(d), e->d_name, 0);
+	if (d != NULL)
+		(void)closedir(d);
 	if (rmdir(dir) < 0)
 		printf("left: %s\n", dir);
 }
@@ -290,6 +296,8 @@ main(int argc, char **argv)
 			break;
 		}
 		one_daemon(fate, us);
+		if (fate <= FATE_REST_CLEAN)
+			clock_begin(&rng);
 	}
 	report(seed, (double)(monotonic_us() - start_us) / 1e6);
 	if (atomic_load(&told->failed)) {

@@ -24,6 +24,7 @@
 #define STORM_CREDITS_MAX (1u << 20)
 #define STORM_SLOTS_MAX 1024
 #define STORM_PROMPT 10
+#define STORM_PRICES_MAX 256 /* in the journal; few that differ are ever set */
 #define STORM_OVERDRAFT 300
 
 /* Every fourth account gets adjustments below zero and lower overdrafts: they may cross its floor. */
@@ -39,6 +40,7 @@
 struct told_stream {
 	uint32_t account;
 	uint32_t boot;                 /* told.boots when it began */
+	struct price price;            /* of its reserve */
 	_Atomic uint32_t meter_before; /* the meter is at most this */
 	_Atomic uint32_t meter_after;  /* and at least this */
 	_Atomic uint32_t marked;       /* said by a record that is durable */
@@ -51,6 +53,7 @@ struct told_stream {
 	uint32_t j_mark, j_completion;
 	int64_t j_amount, j_first, j_charge, j_uncollected;
 	uint32_t j_key; /* under whose cap, + 1 */
+	uint16_t j_key_window;
 	uint8_t j_budgets; /* a bit for each that it is under */
 	uint16_t j_window[BUDGETS];
 	uint64_t j_turn; /* of the history: its reserve's sequence; 0: it is in none */
@@ -114,7 +117,9 @@ struct told_key {
 	_Atomic uint8_t made, revoked; /* acknowledged: enum ring_status; yes or no */
 	uint8_t j_made, j_revoked;
 	int64_t cap; /* 0: none */
-	int64_t j_used;
+	uint32_t per; /* enum key_per */
+	uint16_t j_window[2];
+	int64_t j_used[2];
 };
 
 enum kill_kind {
@@ -127,6 +132,7 @@ enum kill_kind {
 	KILL_ALL,             /* at once */
 	KILL_MASTER_RECOVERY, /* of the last two: before it served */
 	KILL_REBOOT,          /* all, and the region is gone */
+	KILL_LEAVING,         /* a worker or keeper that another one takes the place of */
 	KILL_AT_POINT,        /* the master, by itself (-DTOLLD_FAULTS) */
 	KILL_KINDS
 };
@@ -152,6 +158,7 @@ enum op_kind {
 	OP_CLOSED,
 	OP_KEY,
 	OP_REVOKE,
+	OP_PRICE,
 	OP_TABLE_FULL,
 	OP_LETTER,
 	OP_BY_MAIL,
@@ -177,6 +184,11 @@ struct told {
 	_Atomic uint32_t phase;   /* of the present daemon */
 	_Atomic uint32_t adopted; /* there is a region that must be found again */
 	_Atomic uint32_t reaping; /* it is finishing a dead process's holds */
+	_Atomic uint32_t leaving[PROC_WORKER + 2 * STORM_WORKERS]; /* generation that is to leave */
+	_Atomic uint64_t replaced, renewed; /* workers and keepers, by a successor */
+	_Atomic uint64_t ahead_us, midnights; /* clock.c */
+	/* Keys of before, and refs, may be forgotten by now. */
+	_Atomic uint32_t onces_from, credits_from;
 	_Atomic uint32_t failed;
 	char difference[512];
 	_Atomic uint64_t kills[KILL_KINDS], ops[OP_KINDS], disk[DISK_KINDS], looks, rests, spawned;
@@ -190,6 +202,8 @@ struct told {
 	uint32_t streams_done, credits_done, settings_done, onces_done;
 	uint32_t slot_stream[STORM_SLOTS_MAX]; /* open hold: its stream + 1 */
 	int64_t balance[STORM_ACCOUNTS_MAX], held[STORM_ACCOUNTS_MAX];
+	struct price price[STORM_PRICES_MAX];
+	uint32_t prices;
 	struct told_account account[STORM_ACCOUNTS_MAX];
 	struct told_key key[STORM_KEYS_MAX];
 	struct told_setting setting[STORM_SETTINGS_MAX];
@@ -199,6 +213,7 @@ struct told {
 };
 
 extern struct told *told;
+/* What the config says; operators set others. */
 extern const struct price storm_price;
 
 /* Write down the first difference; everybody ends soon after. */
@@ -222,6 +237,9 @@ void storm_account_id(uint32_t account, char id[static 16]);
 
 /* disk.c: in a keeper, before it begins: its disk may be about to fail. */
 void disk_begin(uint64_t seed);
+
+/* clock.c: nothing runs; the next midnight is near now and then. */
+void clock_begin(uint64_t *rng);
 
 /* examine.c: at rest, the keeper ended.  False after storm_fail. */
 bool examine(const struct heritage *);
