@@ -247,7 +247,7 @@ ended_cb(void *arg, uint64_t position)
 		(void)money_format(charge, row.charge);
 		(void)admin_error(call, "hold_closed", "hold",
 		    "too late: hold %s was settled for %s credits (%s)", name, charge,
-		    admin_outcome(row.outcome));
+		    journal_outcome_text(row.outcome));
 		admin_finish(call);
 		return;
 	}
@@ -257,7 +257,7 @@ ended_cb(void *arg, uint64_t position)
 	proto_put_kstr(out, "stream_id", stream);
 	proto_put_kstr(out, "hold", name);
 	proto_put_ktext(out, "account", call->account->id, call->account->id_len);
-	proto_put_kstr(out, "outcome", known ? admin_outcome(row.outcome) : NULL);
+	proto_put_kstr(out, "outcome", known ? journal_outcome_text(row.outcome) : NULL);
 	proto_put_kint(out, "charge", row.charge);
 	proto_put_kbool(out, "voided", known ? row.voided != 0 : wants_void);
 	admin_finish(call);

@@ -66,16 +66,6 @@ type_text(uint8_t type)
 	return type < JOURNAL_TYPES && text[type] != NULL ? text[type] : "unknown";
 }
 
-const char *
-admin_outcome(uint8_t outcome)
-{
-	static const char *const text[OUTCOME_MAX] = {"none", "stop", "length", "tool_calls",
-	    "content_filter", "credit", "cancelled", "upstream_error", "worker_died", "expired",
-	    "shutdown"};
-
-	return outcome < OUTCOME_MAX ? text[outcome] : "unknown";
-}
-
 struct texts { /* what is spelled out for a record */
 	char session[ID_LEN + 1], message[ID_LEN + 1], key_id[AUTH_KEY_ID_LEN + 1];
 	char link[ADMIN_LINK_LEN + 1], hash[ADMIN_LINK_LEN + 1];
@@ -316,7 +306,7 @@ progress_fields(struct fields *fs, const struct region *region, const struct jou
 	} else if (r->type != JOURNAL_VOID)
 		put_number(fs, "completion", r->completion);
 	if (r->type == JOURNAL_SETTLE || r->type == JOURNAL_VOID)
-		put_str(fs, "outcome", admin_outcome(r->outcome));
+		put_str(fs, "outcome", journal_outcome_text(r->outcome));
 }
 
 static void

@@ -126,9 +126,6 @@ void admin_notify(struct admin_call *, const struct proto_out *);
 /* Bytes on their way to the caller. */
 size_t admin_unsent(const struct admin_call *);
 
-/* The name of an enum journal_outcome. */
-const char *admin_outcome(uint8_t outcome);
-
 /* What a kind of price is called in answers ("price_prompt"); admin-price.c. */
 const char *admin_price_field(enum price_kind);
 

@@ -81,23 +81,8 @@ provider_text(const struct config *c, uint32_t i)
 static const char *
 outcome_text(const struct config *c, uint32_t i)
 {
-	static const char *const text[OUTCOME_MAX] = {
-	    [OUTCOME_NONE] = "unknown",
-	    [OUTCOME_STOP] = "stop",
-	    [OUTCOME_LENGTH] = "length",
-	    [OUTCOME_TOOL_CALLS] = "tool_calls",
-	    [OUTCOME_CONTENT_FILTER] = "content_filter",
-	    [OUTCOME_CREDIT] = "credit",
-	    [OUTCOME_CANCELLED] = "cancelled",
-	    [OUTCOME_UPSTREAM] = "upstream_error",
-	    [OUTCOME_WORKER_DIED] = "worker_died",
-	    [OUTCOME_EXPIRED] = "expired",
-	    [OUTCOME_SHUTDOWN] = "shutdown",
-	    [OUTCOME_JOURNAL] = "journal_unavailable",
-	};
-
 	(void)c;
-	return text[i] != NULL ? text[i] : "unnamed";
+	return i == OUTCOME_NONE ? "unknown" : journal_outcome_text((uint8_t)i);
 }
 
 /* Names of an enum, in its order. */

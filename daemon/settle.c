@@ -241,16 +241,6 @@ settle_retry(struct worker *w)
 	}
 }
 
-static const char *
-outcome_text(uint8_t outcome)
-{
-	static const char *const text[OUTCOME_MAX] = {"none", "stop", "length", "tool_calls",
-	    "content_filter", "credit", "cancelled", "upstream_error", "worker_died", "expired",
-	    "shutdown", "journal_unavailable"};
-
-	return outcome < OUTCOME_MAX ? text[outcome] : "unknown";
-}
-
 static void
 log_line(const struct stream *st)
 {
@@ -276,7 +266,7 @@ log_line(const struct stream *st)
 	/* The stream's id opens it for whoever has it: only its message is named. */
 	log_event(LOG_INFO, "stream ended", "request", st->request_id, "message",
 	    st->message_text, "account", id, "model", st->config->model[st->model].name,
-	    "provider", attempt_provider(st), "attempts", attempts, "outcome", outcome_text(st->outcome), "error",
+	    "provider", attempt_provider(st), "attempts", attempts, "outcome", journal_outcome_text(st->outcome), "error",
 	    st->error_code == NULL ? "" : st->error_code, "tokens", tokens, "cost", cost, "ms", ms,
 	    "first_token_ms", first, "chunks", chunks, "counted", counted, "reported",
 	    st->usage.present ? reported : NULL, "trace_id",

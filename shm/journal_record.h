@@ -108,6 +108,41 @@ enum journal_outcome {
 	OUTCOME_MAX
 };
 
+/* As people and programs read it.  One list for all: the compiler says when a new one is not in it. */
+static inline const char *
+journal_outcome_text(uint8_t outcome)
+{
+	switch ((enum journal_outcome)outcome) {
+	case OUTCOME_NONE:
+		return "none";
+	case OUTCOME_STOP:
+		return "stop";
+	case OUTCOME_LENGTH:
+		return "length";
+	case OUTCOME_TOOL_CALLS:
+		return "tool_calls";
+	case OUTCOME_CONTENT_FILTER:
+		return "content_filter";
+	case OUTCOME_CREDIT:
+		return "credit";
+	case OUTCOME_CANCELLED:
+		return "cancelled";
+	case OUTCOME_UPSTREAM:
+		return "upstream_error";
+	case OUTCOME_WORKER_DIED:
+		return "worker_died";
+	case OUTCOME_EXPIRED:
+		return "expired";
+	case OUTCOME_SHUTDOWN:
+		return "shutdown";
+	case OUTCOME_JOURNAL:
+		return "journal_unavailable";
+	case OUTCOME_MAX:
+		break;
+	}
+	return "unknown";
+}
+
 /* That a hold claims from a budget (BUDGET_DAY, BUDGET_MONTH), with the last 3 bits of its window's
  * number: four bits for each. */
 #define JOURNAL_BUDGET(which, window) ((8u | ((window) & 7u)) << 4 * (which))

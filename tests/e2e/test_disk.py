@@ -115,6 +115,10 @@ class DiskCase(unittest.TestCase):
                 self.assertEqual(end["error"]["code"], "journal_unavailable")
                 self.assertEqual(micro(end["cost"]), x.cost())
         self.assertEqual(micro(self.t.show("alice")["balance"]), self.balance - charged)
+        # And how they ended can be read.
+        stopped = [r for r in self.t.ctl("journal", "--account", "alice")
+                   if r.get("outcome") == "journal_unavailable"]
+        self.assertEqual(len(stopped), sum(end_of(x.events)[0] == "error" for x in watchers))
 
 
 class Faults(DiskCase):
