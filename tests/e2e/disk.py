@@ -47,7 +47,7 @@ class Disk:
             struct.pack_into("<ii", self.faults, 12 * FAULTS.index(kind), 0, 0)
 
     def slow(self, ms):
-        """Each sync takes so much longer."""
+        """Each sync takes so much longer; what has begun no longer than until slow(0)."""
         struct.pack_into("<i", self.faults, 12 * len(FAULTS), ms)
 
     def hits(self, kind):

@@ -19,7 +19,7 @@ import unittest
 
 import provider
 from provider import DONE, FINISH, ROLE, Answer, good, status, text, usage
-from tolld import ROOT, SLOW, Case, micro, wait_for
+from tolld import PATIENCE, ROOT, SLOW, Case, micro, wait_for
 
 IDLE = int(os.environ.get("TOLLD_TEST_IDLE", "2000"))
 
@@ -43,7 +43,7 @@ def routes():
 def token(secret, sub, alg="HS256", **claims):
     def part(data):
         return base64.urlsafe_b64encode(json.dumps(data).encode()).rstrip(b"=")
-    claims = dict({"sub": sub, "aud": "chat", "exp": int(time.time()) + 300}, **claims)
+    claims = dict({"sub": sub, "aud": "chat", "exp": int(time.time()) + 3000}, **claims)
     said = part({"alg": alg}) + b"." + part(claims)
     mac = hmac.new(secret, said, hashlib.sha256).digest()
     return (said + b"." + base64.urlsafe_b64encode(mac).rstrip(b"=")).decode()
@@ -53,7 +53,7 @@ class Raw:
     """One connection, byte by byte."""
 
     def __init__(self, t):
-        self.socket = socket.create_connection(("127.0.0.1", t.port), 20 * SLOW)
+        self.socket = socket.create_connection(("127.0.0.1", t.port), PATIENCE * SLOW)
         self.file = self.socket.makefile("rb")
 
     def ask(self, data):
@@ -103,7 +103,7 @@ class Routes(Case):
         self.t.ctl("key", "revoke", revoked["key_id"])
         by_scope = {s: self.key("--scope", s)["key"] for s in ("chat", "embeddings", "mint")}
         every = self.key("--scope", "chat,embeddings,mint")["key"]
-        minted = self.t.request("POST", "/keys", {"ttl": 60, "scope": "chat"},
+        minted = self.t.request("POST", "/keys", {"ttl": 3000, "scope": "chat"},
                                 self.key("--scope", "mint,chat")["key"])[2]["key"]
         good_token = token(self.SECRET, "a")
         nobody = {"nothing": {}, "garbage": "x", "another": "tolld_" + "a" * 40,
@@ -233,7 +233,7 @@ class Idle(Case):
         before, idle = self.memory(), []
         try:
             for i in range(IDLE):
-                s = socket.create_connection(("127.0.0.1", self.t.port), 30 * SLOW)
+                s = socket.create_connection(("127.0.0.1", self.t.port), PATIENCE * SLOW)
                 idle.append(s)
                 # Nothing, or half a head, or one request and then nothing.
                 s.sendall((b"", b"GET /bal", b"GET /balance HTTP/1.1\r\nHost: x\r\n\r\n")[i % 3])
@@ -249,7 +249,7 @@ class Idle(Case):
                 self.assertEqual(self.t.run(key)[-1]["type"], "done")
                 worst = max(worst, time.monotonic() - began)
             print(f"a stream beside them: {worst * 1000:.0f} ms at worst, {alone * 1000:.0f} alone")
-            self.assertLess(worst, 5 * SLOW)
+            self.assertLess(worst, 15 * SLOW)
             # All of them are still there.
             for s in idle[::97]:
                 s.sendall(b"ance HTTP/1.1\r\nHost: x\r\n\r\n" if s in idle[1::3] else

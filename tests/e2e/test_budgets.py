@@ -14,10 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import test_keys
 from clock import Clock
-from tolld import BUILD, SLOW, Case, Tolld, cost, end_of, micro, wait_for
+from tolld import BUILD, SLOW, Case, Tolld, cost, end_of, micro, wait_for, within_a_day
 
 
 class Budgeted(Case):
+    def setUp(self):
+        within_a_day()
+
     def budgeted(self, account, *options, balance="1000"):
         self.t.ctl("account", "create", account, "--balance", balance, "--overdraft", "0",
                    *options)
@@ -53,7 +56,7 @@ class Budgeted(Case):
 
 
 class Budgets(Budgeted):
-    OPTIONS = {"workers": 4, "ledger": "hold_ttl = 5 slice_tokens = 50",
+    OPTIONS = {"workers": 4, "ledger": "slice_tokens = 50",
                "models": {"small": "sim:tokens=5", "long": "sim:tokens=5000,rate=0",
                           "slow": "sim:tokens=400,rate=100"}}
 

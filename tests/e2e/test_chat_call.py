@@ -23,7 +23,7 @@ class ChatCall(Case):
         "broken": f"sim:tokens=20,fault=error@5,{EXACT}",
         "truncated": f"sim:tokens=20,fault=cut@5,{EXACT}",
         "echo": "sim:echo=1",
-    }, ledger="slice_tokens = 50 reconnect_grace = 600", timeouts="first_token = 2")
+    }, ledger="slice_tokens = 50 reconnect_grace = 600", timeouts="first_token = 4")
 
     @classmethod
     def setUpClass(cls):

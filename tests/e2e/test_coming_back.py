@@ -25,7 +25,7 @@ MODELS = {f"{lang}-{pace}": f"sim:tokens=240,rate={pace},lang={lang}{more}"
           for lang, pace, more in (("ru", 240, ""), ("emoji", 300, ",batch=3"), ("zh", 200, ""),
                                    ("en", 400, ",pack=4"), ("json", 250, ",split=7"))}
 MODELS["endless"] = "sim:tokens=9000,rate=100,lang=zh"
-NOTHING = 5.0        # seconds without a byte are a failure
+NOTHING = 60.0       # seconds without a byte are a failure
 
 
 class Cut(Exception):
@@ -158,7 +158,7 @@ class Watcher:
 
 class ComingBack(Case):
     OPTIONS = {"workers": 4, "models": MODELS,
-               "ledger": "slice_tokens = 40 reconnect_grace = 2"}
+               "ledger": "slice_tokens = 40 reconnect_grace = 4"}
 
     def status(self, stream_id, last_id):
         """What somebody who asks for this gets: (status, text)."""

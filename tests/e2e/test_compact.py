@@ -21,7 +21,7 @@ class Compacted(unittest.TestCase):
 
     def setUp(self):
         self.t = Tolld(workers=2, config=self.config,
-                       models={"slow": "sim:tokens=400,rate=100"})
+                       models={"slow": "sim:tokens=40000,rate=100"})
         self.addCleanup(self.t.close)
         self.clock = Clock(BUILD, self.t.folder)
         self.t.env.update(self.clock.env)
@@ -143,7 +143,6 @@ class Operator(Compacted):
 
     def test_what_an_open_hold_needs_is_kept(self):
         self.fill(rounds=1)
-        self.t.models["slow"] = "sim:tokens=400,rate=20"
         sent = self.t.send(self.keys["a0"], model="slow")
         s = self.t.open(sent["stream_id"])
         events = s.typed()
@@ -155,6 +154,7 @@ class Operator(Compacted):
         done = self.compact("--keep", "1d")
         self.assertLess(done["checkpoint"], opened)
         self.assertGreater(done["checkpoint"], 5)
+        self.t.request("DELETE", "/stream?id=" + sent["stream_id"])
         rest = list(events)
         s.close()
         self.assertEqual(rest[-1]["type"], "done")

@@ -13,7 +13,7 @@ import threading
 import unittest
 from concurrent.futures import ThreadPoolExecutor
 
-from tolld import SLOW, Case, end_of, micro, wait_for
+from tolld import PATIENCE, SLOW, Case, end_of, micro, wait_for
 
 HEADER = "X-OpenWebUI-User-Id"
 SIGHT = "first_sight { grant = 3 overdraft = 0.5 max_accounts = 40 }"
@@ -68,7 +68,7 @@ class Asked:
 
     def join(self):
         for thread in self.threads:
-            thread.join(30 * SLOW)
+            thread.join(2 * PATIENCE * SLOW)
             assert not thread.is_alive()
         return self.answers
 
@@ -175,7 +175,7 @@ class Sight(Case):
         self.assertIn("owui:" + "x" * 59, accounts(self.t))
 
     def raw(self, headers, body=b""):
-        with socket.create_connection(("127.0.0.1", self.t.port), timeout=20) as s:
+        with socket.create_connection(("127.0.0.1", self.t.port), timeout=PATIENCE * SLOW) as s:
             s.sendall((f"GET /balance HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {self.key}\r\n"
                        f"{headers}Connection: close\r\n\r\n").encode() + body)
             out = b""
@@ -190,7 +190,7 @@ class Sight(Case):
         body = json.dumps({"model": "short", "message": "hi"}).encode()
         head = (f"POST /chat/send HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {self.key}\r\n"
                 f"{HEADER}: slow\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n")
-        with socket.create_connection(("127.0.0.1", self.t.port), timeout=20) as s:
+        with socket.create_connection(("127.0.0.1", self.t.port), timeout=PATIENCE * SLOW) as s:
             s.sendall(head.encode() + body[:5])
             self.assertEqual(ask(self.t, self.key, "slow")[0], 200)
             s.sendall(body[5:])

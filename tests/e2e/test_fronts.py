@@ -13,7 +13,7 @@ import tempfile
 import threading
 import unittest
 
-from tolld import ROOT, SLOW, Stream, Tolld, free_port, wait_for
+from tolld import PATIENCE, ROOT, SLOW, Stream, Tolld, free_port, wait_for
 
 MODELS = {"slow": "sim:tokens=100000,rate=20"}
 
@@ -52,7 +52,7 @@ class Front:
         p = subprocess.Popen(command, stdout=log, stderr=log, env=dict(os.environ, **env))
         def end():
             p.terminate()
-            p.wait(20)
+            p.wait(PATIENCE)
         self.addCleanup(end)
 
         def up():
@@ -75,7 +75,7 @@ class Front:
         self.addCleanup(s.close)
         s.bind(("127.0.0.1", 0))
         s.listen(8)
-        s.settimeout(20 * SLOW)
+        s.settimeout(PATIENCE * SLOW)
         return s
 
     def test_tokens_come_one_by_one(self):
@@ -118,7 +118,7 @@ class Front:
         for host in ("127.0.0.2", "127.0.0.3"):
             got[host] = []
             for _ in range(4):
-                c = http.client.HTTPConnection("127.0.0.1", port, timeout=20 * SLOW,
+                c = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE * SLOW,
                                                source_address=(host, 0))
                 # What a client says itself is not believed.
                 c.request("GET", "/balance", headers={"X-Forwarded-For": "192.0.2.9"})
@@ -144,7 +144,7 @@ class Front:
             c.close()
         th = threading.Thread(target=serve)
         th.start()
-        c = socket.create_connection(("127.0.0.1", port), 20 * SLOW)
+        c = socket.create_connection(("127.0.0.1", port), PATIENCE * SLOW)
         c.sendall(b"GET /ws/chat/alice HTTP/1.1\r\nHost: chat.example\r\nUpgrade: websocket\r\n"
                   b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
                   b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
@@ -156,7 +156,7 @@ class Front:
             data += more
         self.assertTrue(data.startswith(b"HTTP/1.1 101 "), data)
         c.sendall(b"from the client")
-        th.join(20 * SLOW)
+        th.join(PATIENCE * SLOW)
         c.close()
         self.assertEqual(seen["data"], b"from the client")
         head = seen["head"].lower()
@@ -183,7 +183,7 @@ class Front:
                 c.close()
         th = threading.Thread(target=serve, daemon=True)
         th.start()
-        c = http.client.HTTPConnection("127.0.0.1", port, timeout=20 * SLOW)
+        c = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE * SLOW)
         c.request("POST", "/chat/send", body='{"message":"hi"}',
                   headers={"Content-Type": "application/json"})
         self.assertEqual(c.getresponse().status, 502)
@@ -194,7 +194,7 @@ class Front:
 
     def test_a_large_body_is_refused(self):
         port = self.started()
-        c = http.client.HTTPConnection("127.0.0.1", port, timeout=20 * SLOW)
+        c = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE * SLOW)
         try:
             c.request("POST", "/chat/preview", body=b" " * (1 << 20) + b"{}",
                       headers={"Authorization": "Bearer " + self.key})

@@ -25,6 +25,7 @@ MODELS = {
     "short": "sim:tokens=5",
     "echo": ("sim:echo=1,tokens=90000,usage=no", "max_completion = 90000"),
     "slow": "sim:tokens=400,rate=100,lang=even",
+    "endless": "sim:tokens=40000,rate=100,lang=even",
     "dear": ("sim:tokens=400,lang=even,usage=no", ""),
     "fails": "sim:fault=cut@12,tokens=40,lang=even,usage=no",
     "dead": "sim:status=500",
@@ -236,7 +237,7 @@ class Kept(Case):
         _, answer = c.messages(sent["session_id"])
         self.assertEqual((answer["status"], answer["content"], micro(answer["cost"])),
                          ("failed", "", 0))
-        sent = self.t.send(c.key, "hello", "slow")
+        sent = self.t.send(c.key, "hello", "endless")
         s = self.t.open(sent["stream_id"])
         it = s.typed()
         for _ in range(30):
@@ -566,7 +567,7 @@ class Deaths(unittest.TestCase):
 
     def running(self, tokens=120):
         """A stream under way that nobody reads any more: (sent, tokens seen, text seen)."""
-        sent = self.t.send(self.c.key, "hello", "slow")
+        sent = self.t.send(self.c.key, "hello", "endless")
         s = self.t.open(sent["stream_id"])
         seen = []
         for e in s.typed():

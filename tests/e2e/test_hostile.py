@@ -7,7 +7,7 @@ import json
 import threading
 import unittest
 
-from tolld import SLOW, Case, Tolld, end_of, micro, text_of, wait_for
+from tolld import PATIENCE, SLOW, Case, Tolld, end_of, micro, text_of, wait_for
 
 BLANKS = 900000
 EVENTS = 8  # more than a worker's ring holds, in less than half a slice of the largest size
@@ -87,7 +87,7 @@ model "blanks" {{
         reader = threading.Thread(
             target=lambda: events.extend(t.open(sent["stream_id"]).typed()), daemon=True)
         reader.start()
-        reader.join(20 * SLOW)  # keep-alives would defeat a time-out of the socket
+        reader.join(PATIENCE * SLOW)  # keep-alives would defeat a time-out of the socket
         self.assertFalse(reader.is_alive(), t.ctl("hold", "list"))
         kind, done = end_of(events)
         self.assertEqual((kind, done.get("finish_reason")), ("done", "stop"), done)

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import unittest
 
-from tolld import BUILD, Case, Tolld, end_of, wait_for
+from tolld import BUILD, PATIENCE, Case, Tolld, end_of, wait_for
 
 SECRET = "the secret of the mill"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -151,6 +151,7 @@ class File(unittest.TestCase):
             for _ in range(8):
                 self.assertEqual(end_of(t.run(key))[0], "done")
             ended += 8
+            wait_for(lambda: log().count("stream ended") == 8, 10, "their lines")
             os.rename(path, f"{path}.{n}")
             t.process.send_signal(signal.SIGUSR1)
             wait_for(lambda: "log opened anew" in log(), 10, "the new file")
@@ -181,7 +182,7 @@ class File(unittest.TestCase):
         t = Tolld(sim=False, config='log_file = "/nonexistent/log"')
         self.addCleanup(t.close)
         t.start(wait=False)
-        self.assertEqual(t.process.wait(20), 1)
+        self.assertEqual(t.process.wait(PATIENCE), 1)
         self.assertIn('msg="cannot open the log" path=/nonexistent/log', t.log())
         t.process = None
 
@@ -205,7 +206,7 @@ class Journal(unittest.TestCase):
         self.addCleanup(journal.close)
         journal.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         journal.bind(os.path.join(run, "socket"))
-        journal.settimeout(10)
+        journal.settimeout(PATIENCE)
         # The namespace is the daemon's alone.
         t.wrapper = ["unshare", "-m", "sh", "-c",
                      'mount -t tmpfs none /run && mkdir -p /run/systemd/journal && '

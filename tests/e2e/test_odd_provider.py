@@ -121,7 +121,7 @@ model "odd" {{
         kind, end, got = self.odd(text("whole") + FINISH + usage(9, 3) + DONE, hang=True)
         self.assertEqual((kind, end.get("finish_reason"), got), ("done", "stop", "whole"), end)
         self.assertEqual(micro(end["cost"]), cost(9, 3))
-        self.assertLess(time.monotonic() - began, 20)  # not after the time-out of 60 s
+        self.assertLess(time.monotonic() - began, 50)  # not after the time-out of 60 s
         wait_for(lambda: self.provider.left == 1, 10, "the connection to be closed")
 
     def test_usage_that_turns_impossible_is_not_believed(self):

@@ -27,6 +27,7 @@
 
 #define FDS 65536
 #define IOVS 1024
+#define MOMENT_MS 10
 
 struct watched {
 	uint64_t inode; /* 0: not watched */
@@ -267,15 +268,12 @@ static int
 sync_file(int fd, long call)
 {
 	struct watched *w = fd >= 0 && fd < FDS && watched[fd].inode != 0 ? &watched[fd] : NULL;
-	struct timespec slow;
+	static const struct timespec moment = {0, MOMENT_MS * 1000000L};
 
 	if (w == NULL)
 		return (int)syscall(call, fd);
-	if (faults != NULL && faults->slow_ms > 0) {
-		slow = (struct timespec){faults->slow_ms / 1000,
-		    faults->slow_ms % 1000 * 1000000L};
-		nanosleep(&slow, NULL);
-	}
+	for (int ms = 0; faults != NULL && ms < faults->slow_ms; ms += MOMENT_MS)
+		nanosleep(&moment, NULL);
 	if (faults != NULL && fails(&faults->sync)) {
 		note(DISK_LOST, w->inode, 0, NULL, 0, 0);
 		return -1;
