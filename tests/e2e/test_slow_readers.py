@@ -11,7 +11,7 @@ import socket
 import time
 import unittest
 
-from tolld import SLOW, Case, micro, text_of, wait_for
+from tolld import PATIENCE, SLOW, Case, micro, rests, text_of, wait_for
 
 READERS = int(os.environ.get("TOLLD_TEST_READERS", "200"))
 TOKENS = 60 if READERS > 200 else 30
@@ -85,20 +85,16 @@ class ManyReaders(Case):
         before = self.memory()
         slow = [Reader(self.t.port, s, room=4096) for s in self.sent(key, "flood", READERS)]
         # They read nothing: every one's provider is paused once its room is used up.
-        seen = []
-
-        def rested():
-            seen.append(sum(h["metered"] for h in self.t.ctl("hold", "list")))
-            return len(seen) > 10 and seen[-1] > 0 and len(set(seen[-10:])) == 1
-        wait_for(rested, 60, "the floods to be paused")
-        self.assertLess(seen[-1], READERS * 60000)
+        paused = rests(lambda: sum(h["metered"] for h in self.t.ctl("hold", "list")),
+                       what="the floods to be paused")
+        self.assertLess(paused, READERS * 60000)
         # 64 KiB of lag, one frame, the pieces' lengths, and what growing buffers hold in advance.
         # 116 KB each were measured with a thousand.  (A sanitizer keeps what was freed.)
         self.assertLess((self.memory() - before) / READERS, 250 * SLOW)
         beside = self.fast(key, READERS)
         # What the provider's pace makes of it, and a little.
         self.assertLess(beside[len(beside) * 95 // 100],
-                        alone[len(alone) * 95 // 100] * 1.3 + 1 * SLOW)
+                        alone[len(alone) * 95 // 100] * 1.3 + 4 * SLOW)
         # And the slow ones get all of theirs when they read.
         end = time.monotonic() + 60 * SLOW
         some = slow[:READERS // 40]
@@ -196,7 +192,7 @@ class Stalled(Case):
             if dropped_at is None:
                 trickle.read(5)
                 dropped_at = time.monotonic() if self.connections() == 1 else None
-                self.assertLess(time.monotonic() - began, 15 * SLOW,
+                self.assertLess(time.monotonic() - began, PATIENCE * SLOW,
                                 "who takes hardly anything was not dropped")
             # What it reads on average, whatever the machine is at.
             time.sleep(max(0.001, began + len(slow.data) / 25000 - time.monotonic()))

@@ -27,7 +27,7 @@ GOLDEN = os.path.join(ROOT, "tests/fixtures/tokenizer/golden.json")
 
 def tollctl(*args, data=None):
     return subprocess.run([os.path.join(BUILD, "tollctl"), *args], input=data,
-                          capture_output=True, timeout=60)
+                          capture_output=True, timeout=300)
 
 
 class Exact(Case):
@@ -113,10 +113,7 @@ class Learning(unittest.TestCase):
             if how == "stop":
                 self.assertEqual(t.stop(), 0, t.log())
             else:
-                for pid in t.children().values():
-                    os.kill(pid, 9)
-                os.kill(t.process.pid, 9)
-                t.process.wait()
+                t.kill_all()
             t.start()
             self.assertAlmostEqual(self.factor(t, key), 1.05, places=1, msg=how)
         self.assertEqual(t.stop(), 0, t.log())
@@ -181,7 +178,7 @@ class Command(unittest.TestCase):
                     f.write(run * (1000000 // len(run)))
                 f.seek(0)
                 p = subprocess.run([os.path.join(BUILD, "tollctl"), "tokens"], stdin=f,
-                                   capture_output=True, timeout=60,
+                                   capture_output=True, timeout=300,
                                    preexec_fn=None if SANITIZED else limited)
             self.assertEqual((p.returncode, p.stderr), (0, b""), run)
             self.assertGreater(int(p.stdout), 0)

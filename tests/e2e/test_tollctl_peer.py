@@ -13,7 +13,7 @@ import threading
 import unittest
 
 from test_admin import Client, pack
-from tolld import BUILD, SLOW
+from tolld import BUILD, PATIENCE, SLOW
 
 HUGE = (2**63 - 1, -2**63, 2**64 - 1, -1, 0)
 
@@ -23,7 +23,7 @@ class Peer(Client):
 
     def __init__(self, s):
         self.s = s
-        self.s.settimeout(20 * SLOW)
+        self.s.settimeout(PATIENCE * SLOW)
         self.f = s.makefile("rb")
 
 
@@ -53,7 +53,7 @@ class Fake:
                 peer.s.sendall(pack([1, number, None, result]))
 
     def close(self):
-        self.thread.join(30 * SLOW)
+        self.thread.join(2 * PATIENCE * SLOW)
         self.socket.close()
         self.folder.cleanup()
 
@@ -144,7 +144,7 @@ class TestTollctlPeer(unittest.TestCase):
                 text += os.read(master, 1000)
                 if b"records" in text:
                     shown.set()
-        self.assertEqual(p.wait(20 * SLOW), 0)
+        self.assertEqual(p.wait(PATIENCE * SLOW), 0)
         reader.join()
         p.stdout.close()
         os.close(master)

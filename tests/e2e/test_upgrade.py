@@ -13,7 +13,7 @@ import stat
 import time
 import unittest
 
-from tolld import BUILD, SLOW, Tolld, cost, end_of, micro, wait_for
+from tolld import BUILD, PATIENCE, SLOW, Tolld, cost, end_of, micro, wait_for
 
 MODELS = {"slow": "sim:tokens=160,prompt=10,rate=40", "quick": "sim:tokens=20,prompt=10",
           "long": "sim:tokens=400,prompt=10,rate=40"}
@@ -41,7 +41,7 @@ class Upgrading(unittest.TestCase):
         if self.t.process is not None:
             wait_for(lambda: self.t.ctl("hold", "list") == [], 20, "holds to be closed")
             self.t.audit()
-            self.assertEqual(self.t.stop(seconds=40), 0, self.t.log())
+            self.assertEqual(self.t.stop(seconds=2 * PATIENCE), 0, self.t.log())
         log = self.t.log()
         for bad in ("AddressSanitizer", "runtime error:", "LeakSanitizer", "level=fatal"):
             self.assertNotIn(bad, log)
@@ -157,7 +157,7 @@ class Upgrade(Upgrading):
         s.close()
 
     def test_a_kept_connection_is_served(self):
-        c = http.client.HTTPConnection("127.0.0.1", self.t.port, timeout=20 * SLOW)
+        c = http.client.HTTPConnection("127.0.0.1", self.t.port, timeout=PATIENCE * SLOW)
         headers = {"Authorization": "Bearer " + self.key}
         c.request("GET", "/balance", headers=headers)
         self.assertEqual(c.getresponse().read()[:1], b"{")
@@ -216,7 +216,7 @@ class Upgrade(Upgrading):
         next(s.typed())
         self.script('[ "$1" = -U ] && exec $REAL "$@"; exit 1')
         self.usr2()
-        self.assertEqual(self.t.process.wait(30), 1)
+        self.assertEqual(self.t.process.wait(PATIENCE), 1)
         s.close()
         self.install(OTHER)
         self.t.start()
@@ -275,7 +275,7 @@ class Upgrade(Upgrading):
             self.t.process.send_signal(signal.SIGTERM)
             self.assertEqual(end_of(list(events))[0], "done")
             s.close()
-            self.assertEqual(self.t.process.wait(40), 0, self.t.log())
+            self.assertEqual(self.t.process.wait(PATIENCE), 0, self.t.log())
             self.t.start()
 
 

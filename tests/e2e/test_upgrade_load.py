@@ -12,7 +12,7 @@ import time
 import unittest
 
 from test_upgrade import OTHER, VERSION, Upgrading
-from tolld import cost, end_of, micro, text_of, wait_for
+from tolld import PATIENCE, cost, end_of, micro, text_of, wait_for
 
 
 class Load(Upgrading):
@@ -91,7 +91,7 @@ class Load(Upgrading):
             time.sleep(delay)
             kids.update(self.t.children())
             self.t.process.kill()
-            self.t.process.wait(10)
+            self.t.process.wait(PATIENCE)
             for pid in kids.values():
                 wait_for(lambda: not os.path.exists(f"/proc/{pid}"), 10, f"{pid} to be gone")
             for s in streams:

@@ -14,7 +14,7 @@ import unittest
 import warnings
 
 from provider import DONE, FINISH, ROLE, Answer, Provider, good, text, usage
-from tolld import Tolld, cost, end_of, micro, text_of, wait_for
+from tolld import PATIENCE, Tolld, cost, end_of, micro, rests, text_of, wait_for
 
 PRICES = "price_prompt = 0.15 price_cached = 0.075 price_completion = 0.60\n" \
          "context = 1000000 max_completion = 100000"
@@ -174,14 +174,9 @@ model "{name}" {{ provider = {{"{name}"}}
 
             def metered():
                 return (self.t.ctl("hold", "list") or [{"metered": 0}])[0]["metered"]
-            seen = []
-
-            def rested():
-                seen.append(metered())
-                return len(seen) > 10 and seen[-1] and len(set(seen[-10:])) == 1
-            wait_for(rested, 60, "the provider to be paused")
-            self.assertLess(seen[-1], 110000)  # of 120,000
-            s.settimeout(30)
+            # Of 120,000.
+            self.assertLess(rests(metered, what="the provider to be paused"), 110000)
+            s.settimeout(PATIENCE)
             while data := s.recv(65536):
                 got.append(data)
         body = b"".join(got).split(b"\r\n\r\n", 1)[1].decode()
@@ -218,7 +213,7 @@ model "{name}" {{ provider = {{"{name}"}}
         for x in threads:
             x.start()
         for x in threads:
-            x.join(60)
+            x.join(PATIENCE)
         self.assertEqual(ends, ["done"] * 32)
 
 

@@ -7,7 +7,7 @@ import json
 import socket
 import unittest
 
-from tolld import (PRICE_COMPLETION, PRICE_PROMPT, Case, Stream, cost, micro, wait_for)
+from tolld import PATIENCE, Case, Stream, cost, micro, rests, wait_for
 from v1 import chat, post, stream
 
 EXACT = "exact=o200k_base"
@@ -292,7 +292,7 @@ class V1(Case):
 
     def test_all_of_a_whole_answer_is_reserved(self):
         key = self.account("1")
-        c = http.client.HTTPConnection("127.0.0.1", self.t.port, timeout=30)
+        c = http.client.HTTPConnection("127.0.0.1", self.t.port, timeout=PATIENCE)
         c.request("POST", "/v1/chat/completions", json.dumps({
             "model": "slow", "max_tokens": 1000, "n": 2,
             "messages": [{"role": "user", "content": "hello there"}]}),
@@ -331,7 +331,7 @@ class V1(Case):
             key = self.account()
             body = json.dumps({"model": "slow", "stream": not whole,
                                "messages": [{"role": "user", "content": "hello there"}]})
-            s = socket.create_connection(("127.0.0.1", self.t.port), timeout=30)
+            s = socket.create_connection(("127.0.0.1", self.t.port), timeout=PATIENCE)
             s.sendall(f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}"
                       f"\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
             got = b""
@@ -376,7 +376,7 @@ class V1(Case):
         body = json.dumps({"model": "flood", "stream": True, "max_tokens": 90000,
                            "messages": [{"role": "user", "content": "x"}]})
         with socket.socket() as s:
-            s.settimeout(60)
+            s.settimeout(PATIENCE)
             s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 131072)
             s.connect(("127.0.0.1", self.t.port))
             s.sendall(f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}"
@@ -386,15 +386,8 @@ class V1(Case):
                 holds = self.t.ctl("hold", "list")
                 return holds[0]["metered"] if holds else 0
 
-            stood = [-1, 0]
-
-            def stands():
-                stood[0], stood[1] = metered(), stood[1] + 1 if metered() == stood[0] else 0
-                return stood[0] > 0 and stood[1] >= 20
-
-            wait_for(stands, 30, "the provider to be held")
             # Kernel buffers and 64 KiB of ours, at some 190 bytes of frame for a token.
-            self.assertLess(stood[0], 60000)
+            self.assertLess(rests(metered, what="the provider to be held"), 60000)
             got = b""
             while True:
                 piece = s.recv(65536)
@@ -409,7 +402,7 @@ class V1(Case):
     # Connections.
 
     def test_connection_goes_on(self):
-        c = http.client.HTTPConnection("127.0.0.1", self.t.port, timeout=30)
+        c = http.client.HTTPConnection("127.0.0.1", self.t.port, timeout=PATIENCE)
         for i in range(6):
             c.request("POST", "/v1/chat/completions", json.dumps({
                 "model": "ten", "stream": i % 2 == 0,

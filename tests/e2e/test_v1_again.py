@@ -10,7 +10,7 @@ import signal
 import socket
 import unittest
 
-from tolld import Case, Tolld, cost, micro, wait_for
+from tolld import PATIENCE, Case, Tolld, cost, micro, wait_for
 from v1 import post
 
 MODELS = {"ten": "sim:tokens=10,prompt=8,exact=o200k_base", "long": "sim:tokens=3000,prompt=8",
@@ -45,7 +45,7 @@ class Again(Case):
         return 100000000 - micro(self.t.show(self.name)["balance"])
 
     def calls(self):
-        return len(self.t.sim.requests())
+        return self.t.sim.stats()["requests"]
 
     def same(self, first, again):
         self.assertEqual((again.status, again.body), (first.status, first.body))
@@ -132,7 +132,7 @@ class Again(Case):
         for n, (model, stream) in enumerate((("slow", True), ("late", False), ("late", True))):
             body = json.dumps({"model": model, "messages": [{"role": "user", "content": "hello"}],
                                "stream": stream})
-            with socket.create_connection(("127.0.0.1", self.t.port), timeout=30) as s:
+            with socket.create_connection(("127.0.0.1", self.t.port), timeout=PATIENCE) as s:
                 s.sendall((f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "
                            f"{self.key}\r\nIdempotency-Key: left-{n}\r\nContent-Length: {len(body)}"
                            f"\r\n\r\n{body}").encode())
@@ -192,7 +192,7 @@ class Deaths(unittest.TestCase):
         body = json.dumps({"model": "slow", "messages": [{"role": "user", "content": "hello"}],
                            "stream": True})
         head = {"Idempotency-Key": "dies"}
-        with socket.create_connection(("127.0.0.1", self.t.port), timeout=30) as s:
+        with socket.create_connection(("127.0.0.1", self.t.port), timeout=PATIENCE) as s:
             s.sendall((f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "
                        f"{self.key}\r\nIdempotency-Key: dies\r\nContent-Length: {len(body)}"
                        f"\r\n\r\n{body}").encode())
@@ -214,12 +214,12 @@ class Deaths(unittest.TestCase):
                         pass  # it was at a worker that died
         wait_for(lambda: self.t.ready(), 20, "workers")
         wait_for(lambda: self.t.ctl("hold", "list") == [], 20, "the hold to be closed")
-        calls = len(self.t.sim.requests())
+        calls = self.t.sim.stats()["requests"]
         again = post(self.t, "/v1/chat/completions", body, self.key, head)
         self.assertEqual((again.status, again.done), (200, 0), again.body[:500])
         self.assertEqual(again.error()["code"], "stream_lost")
         self.assertGreater(len(again.text()), 100)
-        self.assertEqual(len(self.t.sim.requests()), calls)
+        self.assertEqual(self.t.sim.stats()["requests"], calls)
         self.t.audit()
 
 

@@ -12,7 +12,7 @@ import signal
 import struct
 import unittest
 
-from tolld import Case, Stream, Tolld, cost, micro, wait_for
+from tolld import PATIENCE, Case, Stream, Tolld, cost, micro, wait_for
 from v1 import post, stream
 
 MODELS = {"vectors": "sim", "five": "sim:prompt=5", "silent": "sim:usage=no",
@@ -107,7 +107,7 @@ class Embeddings(Case):
         self.invariants()
 
     def test_client_that_leaves(self):
-        c = http.client.HTTPConnection("127.0.0.1", self.t.port, timeout=30)
+        c = http.client.HTTPConnection("127.0.0.1", self.t.port, timeout=PATIENCE)
         c.request("POST", "/v1/embeddings", json.dumps({"model": "late", "input": "x"}),
                   {"Authorization": "Bearer " + self.key})
         wait_for(lambda: self.t.ctl("hold", "list"), 10, "the hold")
@@ -198,19 +198,23 @@ class Ends(unittest.TestCase):
         return 100000000 - micro(self.t.show("alice")["balance"])
 
     def test_worker_that_dies(self):
-        streams = [self.open() for _ in range(6)]
-        title, pid = next((k, v) for k, v in self.t.children().items() if "worker" in k)
+        streams = []
+        while len(streams) < 6 or {s["worker"] for s in self.t.ctl("stream", "list")} != {1, 2}:
+            streams.append(self.open())
+        living = sum(s["worker"] == 2 for s in self.t.ctl("stream", "list"))
+        pid = self.t.children()["tolld: worker 1"]
         os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: self.t.children().get(title) not in (None, pid), 20, "another worker")
+        wait_for(lambda: self.t.children().get("tolld: worker 1") not in (None, pid), 20,
+                 "another worker")
         # Those of the other worker go on, until they are told to stop.
-        living = len(wait_for(lambda: self.t.ctl("stream", "list"), 10, "streams that go on"))
+        wait_for(lambda: len(self.t.ctl("stream", "list")) == living, 10, "streams that go on")
         self.t.process.send_signal(signal.SIGTERM)
         last = [self.rest(s) for s in streams]
         told = [x for x in last if x and x.get("error", {}).get("code") == "draining"]
         self.assertEqual(len(told), living)
         for s in streams:
             s.close()
-        self.assertEqual(self.t.process.wait(20), 0)
+        self.assertEqual(self.t.process.wait(PATIENCE), 0)
         self.t.process = None
         self.t.start()
         prompt = self.t.request("POST", "/chat/preview", {"model": "slow", "message": "hello there"},
@@ -226,7 +230,7 @@ class Ends(unittest.TestCase):
         self.assertEqual(last["error"]["code"], "draining")
         self.assertEqual(last["choices"][0]["finish_reason"], "error")
         s.close()
-        self.assertEqual(self.t.process.wait(20), 0)
+        self.assertEqual(self.t.process.wait(PATIENCE), 0)
         self.t.process = None
         self.t.start()
         self.settled()

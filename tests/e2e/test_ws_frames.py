@@ -7,7 +7,7 @@ import socket
 import struct
 import unittest
 
-from tolld import SLOW, wait_for
+from tolld import PATIENCE, SLOW, wait_for
 from ws import (ANY, BINARY, CLOSE, CONT, MODELS, PING, PONG, TEXT, Refused, WebSocket, WsCase,
                 frame)
 
@@ -147,7 +147,7 @@ class Handshake(WsCase):
         """On a connection that was kept alive."""
         w = WebSocket.__new__(WebSocket)
         first = (f"GET /balance HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {self.key}\r\n\r\n")
-        s = socket.create_connection(("127.0.0.1", self.t.port), 10)
+        s = socket.create_connection(("127.0.0.1", self.t.port), PATIENCE)
         self.addCleanup(s.close)
         s.sendall(first.encode())
         while b"}" not in s.recv(65536):
@@ -377,7 +377,7 @@ class Frames(WsCase):
 
         wait_for(full, 20, "the sockets to be full")
         self.assertLess(sent, 64 << 20)
-        w.sock.settimeout(30)
+        w.sock.settimeout(PATIENCE)
         for i in range(sent // 126):
             self.assertEqual(w.pong(), b"%0120d" % (i % 200))
         rest = (126 - sent % 126) % 126

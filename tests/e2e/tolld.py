@@ -4,6 +4,7 @@ Everything lives in one temporary folder and on free loopback ports; only proces
 started here are ended, by their ids.  Nothing waits for a fixed time: wait_for() polls a
 condition with a bound.  Python's standard library only.
 """
+import base64
 import http.client
 import errno
 import json
@@ -433,6 +434,23 @@ class Case(unittest.TestCase):
         """What must hold at rest: nothing held, books right."""
         wait_for(lambda: self.t.ctl("hold", "list") == [], 10, "holds to be closed")
         self.t.audit()
+
+
+def rests(value, seconds=2, what="it to rest"):
+    """What value() has come to, above 0, when it has been the same for so long."""
+    last = [None, 0.0]
+
+    def rested():
+        now = value()
+        if now != last[0]:
+            last[:] = [now, time.monotonic()]
+        return now and time.monotonic() - last[1] > seconds and now
+    return wait_for(rested, 60, what)
+
+
+def worker_of(stream_id):
+    """The number of the worker that has a stream, as it is in the process's title."""
+    return base64.urlsafe_b64decode(stream_id + "====")[16] - 2  # process slots: workers from 3
 
 
 def within_a_day(seconds=120):

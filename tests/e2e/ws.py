@@ -7,7 +7,7 @@ import select
 import socket
 import struct
 
-from tolld import SLOW, Case, micro
+from tolld import PATIENCE, SLOW, Case, micro
 
 GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 EXACT = "exact=o200k_base"
@@ -70,7 +70,7 @@ def masked(payload, key):
 
 
 class WebSocket:
-    def __init__(self, port, path, key=None, headers=(), offer=True, timeout=30, after=b"",
+    def __init__(self, port, path, key=None, headers=(), offer=True, timeout=PATIENCE, after=b"",
                  receive_buffer=None, **change):
         """headers: more lines; change: values of the handshake's own headers, None leaves one out.
         after: bytes that go out together with the handshake."""
@@ -184,6 +184,10 @@ class WebSocket:
 
     def pong(self):
         opcode, payload = self.next_frame()
+        while opcode == PING:
+            self.pings += 1
+            self.frame(PONG, payload)
+            opcode, payload = self.next_frame()
         assert opcode == PONG, (opcode, payload)
         return payload
 

@@ -126,9 +126,9 @@ ours(const char *path)
 }
 
 static int
-opened(int fd, const char *path, int flags, bool existed)
+opened(int fd, int at, const char *path, int flags, bool existed)
 {
-	const char *name = ours(path);
+	const char *name = at >= 0 && at < FDS && watched[at].folder ? path : ours(path);
 	struct stat st;
 
 	if (fd < 0 || fd >= FDS)
@@ -151,7 +151,7 @@ open_any(int at, const char *path, int flags, va_list ap)
 	bool existed = (flags & O_CREAT) == 0 || stat(path, &st) == 0;
 	mode_t mode = (flags & (O_CREAT | O_TMPFILE)) != 0 ? va_arg(ap, mode_t) : 0;
 
-	return opened((int)syscall(SYS_openat, at, path, flags, mode), path, flags, existed);
+	return opened((int)syscall(SYS_openat, at, path, flags, mode), at, path, flags, existed);
 }
 
 #define OPEN(name)                                                                                \
