@@ -39,15 +39,17 @@ def status(code, message="it failed", **headers):
 class Answer:
     """One answer.  hang: "before" the head, or "after" the body, until the client closes.
     end: "length" and "chunked" keep the connection, "close" ends the body by closing it, "cut"
-    closes in mid-body.  drip: then this, five times a second, until the client closes."""
+    closes in mid-body.  drip: then this, five times a second, until the client closes.  then: an
+    event that is waited for, and what comes after it."""
 
     def __init__(self, body="", code=200, kind="text/event-stream", headers=None, hang=None,
-                 end="chunked", drip=None):
+                 end="chunked", drip=None, then=None):
         if drip:
             hang = "after"
         self.body, self.code, self.kind = body.encode(), code, kind
         self.headers, self.hang, self.end = headers or {}, hang, end
         self.drip = drip.encode() if drip else None
+        self.then = then
 
     def bytes(self):
         head = [f"HTTP/1.1 {self.code} X"] + ([f"Content-Type: {self.kind}"] if self.kind else [])
@@ -61,7 +63,7 @@ class Answer:
         else:
             head.append("Transfer-Encoding: chunked")
             body = b"%x\r\n%s\r\n" % (len(self.body), self.body) if self.body else b""
-            if self.end != "cut" and self.hang != "after":
+            if self.end != "cut" and self.hang != "after" and not self.then:
                 body += b"0\r\n\r\n"
         return "\r\n".join(head).encode() + b"\r\n\r\n" + body
 
@@ -140,6 +142,10 @@ class Provider:
             answer = answer(seen)
         if answer.hang != "before":
             c.sendall(answer.bytes())
+        if answer.then:
+            go, more = answer.then
+            go.wait(600)
+            c.sendall(b"%x\r\n%s\r\n0\r\n\r\n" % (len(more), more.encode()))
         if answer.hang:
             try:
                 self._hang(c, answer.drip)

@@ -10,13 +10,18 @@ import os
 import shutil
 import signal
 import stat
+import threading
 import time
 import unittest
 
+from provider import DONE, FINISH, ROLE, Answer, Provider, text, usage
 from tolld import BUILD, PATIENCE, SLOW, Tolld, cost, end_of, micro, wait_for
 
-MODELS = {"slow": "sim:tokens=160,prompt=10,rate=40", "quick": "sim:tokens=20,prompt=10",
-          "long": "sim:tokens=400,prompt=10,rate=40"}
+MODELS = {"slow": "sim:tokens=160,prompt=10,rate=40", "quick": "sim:tokens=20,prompt=10"}
+HELD = """
+provider "held" {{ base_url = "http://127.0.0.1:{port}/v1" }}
+model "held" {{ provider = {{"held"}} price_prompt = 0.15 price_completion = 0.60 }}
+"""
 VERSION = open(os.path.join(os.path.dirname(__file__), "../../etc/VERSION")).read().strip()
 OTHER = VERSION[:-1] + ("1" if VERSION[-1] != "1" else "2")
 
@@ -125,7 +130,14 @@ class Upgrade(Upgrading):
         self.t.start()
 
     def test_streams_go_on_in_the_old_workers(self):
-        running = [self.t.open(self.t.send(self.key, "hi", "long")["stream_id"]) for _ in range(4)]
+        provider, go = Provider(), threading.Event()
+        self.addCleanup(provider.close)
+        provider.default = Answer(ROLE + text("one "), then=(
+            go, text("two") + FINISH + usage(10, 400) + DONE))
+        with open(self.t.config_file, "a") as f:
+            f.write(HELD.format(port=provider.port))
+        self.assertTrue(self.t.ctl("reload")["ok"])
+        running = [self.t.open(self.t.send(self.key, "hi", "held")["stream_id"]) for _ in range(4)]
         events = [s.typed() for s in running]
         for e in events:
             next(e)
@@ -142,6 +154,7 @@ class Upgrade(Upgrading):
         sent = self.t.ctl("stream", "list")
         again = self.t.open(sent[0]["stream_id"])
         self.assertEqual(len(sent), 4)
+        go.set()
         for e, s in zip(events, running):
             kind, end = end_of(list(e))
             s.close()
@@ -149,7 +162,7 @@ class Upgrade(Upgrading):
             self.assertEqual(micro(end["cost"]), cost(10, 400))
         kind, end = end_of(list(again.typed()))
         again.close()
-        self.assertEqual((kind, len(end["full_text"]) > 0), ("done", True))
+        self.assertEqual((kind, end["full_text"]), ("done", "one two"))
         wait_for(lambda: self.versions() == [("running", OTHER)] * 2, 30, "the old ones to leave")
         # After they are gone, too.
         s = self.t.open(sent[1]["stream_id"])
@@ -225,16 +238,21 @@ class Upgrade(Upgrading):
 
     def test_its_workers_do_not_live(self):
         """They die before they have done anything: the old ones never stop."""
-        old = set(self.t.children().values())
+        self.assertEqual(self.t.stop(), 0)
+        dies = os.path.join(self.t.folder, "dies")
+        self.t.env.update({"LD_PRELOAD": os.path.join(BUILD, "e2e", "dies.so"),
+                           "TOLLD_DIES": dies,
+                           "ASAN_OPTIONS": "verify_asan_link_order=0:" +
+                                           os.environ.get("ASAN_OPTIONS", "")})
+        self.t.start()
+        with open(dies, "w"):
+            pass
+        old = self.t.ctl("workers")
         self.install(OTHER)
         self.usr2()
-
-        def kill_the_young():
-            for title, pid in self.t.children().items():
-                if title.startswith("tolld: worker") and pid not in old:
-                    os.kill(pid, signal.SIGKILL)
-            return self.log_count("the old ones go on")
-        wait_for(kill_the_young, 60, "the upgrade to be given up")
+        wait_for(lambda: self.log_count("the old ones go on"), 60, "the upgrade to be given up")
+        os.unlink(dies)
+        self.assertEqual([w["pid"] for w in self.t.ctl("workers")], [w["pid"] for w in old])
         wait_for(lambda: self.versions() == [("running", VERSION)] * 2, 10, "the old ones")
         self.assertEqual(self.t.ctl("ping")["version"], OTHER)
         for _ in range(4):
