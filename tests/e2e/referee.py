@@ -88,7 +88,7 @@ class Replay:
 
     def play(self, r):
         kind, a = r["type"], r.get("account")
-        if kind == "account":
+        if kind in ("account", "first_sight"):
             assert a not in self.balance, r
             self.balance[a] = micro(r.get("amount", 0))
             self.held[a] = self.charged[a] = 0

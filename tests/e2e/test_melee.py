@@ -70,7 +70,7 @@ class Market:
         new = (self.text.replace("price_prompt = 0.15", f"price_prompt = {text(p.prompt)}")
                .replace("price_completion = 0.60", f"price_completion = {text(p.completion)}"
                         f"\n    price_request = {text(p.request)}")
-               .replace("slice_tokens = 40", f"slice_tokens = {(40, 7, 300)[n % 3]}"))
+               .replace("slice_tokens = 40", f"slice_tokens = {(40, 7, 300, 1)[n % 4]}"))
         self.since.append((time.monotonic(), p))
         self.until.append(float("inf"))
         at = len(self.until) - 1
@@ -92,7 +92,9 @@ class Melee(unittest.TestCase):
 
     def setUp(self):
         self.t = Tolld(workers=2, models=MODELS,
-                       ledger="slice_tokens = 40 hold_ttl = 2 reconnect_grace = 1",
+                       ledger="slice_tokens = 40 hold_ttl = 2 reconnect_grace = 1 max_holds = 60",
+                       config="limits { ws_questions_per_minute = 0 } history { keep_sessions = 3 }\n"
+                              "first_sight { grant = 0.0005 overdraft = 0.0001 }",
                        timeouts="first_token = 20")
         self.addCleanup(self.t.close)
         self.clock = Clock(BUILD, self.t.folder)
@@ -103,6 +105,9 @@ class Melee(unittest.TestCase):
         os.symlink(os.path.join(BUILD, "tokenizers"), os.path.join(folder, "tokenizers"))
         self.t.program = os.path.join(folder, "tolld")
         shutil.copy(os.path.join(BUILD, "tolld"), self.t.program)
+        if "hang" in self._testMethodName:
+            self.t.hang = 1
+            self.t.write_config()
         self.t.start()
         self.market = Market(self.t)
         self.rng = random.Random(SEED)
@@ -117,6 +122,10 @@ class Melee(unittest.TestCase):
             self.t.ctl("account", "create", name, *options)
             self.keys[name] = self.t.ctl("key", "create", name)["key"]
         self.opened = 0
+        self.users = self.t.ctl("key", "create", "edge", "--trust-user-header", "--cap", "0.05",
+                                "--per", "day")["key"]
+        for i in range(4):
+            self.keys[f"owui:user{i}"] = self.users
         self.t.ctl("account", "create", "capped", "--balance", "1000")
         self.keys["capped"] = self.t.ctl("key", "create", "capped", "--cap", "0.02", "--per",
                                          "day")["key"]
@@ -139,6 +148,8 @@ class Melee(unittest.TestCase):
             return a
 
     def headers(self, a, **more):
+        if a.account.startswith("owui:"):
+            more["X-OpenWebUI-User-Id"] = a.account[5:]
         return dict({"Authorization": "Bearer " + self.key(a), "X-Request-Id": a.id}, **more)
 
     def key(self, a):
@@ -324,7 +335,8 @@ class Melee(unittest.TestCase):
         w = None
         try:
             w = WebSocket(self.t.port, f"/ws/chat/{a.account}", self.key(a),
-                          headers=[f"X-Request-Id: {a.id}"], timeout=20)
+                          headers=[f"{k}: {v}" for k, v in self.headers(a).items()
+                                   if k != "Authorization"], timeout=20)
             w.ask(MESSAGE, model=a.model)
             size, n, leave = 0, 0, rng.choice((None, None, 5, 30))
             while True:
@@ -432,7 +444,7 @@ class Melee(unittest.TestCase):
         self.market.change(n)
 
     def op_topup(self, rng, n):
-        self.ctl("topup", rng.choice(("poor", "edge")), "0.0005", "--ref", f"t{n}")
+        self.ctl("topup", rng.choice(("poor", "edge", "owui:user1")), "0.0005", "--ref", f"t{n}")
 
     def op_adjust(self, rng, n):
         self.ctl("adjust", rng.choice(("poor", "rich")), rng.choice(("-0.0003", "0.0001")),
@@ -586,6 +598,25 @@ class Melee(unittest.TestCase):
         self.t.audit()
         self.assertEqual({a["id"]: a["balance"] for a in self.t.ctl("account", "list")}, before)
 
+    def stall(self, rng):
+        """A process stands still for a while, as with a disk that is silent or a host that sleeps:
+        a keeper so long that nobody is kept waiting for it."""
+        kids = self.t.children()
+        name = rng.choice(("tolld: keeper", "tolld: keeper", "tolld: worker 1", "tolld: admin"))
+        pid = kids.get(name)
+        if pid is None:
+            return
+        try:
+            os.kill(pid, signal.SIGSTOP)
+            self.over.wait(rng.choice((0.5, 6.5 if "keeper" in name else 2)) * rng.random())
+            if rng.random() < 0.3:
+                self.kill_child(rng)
+        finally:
+            try:
+                os.kill(pid, signal.SIGCONT)
+            except ProcessLookupError:
+                pass
+
     def wait(self, _):
         return None
 
@@ -636,6 +667,13 @@ class Melee(unittest.TestCase):
 
     def test_upgrades(self):
         self.melee(self.upgrade, self.upgrade, self.kill_child)
+
+    def test_stalls(self):
+        self.melee(self.stall)
+
+    def test_hangs(self):
+        """As above, and the master does not wait so long."""
+        self.melee(self.stall)
 
     def test_all_die(self):
         self.melee(self.die, self.kill_child, self.upgrade, self.restart)
