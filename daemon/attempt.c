@@ -96,7 +96,7 @@ forget_answer(struct stream *st)
 	if (st->relay != NULL)
 		relay_forget(st->relay);
 	st->usage = (struct usage){0};
-	st->usage_odd = st->usage_final = st->done_seen = st->event_stream = false;
+	st->usage_odd = st->usage_stale = st->usage_final = st->done_seen = st->event_stream = false;
 	st->finish = OUTCOME_NONE;
 	st->status = 0;
 	st->retry_after = 0;

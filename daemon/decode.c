@@ -253,19 +253,30 @@ decode_resume(void *arg, bool slice_began)
 	streams_flush(st->w->streams);
 }
 
+static bool
+says_something(const struct delta *d)
+{
+	return d->text.len + d->refusal.len + d->reasoning.len + d->tool_arguments.len +
+	    d->other.len > 0;
+}
+
 static void
 note_usage(struct stream *st, const struct delta *d)
 {
 	/* An impossible one discredits those before it too: they were not the last word. */
 	if (d->usage_bad)
 		st->usage_odd = true;
-	if (!d->usage.present)
+	if (!d->usage.present) {
+		/* It was a running count: of this it knows nothing. */
+		st->usage_stale |= st->usage.present && says_something(d);
 		return;
+	}
 	/* Providers that repeat their usage may only raise it. */
 	if (st->usage.present && (d->usage.completion < st->usage.completion ||
 				     d->usage.prompt < st->usage.prompt))
 		st->usage_odd = true;
 	st->usage = d->usage;
+	st->usage_stale = false;
 	/* What comes with the finish reason or after it is no running count. */
 	st->usage_final = st->finish != OUTCOME_NONE;
 }
@@ -302,6 +313,7 @@ on_text(void *arg, struct span text, const struct decoder_event *ev)
 	if (st->stop_wanted)
 		return false;
 	st->chunks++;
+	st->usage_stale |= st->usage.present && text.len > 0;
 	if (st->relay != NULL) {
 		relay_text(st, text, ev);
 		if (st->relay->text.len - st->relay->text_at > BURST_MAX)

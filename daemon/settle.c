@@ -32,7 +32,7 @@ believable(const struct stream *st)
 {
 	const struct usage *u = &st->usage;
 
-	if (!u->present || st->usage_odd)
+	if (!u->present || st->usage_odd || st->usage_stale)
 		return false;
 	if (u->prompt < 0 || u->completion < 0 || u->cached < 0 || u->cache_write < 0 ||
 	    u->cached > u->prompt || u->cache_write > u->prompt - u->cached)

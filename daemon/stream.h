@@ -136,6 +136,7 @@ struct stream {
 	bool complete;                   /* the provider ended it well */
 	bool usage_believed;             /* it is what was charged for */
 	bool usage_odd;                  /* a usage of it went down, or could not be */
+	bool usage_stale;                /* more was said after it */
 	/* The provider's end came while text waited for its slice. */
 	bool ended_early;
 	enum call_result end_result;

@@ -136,6 +136,42 @@ model "odd" {{
             self.assertEqual(self.t.metric("tolld_stream_defects_total") - before, 1)
         self.assertIn("usage not believed", self.t.log())
 
+    def test_usage_that_more_was_said_after_is_not_the_last_word(self):
+        """A running count that was not brought to its end, or a beginning's: what came later would
+        be for nothing.  On every way; and of what an event says the count in it is the count."""
+        words = "some words of an answer " * 20
+        running = event(choices=[{"index": 0, "delta": {"content": words}, "finish_reason": None}],
+                        usage={"prompt_tokens": 9, "completion_tokens": 70})
+        called = event(choices=[{"index": 0, "delta": {"tool_calls": [
+            {"index": 0, "id": "c", "type": "function",
+             "function": {"name": "f", "arguments": '"' + words + '"'}}]}, "finish_reason": None}])
+        thought = event(choices=[{"index": 0, "delta": {"reasoning_content": words},
+                                  "finish_reason": None}])
+        for body in (usage(9, 1) + text(words) + FINISH + DONE,
+                     text("so") + usage(9, 1) + text(words) + DONE,
+                     usage(9, 1) + called + text("x") + FINISH + DONE,
+                     usage(9, 1) + thought + text("x") + FINISH + DONE,
+                     text("so") + FINISH + usage(9, 1) + text(words) + DONE,
+                     running + text(words) + FINISH + DONE):
+            before = self.t.metric("tolld_stream_defects_total")
+            kind, end, _ = self.odd(body)
+            self.assertEqual((kind, end["usage"]["prompt_tokens"]), ("done", self.ours()), body)
+            self.assertGreater(end["usage"]["completion_tokens"], 90)
+            self.assertEqual(self.t.metric("tolld_stream_defects_total") - before, 1)
+        for body in (text(words) + running + FINISH + DONE,
+                     running + running + text("") + FINISH + DONE):
+            _, end, _ = self.odd(body)
+            self.assertEqual(micro(end["cost"]), cost(9, 70))
+        before = micro(self.t.show("alice")["balance"])
+        self.provider.answers["odd"] = (
+            200, "text/event-stream", usage(9, 1) + text(words) + FINISH + DONE, False)
+        status, _, body = self.t.request("POST", "/v1/chat/completions", {
+            "model": "odd", "messages": [{"role": "user", "content": "hello"}],
+            "stream": True}, self.key)
+        self.assertEqual(status, 200, body)
+        wait_for(lambda: self.t.ctl("hold", "list") == [], 10, "holds to be closed")
+        self.assertGreater(before - micro(self.t.show("alice")["balance"]), cost(9, 90))
+
     def test_usage_without_a_prompt_is_not_believed(self):
         for odd in (usage(0, 5), event(choices=[], usage={"completion_tokens": 5})):
             _, end, _ = self.odd(text("some words of an answer") + FINISH + odd + DONE)
