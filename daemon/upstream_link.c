@@ -1,15 +1,23 @@
 /*
  * Connections to providers.  Worker process.
  *
- * A connection belongs to a libcurl handle (CONNECT_ONLY) that stays in the multi for as long as
- * it lives.  After a whole answer it waits in its provider's list for the next call.
+ * libcurl connects them (CONNECT_ONLY).  A plain one is ours from then on, and its handle goes; one
+ * with TLS belongs to its handle, which stays in the multi for as long as it lives.  After a whole
+ * answer either waits in its provider's list for the next call.
  *
  * What bites: CURLOPT_CAPATH must be NULL with Debian's build, or each verified connection costs
  * 16 times the CPU; TLS may hold bytes that epoll does not know of.
+ *
+ * And libcurl takes a connection without a transfer for an idle one, which those of CONNECT_ONLY
+ * always are.  Whoever connects sweeps the idle ones of the same cache first: what is older than
+ * 118 s is closed, and what is dead, or with later versions has bytes that nobody has read.  So
+ * none of ours may lie in a cache with another: in the middle of an answer its descriptor would be
+ * closed, and given to the next client, whose events libevent would not ask for.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "daemon/upstream_private.h"
 #include "shm/clock.h"
@@ -31,6 +39,18 @@ link_unwatch(struct link *l)
 	gather_remove(l->u->gather, &l->gathered);
 }
 
+/* With a connect-only handle its connection goes, too, unless that is ours. */
+static void
+let_go(struct link *l)
+{
+	curl_multi_remove_handle(l->u->multi, l->easy);
+	curl_easy_cleanup(l->easy);
+	l->easy = NULL;
+	if (l->alone != NULL)
+		curl_share_cleanup(l->alone);
+	l->alone = NULL;
+}
+
 void
 link_free(struct link *l)
 {
@@ -38,9 +58,10 @@ link_free(struct link *l)
 		link_unwatch(l);
 		event_del(&l->wr);
 	}
-	/* With a connect-only handle its connection goes, too. */
-	curl_multi_remove_handle(l->u->multi, l->easy);
-	curl_easy_cleanup(l->easy);
+	if (l->easy != NULL)
+		let_go(l);
+	if (l->fd >= 0 && !l->target->tls)
+		close(l->fd);
 	free(l);
 }
 
@@ -111,6 +132,25 @@ link_reuse(struct target *t)
 	return NULL;
 }
 
+/* libcurl would close a socket; not one that is ours. */
+static int
+close_function(void *arg, curl_socket_t s)
+{
+	const struct link *l = arg;
+
+	return s == l->fd && !l->target->tls ? 0 : close(s);
+}
+
+/* A cache for the one connection of a handle that is to keep it. */
+static bool
+keep_alone(struct link *l)
+{
+	l->alone = curl_share_init();
+	return l->alone != NULL &&
+	    curl_share_setopt(l->alone, CURLSHOPT_SHARE, CURL_LOCK_DATA_CONNECT) == CURLSHE_OK &&
+	    curl_easy_setopt(l->easy, CURLOPT_SHARE, l->alone) == CURLE_OK;
+}
+
 struct link *
 link_new(struct upstream *u, struct target *t)
 {
@@ -126,6 +166,14 @@ link_new(struct upstream *u, struct target *t)
 	l->u = u;
 	l->target = t;
 	l->state = LINK_CONNECTING;
+	l->fd = -1;
+	if (t->tls && !keep_alone(l)) {
+		let_go(l);
+		free(l);
+		return NULL;
+	}
+	curl_easy_setopt(e, CURLOPT_CLOSESOCKETFUNCTION, close_function);
+	curl_easy_setopt(e, CURLOPT_CLOSESOCKETDATA, l);
 	curl_easy_setopt(e, CURLOPT_CONNECT_ONLY, 1L);
 	curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "http,https");
 	curl_easy_setopt(e, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
@@ -140,7 +188,7 @@ link_new(struct upstream *u, struct target *t)
 	curl_easy_setopt(e, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
 	curl_easy_setopt(e, CURLOPT_CAPATH, NULL);
 	if (t->pool->ca != NULL && curl_easy_setopt(e, CURLOPT_CAINFO_BLOB, &ca) != CURLE_OK) {
-		curl_easy_cleanup(e);
+		let_go(l);
 		free(l);
 		return NULL;
 	}
@@ -149,7 +197,7 @@ link_new(struct upstream *u, struct target *t)
 	/* Only arms a timer; the connecting starts from the event loop. */
 	if (curl_easy_setopt(e, CURLOPT_URL, t->url) != CURLE_OK ||
 	    curl_multi_add_handle(u->multi, e) != CURLM_OK) {
-		curl_easy_cleanup(e);
+		let_go(l);
 		free(l);
 		return NULL;
 	}
@@ -223,6 +271,8 @@ link_connected(struct link *l, CURLcode code)
 		curl_easy_getinfo(l->easy, CURLINFO_ACTIVESOCKET, &fd);
 	if (code == CURLE_OK && fd != CURL_SOCKET_BAD) {
 		l->fd = fd;
+		if (!l->target->tls)
+			let_go(l);
 		call_connected(l->call);
 		return;
 	}

@@ -24,10 +24,11 @@ enum link_state {
 
 struct link {
 	struct upstream *u;
-	CURL *easy;
+	CURL *easy;    /* NULL: it is connected, and plain */
+	CURLSH *alone; /* of TLS: where libcurl keeps this connection and no other */
 	struct target *target;
 	enum link_state state;
-	int fd; /* libcurl's, once it is connected */
+	int fd; /* once it is connected; ours if it is plain, else libcurl's */
 	struct event rd, wr;
 	bool closing; /* the end is there, perhaps behind bytes that were not read yet */
 	struct gathered gathered; /* instead of rd, once the call says so */

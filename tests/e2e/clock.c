@@ -1,7 +1,8 @@
 /*
- * A clock that a test can put forward (LD_PRELOAD): CLOCK_REALTIME and time() are ahead by as many
- * seconds as the 64-bit number says that is in the file $TOLLD_CLOCK.  All processes of a daemon
- * look at the same file, so they agree at every moment.
+ * Clocks that a test can put forward (LD_PRELOAD): CLOCK_REALTIME and time() are ahead by as many
+ * seconds as the first 64-bit number says that is in the file $TOLLD_CLOCK, CLOCK_MONOTONIC by as
+ * many as the second one.  All processes of a daemon look at the same file, so they agree at every
+ * moment.  The coarse one stays as it is.
  */
 #include <fcntl.h>
 #include <stdint.h>
@@ -18,7 +19,7 @@ begin(void)
 {
 	const char *path = getenv("TOLLD_CLOCK");
 	int fd = path == NULL ? -1 : open(path, O_RDONLY | O_CLOEXEC);
-	void *p = fd < 0 ? MAP_FAILED : mmap(NULL, sizeof *ahead, PROT_READ, MAP_SHARED, fd, 0);
+	void *p = fd < 0 ? MAP_FAILED : mmap(NULL, 2 * sizeof *ahead, PROT_READ, MAP_SHARED, fd, 0);
 
 	if (fd >= 0)
 		close(fd);
@@ -32,7 +33,9 @@ clock_gettime(clockid_t clock, struct timespec *ts)
 	long rc = syscall(SYS_clock_gettime, clock, ts);
 
 	if (rc == 0 && clock == CLOCK_REALTIME && ahead != NULL)
-		ts->tv_sec += *ahead;
+		ts->tv_sec += ahead[0];
+	if (rc == 0 && (clock == CLOCK_MONOTONIC || clock == CLOCK_MONOTONIC_RAW) && ahead != NULL)
+		ts->tv_sec += ahead[1];
 	return (int)rc;
 }
 
