@@ -484,7 +484,9 @@ compact_tend(struct keeper *k, bool idle)
 			return 0;
 		if (c->wait_for == 0)
 			c->wait_for = journal_last(k->journal);
-		if (state_progress(k->state)->streams >= c->wait_for)
+		/* A fork of a process whose other thread is at rest: it holds no lock then. */
+		if (state_progress(k->state)->streams >= c->wait_for &&
+		    !projector_busy(k->projector))
 			start_helper(k);
 		return 0;
 	case MAKING:

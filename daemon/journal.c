@@ -132,6 +132,13 @@ journal_close(struct journal *j)
 	free(j);
 }
 
+void
+journal_on_growth(struct journal *j, void (*wait)(void *), void *arg)
+{
+	j->wait = wait;
+	j->wait_arg = arg;
+}
+
 uint64_t
 journal_last(const struct journal *j)
 {
@@ -268,6 +275,8 @@ grow_map(struct journal *j)
 	MDB_envinfo info;
 	int rc = mdb_env_info(j->reader.env, &info);
 
+	if (j->wait != NULL)
+		j->wait(j->wait_arg);
 	if (rc == 0)
 		rc = mdb_env_set_mapsize(j->reader.env, 2 * info.me_mapsize);
 	if (rc == 0)

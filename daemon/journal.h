@@ -67,6 +67,12 @@ struct journal *journal_open(const char *state_dir, size_t map_bytes, const char
     __attribute__((warn_unused_result));
 void journal_close(struct journal *);
 
+/*
+ * Called before a commit makes the map larger, which pulls it from under every snapshot of this
+ * process: it has to wait until no other thread has one.
+ */
+void journal_on_growth(struct journal *, void (*wait)(void *), void *arg);
+
 /* Last committed sequence; 0: none. */
 uint64_t journal_last(const struct journal *);
 const struct journal_positions *journal_rings(const struct journal *);

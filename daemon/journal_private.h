@@ -62,6 +62,8 @@ struct journal { /* the writer */
 	struct journal_upkeep upkeep;
 	size_t removed; /* by the last commit */
 	struct journal_history history;
+	void (*wait)(void *); /* journal_on_growth */
+	void *wait_arg;
 };
 
 /* A 64-bit key or value that may lie at any address. */

@@ -1,7 +1,7 @@
 /*
  * The keeper process: the only writer of LMDB.  It takes records from all rings, commits them in
- * one transaction and says that they are durable (keeper_batch.c); beside that it brings
- * state.mdb up to date.  One flush serves all who came meanwhile.
+ * one transaction and says that they are durable (keeper_batch.c).  One flush serves all who came
+ * meanwhile.  Beside that a thread of its own brings state.mdb up to date (keeper_project.c).
  */
 #include "daemon/keeper.h"
 
@@ -24,15 +24,8 @@
 #include "shm/ring.h"
 #include "shm/wake.h"
 
-/*
- * The projection waits until nobody has come for a while: a client who is alone would otherwise
- * find the keeper flushing state.mdb whenever it comes back with its next request.
- */
+/* The projection waits so long: who is alone would otherwise find the disk flushing state.mdb. */
 #define PROJECT_IDLE_MS 20
-#define PROJECT_AGE_US 500000
-#define PROJECT_RECORDS 8192
-/* Of streams in one transaction: more than a batch, so that it catches up under any load. */
-#define PROJECT_RECORDS_MAX (2 * KEEPER_BATCH_RECORDS)
 #define HEARTBEAT_MS 250
 /*
  * Under load a commit waits for company: until as many records have come as the last one had, but
@@ -44,7 +37,6 @@
 #define GATHER_STEP_US 50
 /* Between two commits of a compaction's or the history's own: whoever comes meanwhile goes first. */
 #define OWN_PAUSE_MS 1
-#define SWEEP_US 10000000
 /* After the disk failed: how long until it is tried again. */
 #define RETRY_MS 500
 
@@ -54,45 +46,16 @@ keeper_realtime_us(void)
 	return clock_us(CLOCK_REALTIME);
 }
 
-/* Projecting. */
-
-static uint64_t
-unprojected(const struct keeper *k)
-{
-	return journal_last(k->journal) - state_progress(k->state)->streams;
-}
-
-static int
-project(struct keeper *k)
-{
-	if (state_project(k->state, k->books, journal_reader(k->journal),
-		journal_last(k->journal), PROJECT_RECORDS_MAX, keeper_realtime_us()) < 0)
-		return -1;
-	/* Release: who sees it finds the rows. */
-	atomic_store_explicit(&k->region->h->projected_seq, state_progress(k->state)->streams,
-	    memory_order_release);
-	k->unprojected_us = unprojected(k) > 0 ? k->committed_us : 0;
-	return 0;
-}
-
-/* Up to the last record, for a SYNC and before the end. */
-int
-keeper_project_all(struct keeper *k)
-{
-	do {
-		if (project(k) < 0)
-			return -1;
-	} while (unprojected(k) > 0);
-	return 0;
-}
-
 /* The process. */
 
-static void
-heartbeat(struct keeper *k)
+void
+keeper_heartbeat(struct keeper *k)
 {
 	log_tick();
 	k->now_us = monotonic_us();
+	/* Our own would hide that the other thread has none. */
+	if (keeper_project_hangs(k))
+		return;
 	/* Relaxed: the master compares it with the clock. */
 	atomic_store_explicit(&region_proc(k->region, PROC_KEEPER)->heartbeat_us, k->now_us,
 	    memory_order_relaxed);
@@ -113,13 +76,14 @@ static void
 sleep_for(struct keeper *k, int ms)
 {
 	int fd = k->heritage->wake_fd[PROC_KEEPER];
-	struct pollfd fds[4] = {{.fd = k->signal_fd, .events = POLLIN},
+	struct pollfd fds[] = {{.fd = k->signal_fd, .events = POLLIN},
 	    {.fd = fd, .events = POLLIN}, {.fd = compact_fd(k), .events = POLLIN},
+	    {.fd = projector_fd(k->projector), .events = POLLIN},
 	    {.fd = k->heritage->order_theirs[PROC_KEEPER], .events = POLLIN}};
 
 	wake_prepare(k->region, PROC_KEEPER);
 	if (!keeper_due(k))
-		(void)poll(fds, 4, ms); /* an error is as good as a wake-up */
+		(void)poll(fds, sizeof fds / sizeof *fds, ms); /* an error is as good as a wake-up */
 	wake_done(k->region, PROC_KEEPER, fd);
 	look_for_stop(k);
 }
@@ -188,18 +152,30 @@ gather(const struct keeper *k)
 static int
 tend(struct keeper *k, bool idle)
 {
-	uint64_t waiting = unprojected(k);
-	bool sweep = k->now_us - k->swept_us > SWEEP_US;
-
-	if (sweep) {
-		k->swept_us = k->now_us;
-		journal_check_readers(k->journal);
-		state_check_readers(k->state);
-	}
-	if ((waiting > 0 && idle) || waiting > PROJECT_RECORDS || sweep ||
-	    (k->unprojected_us != 0 && k->now_us - k->unprojected_us > PROJECT_AGE_US))
-		return project(k);
+	/* Between the end of one job and the start of the next: a fork finds the thread at rest. */
+	if (keeper_projected(k) < 0 || compact_tend(k, idle) < 0 ||
+	    keeper_history_tend(k, idle) < 0)
+		return -1;
+	keeper_project(k, idle && k->now_us - k->committed_us >= PROJECT_IDLE_MS * 1000);
 	return 0;
+}
+
+static int
+idle_ms(const struct keeper *k)
+{
+	if (compact_busy(k) || keeper_history_busy(k))
+		return OWN_PAUSE_MS;
+	return keeper_unprojected(k) > 0 && !projector_busy(k->projector) ? PROJECT_IDLE_MS
+									  : HEARTBEAT_MS;
+}
+
+/* All is committed and nothing more will come: 1 if a ring was held up by a SYNC.  -1: the disk. */
+static int
+finish(struct keeper *k)
+{
+	bool more = keeper_syncing(k);
+
+	return keeper_project_all(k) < 0 ? -1 : more;
 }
 
 /* 0: stopped, or the master is gone; -1: the disk failed. */
@@ -209,11 +185,11 @@ serve(struct keeper *k)
 	pid_t parent = getppid();
 
 	/* A keeper before us may have been told to hurry, and died. */
-	k->due = true;
+	k->due = k->serving = true;
 	for (;;) {
 		int done;
 
-		heartbeat(k);
+		keeper_heartbeat(k);
 		done = 0;
 		if (is_offered(k) && renew(k) < 0)
 			return -1;
@@ -223,19 +199,15 @@ serve(struct keeper *k)
 		}
 		if (done < 0)
 			return -1;
-		if (k->stop && done == 0)
-			return keeper_project_all(k);
+		if (k->stop && done == 0 && (done = finish(k)) <= 0)
+			return done;
 		/* Again: the commit's end, which ages are counted from, is later than the round's
 		 * beginning. */
-		heartbeat(k);
-		if (tend(k, done == 0 && k->now_us - k->committed_us >= PROJECT_IDLE_MS * 1000) < 0)
-			return -1;
-		if (compact_tend(k, done == 0) < 0 || keeper_history_tend(k, done == 0) < 0)
+		keeper_heartbeat(k);
+		if (tend(k, done == 0) < 0)
 			return -1;
 		if (done == 0)
-			sleep_for(k, compact_busy(k) || keeper_history_busy(k) ? OWN_PAUSE_MS
-			    : unprojected(k) > 0 ? PROJECT_IDLE_MS
-						 : HEARTBEAT_MS);
+			sleep_for(k, idle_ms(k));
 		if (getppid() != parent) {
 			log_warnx("the master is gone");
 			return 0;
@@ -268,7 +240,7 @@ wait_for_disk(struct keeper *k)
 	/* Relaxed: a report, and what keeps new requests away. */
 	atomic_store_explicit(&k->region->h->journal_ok, 0, memory_order_relaxed);
 	(void)poll(&fd, 1, RETRY_MS);
-	heartbeat(k);
+	keeper_heartbeat(k);
 	look_for_stop(k);
 }
 
@@ -311,9 +283,9 @@ run(struct keeper *k)
 	/* If somebody waits already, the first batch has to show it. */
 	if (!keeper_due(k))
 		atomic_store_explicit(&h->journal_ok, 1, memory_order_relaxed);
-	heartbeat(k);
+	keeper_heartbeat(k);
 	k->swept_us = k->now_us;
-	if (unprojected(k) > 0)
+	if (keeper_unprojected(k) > 0)
 		k->unprojected_us = k->now_us;
 	compact_begin(k);
 	/* Release, pairs with the master's look: the prices of this config are there. */
@@ -345,6 +317,7 @@ keeper_main(struct heritage *heritage)
 		fatal("keeper: signals");
 	status = run(k) < 0 && !k->stop ? 1 : 0;
 	compact_end(k);
+	keeper_project_end(k);
 	books_free(k->books);
 	state_close(k->state);
 	journal_close(k->journal);

@@ -2,7 +2,7 @@
 #define DAEMON_KEEPER_H
 
 /*
- * What keeper.c, keeper_batch.c, keeper_gone.c, compact.c and recover.c share; nobody else's.
+ * What keeper*.c, compact.c and recover.c share; nobody else's.
  * keeper_main is in daemon/heritage.h.
  */
 #include <stdbool.h>
@@ -12,6 +12,7 @@
 #include "daemon/heritage.h"
 #include "daemon/journal.h"
 #include "daemon/journal_history.h"
+#include "daemon/projector.h"
 #include "daemon/state.h"
 
 #define KEEPER_BATCH_RECORDS 4096
@@ -33,11 +34,13 @@ struct keeper {
 	struct region *region;
 	struct journal *journal;
 	struct state *state;
+	struct projector *projector; /* keeper_project.c; it has the state while it is busy */
 	struct books *books;
 	struct journal_positions rings; /* what the next commit makes durable */
 	struct keeper_pending pending[KEEPER_BATCH_RECORDS];
 	size_t count;                     /* of pending */
-	bool sync[REGION_PROCS_MAX];      /* a JOURNAL_SYNC of that ring is in the batch */
+	/* A SYNC of that ring waits for the projection to get so far; 0: none does. */
+	uint64_t sync_to[REGION_PROCS_MAX];
 	bool distrusted[REGION_PROCS_MAX]; /* the ring itself was forged: not read any more */
 	struct buf payload;
 	uint32_t first;                   /* ring that the next batch begins with */
@@ -49,6 +52,8 @@ struct keeper {
 	uint64_t committed_us;            /* when the last commit ended */
 	uint64_t unprojected_us;          /* when the oldest unprojected commit ended; 0: none */
 	uint64_t swept_us;                /* when expiry and dead readers were last looked after */
+	bool sweep;                       /* with the next job */
+	uint64_t steps, steps_us;         /* of the job under way: so many, when it was last more */
 	struct compact *compact;          /* compact.c; NULL before it begins */
 	uint32_t offered;                 /* the last config that was looked for */
 	uint32_t refs_of[2][KEEPER_REF_BUCKETS]; /* keeper_refs.c: of this half day, and the last */
@@ -59,7 +64,8 @@ struct keeper {
 		uint64_t busy_us;         /* when a commit last had records */
 	} history;
 	int signal_fd;
-	bool stop; /* CHILD_SIG_STOP came */
+	bool serving; /* recovered; before that the master waits without a sign of life */
+	bool stop;    /* CHILD_SIG_STOP came */
 };
 
 /* recover.c: from "journal opened" to "the region says what the journal says". */
@@ -71,8 +77,27 @@ int recover_region(struct keeper *) __attribute__((warn_unused_result));
 
 /* keeper.c */
 uint64_t keeper_realtime_us(void);
-/* Project up to the last record: for a SYNC and before the end.  -1: the disk failed. */
+/* Now is k->now_us, and the master may know that all goes on. */
+void keeper_heartbeat(struct keeper *);
+
+/* keeper_project.c: what is done beside the acknowledging path.  All -1: the disk failed. */
+
+/* Begin; the state and the journal are open. */
+int keeper_project_begin(struct keeper *) __attribute__((warn_unused_result));
+/* Wait for what is under way, whatever becomes of it. */
+void keeper_project_end(struct keeper *);
+/* Records that state.mdb lacks. */
+uint64_t keeper_unprojected(const struct keeper *);
+/* Take over what has been written, and answer who waited for it. */
+int keeper_projected(struct keeper *) __attribute__((warn_unused_result));
+/* Start a job if one is due; `idle`: nobody has come for a while. */
+void keeper_project(struct keeper *, bool idle);
+/* Project up to the last record, and answer all SYNCs: before the end. */
 int keeper_project_all(struct keeper *) __attribute__((warn_unused_result));
+/* Does anybody wait for the projection? */
+bool keeper_syncing(const struct keeper *);
+/* Has the job under way not got on for too long? */
+bool keeper_project_hangs(struct keeper *);
 
 /* keeper_refs.c: may this record have a place for its ref?  It has got one. */
 bool keeper_refs_room(const struct keeper *, const struct journal_record *);
@@ -96,6 +121,8 @@ int keeper_show_account(struct keeper *, uint32_t number) __attribute__((warn_un
 /* Publish an account's limits and flags. */
 void keeper_show_settings(struct keeper *, uint32_t number);
 int keeper_show_key(struct keeper *, uint32_t index) __attribute__((warn_unused_result));
+/* Publish the rings that took part in batches, but for those whose SYNC still waits. */
+void keeper_publish_rings(struct keeper *);
 /* Note what became of a slot's operation. */
 void keeper_show_hold(struct keeper *, uint32_t slot, uint64_t op, uint8_t status);
 

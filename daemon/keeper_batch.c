@@ -23,6 +23,8 @@
 #include "shm/ring.h"
 #include "shm/wake.h"
 
+#define SYNC_TAKEN UINT64_MAX /* keeper.sync_to: its batch is not committed yet */
+
 /* Showing what is durable. */
 
 /* Of a purse that nobody claims from yet. */
@@ -179,18 +181,21 @@ wake_proc(struct keeper *k, uint32_t proc)
 		wake(k->region, PROC_MASTER, k->heritage->wake_fd[PROC_MASTER]);
 }
 
-/* Publish the rings that took part in the batch; those with a SYNC only if `synced`. */
-static void
-publish_rings(struct keeper *k, bool synced)
+void
+keeper_publish_rings(struct keeper *k)
 {
+	uint64_t projected = state_progress(k->state)->streams;
+
 	for (uint32_t p = PROC_ADMIN; p < k->region->h->procs; p++) {
 		struct ring *ring = region_ring(k->region, p);
 
-		if (k->sync[p] != synced || k->rings.position[p] == ring_durable(ring))
+		if (k->sync_to[p] > projected)
+			continue;
+		k->sync_to[p] = 0;
+		if (k->rings.position[p] == ring_durable(ring))
 			continue;
 		ring_publish(ring, k->rings.position[p]);
 		FAULT("keeper.ring");
-		k->sync[p] = false;
 		wake_proc(k, p);
 	}
 }
@@ -230,7 +235,10 @@ publish(struct keeper *k)
 	atomic_store_explicit(&k->region->h->journal_ok, 1, memory_order_relaxed);
 	metrics_accounts_frozen(books_frozen(k->books));
 	k->count = 0;
-	publish_rings(k, false);
+	for (uint32_t p = PROC_ADMIN; p < k->region->h->procs; p++)
+		if (k->sync_to[p] == SYNC_TAKEN)
+			k->sync_to[p] = journal_last(k->journal);
+	keeper_publish_rings(k);
 	FAULT("keeper.published");
 	return 0;
 }
@@ -413,7 +421,7 @@ take(struct keeper *k, uint32_t proc, struct journal_record *r, const void *payl
 	if (!v.store && next)
 		books_answer(k->books, r->slot, r->op, r->type, v.status, v.value);
 	if (r->type == JOURNAL_SYNC)
-		k->sync[proc] = true;
+		k->sync_to[proc] = SYNC_TAKEN;
 	if (r->type == JOURNAL_GONE && v.status == RING_APPLIED) {
 		keeper_end_gone(k, proc);
 		FAULT("keeper.gone");
@@ -473,7 +481,8 @@ drain_ring(struct keeper *k, uint32_t proc, size_t *bytes)
 	struct ring *ring = region_ring(k->region, proc);
 	struct ring_entry *e;
 
-	if (!ring_sound(k, proc, ring))
+	/* It becomes durable in order: what comes after a SYNC waits with it. */
+	if (k->sync_to[proc] != 0 || !ring_sound(k, proc, ring))
 		return;
 	while (k->count < KEEPER_BATCH_RECORDS && *bytes < KEEPER_BATCH_BYTES &&
 	    (e = ring_peek(ring, k->rings.position[proc] + 1)) != NULL) {
@@ -504,6 +513,8 @@ ring_due(struct keeper *k, uint32_t proc)
 	uint64_t head = ring_head(ring), from = k->rings.position[proc];
 	const struct region_dims *d = &k->region->h->dims;
 
+	if (k->sync_to[proc] != 0)
+		return false;
 	/* It may have to be mended: whoever reaps its owner waits for that. */
 	if (k->distrusted[proc])
 		return reaping(k, proc);
@@ -540,7 +551,9 @@ keeper_waiting(const struct keeper *k)
 	size_t n = 0;
 
 	for (uint32_t p = PROC_ADMIN; p < k->region->h->procs; p++)
-		n += (size_t)(ring_head(region_ring(k->region, p)) - k->rings.position[p]);
+		if (k->sync_to[p] == 0)
+			n += (size_t)(ring_head(region_ring(k->region, p)) -
+			    k->rings.position[p]);
 	return n;
 }
 
@@ -549,7 +562,6 @@ int
 keeper_batch(struct keeper *k)
 {
 	uint32_t rings = k->region->h->procs - PROC_ADMIN;
-	bool sync = false;
 	size_t bytes = 0;
 
 	k->due = false;
@@ -565,13 +577,5 @@ keeper_batch(struct keeper *k)
 	/* Also when nothing is to be stored: the ring positions are. */
 	if (keeper_commit(k) < 0 || publish(k) < 0)
 		return -1;
-	for (uint32_t p = PROC_ADMIN; p < k->region->h->procs; p++)
-		sync |= k->sync[p];
-	if (sync) {
-		if (keeper_project_all(k) < 0)
-			return -1;
-		FAULT("keeper.synced");
-		publish_rings(k, true);
-	}
 	return 1;
 }

@@ -178,7 +178,7 @@ recover_books(struct keeper *k)
 	char records[24], accounts[24];
 	uint64_t n;
 
-	if (load_rows(k) < 0 || replay(k, &n) < 0)
+	if (load_rows(k) < 0 || replay(k, &n) < 0 || keeper_project_begin(k) < 0)
 		return -1;
 	FAULT("recover.books");
 	(void)snprintf(records, sizeof records, "%llu", (unsigned long long)n);

@@ -1,5 +1,6 @@
 /*
- * Filling state.mdb from the books, and the books from it.  Runs in the keeper.
+ * state.mdb as a file, and the books from it.  Runs in the keeper; how it is filled is in
+ * state_job.c.
  *
  * It has LMDB's default sync mode like the journal: without it a power cut may leave a file that
  * looks whole and is not, and nothing would tell us to rebuild it.
@@ -15,9 +16,6 @@
 #include "daemon/journal_private.h"
 #include "daemon/log.h"
 #include "daemon/state_rows.h"
-#include "shm/fault.h"
-
-#define REFS_OVER_MAX 4096 /* rows that one transaction deletes */
 
 int
 state_env(MDB_env **env, const char *state_dir, size_t map_bytes, unsigned flags)
@@ -91,8 +89,8 @@ state_read_meta(MDB_txn *txn, const struct state_databases *db, struct state_pro
 	return 0;
 }
 
-static int
-put_meta(const struct state *st, MDB_txn *txn, const struct state_progress *progress)
+int
+state_put_meta(const struct state *st, MDB_txn *txn, const struct state_progress *progress)
 {
 	struct state_meta_row row = {.format = STATE_FORMAT, .progress = *progress};
 	MDB_val key = meta_key(), value = {sizeof row, &row};
@@ -132,7 +130,7 @@ open_file(struct state *st, size_t map_bytes)
 		rc = state_read_meta(txn, &st->db, &st->progress);
 		if (rc == MDB_NOTFOUND) {
 			st->progress = (struct state_progress){0};
-			rc = put_meta(st, txn, &st->progress);
+			rc = state_put_meta(st, txn, &st->progress);
 		}
 	}
 	if (rc == 0)
@@ -202,18 +200,8 @@ state_progress(const struct state *st)
 	return &st->progress;
 }
 
-void
-state_check_readers(struct state *st)
-{
-	int dead = 0;
-
-	if (mdb_reader_check(st->env, &dead) == 0 && dead > 0)
-		log_info("state.mdb: %d dead readers forgotten", dead);
-}
-
-/* The database of each of the books' tables. */
-static MDB_dbi
-database_of(const struct state *st, enum books_table table)
+MDB_dbi
+state_database(const struct state *st, enum books_table table)
 {
 	const MDB_dbi dbi[ROWS_TABLES] = {
 	    [ROWS_ACCOUNTS] = st->db.accounts,
@@ -239,7 +227,7 @@ load_table(struct state *st, MDB_txn *txn, enum books_table table, struct load *
 {
 	MDB_cursor *cursor;
 	MDB_val key, value;
-	int rc = mdb_cursor_open(txn, database_of(st, table), &cursor);
+	int rc = mdb_cursor_open(txn, state_database(st, table), &cursor);
 
 	if (rc != 0)
 		return rc;
@@ -267,7 +255,7 @@ state_load(struct state *st, struct books *b, state_tell *tell, void *arg)
 	if (rc != 0)
 		return -1;
 	for (int table = 0; table < ROWS_TABLES; table++)
-		if (mdb_stat(txn, database_of(st, (enum books_table)table), &stat) == 0)
+		if (mdb_stat(txn, state_database(st, (enum books_table)table), &stat) == 0)
 			l.of += stat.ms_entries;
 	for (int table = 0; table < ROWS_TABLES && rc == 0; table++)
 		rc = load_table(st, txn, (enum books_table)table, &l);
@@ -276,131 +264,4 @@ state_load(struct state *st, struct books *b, state_tell *tell, void *arg)
 	books_refs_sort(b);
 	books_changes_clear(b);
 	return rc == 0 ? 0 : -1;
-}
-
-static int
-put_row(struct state *st, MDB_txn *txn, enum books_table table, const struct books *b,
-    uint32_t index)
-{
-	struct books_row row;
-	MDB_val key, value = {0, NULL};
-	int rc;
-
-	books_row_make(b, table, index, &row);
-	key = (MDB_val){row.key_len, row.key};
-	value.mv_size = row.fixed_len + row.text_len;
-	rc = mdb_put(txn, database_of(st, table), &key, &value, MDB_RESERVE);
-	if (rc != 0)
-		return rc;
-	memcpy(value.mv_data, &row.fixed, row.fixed_len);
-	if (row.text_len > 0)
-		memcpy((char *)value.mv_data + row.fixed_len, row.text, row.text_len);
-	return 0;
-}
-
-static int
-put_books(struct state *st, MDB_txn *txn, const struct books *b)
-{
-	struct books_changes c;
-	int rc = 0;
-
-	books_changes(b, &c);
-	for (size_t i = 0; i < c.accounts && rc == 0; i++)
-		rc = put_row(st, txn, ROWS_ACCOUNTS, b, c.account[i]);
-	for (size_t i = 0; i < c.slots && rc == 0; i++)
-		rc = put_row(st, txn, ROWS_HOLDS, b, c.slot[i]);
-	for (size_t i = 0; i < c.keys && rc == 0; i++)
-		rc = put_row(st, txn, ROWS_KEYS, b, c.key[i]);
-	for (uint32_t i = c.refs_from; i < books_refs(b) && rc == 0; i++)
-		rc = put_row(st, txn, ROWS_REFS, b, i);
-	for (uint32_t i = c.prices_from; i < books_prices(b) && rc == 0; i++)
-		rc = put_row(st, txn, ROWS_PRICES, b, i);
-	for (uint32_t i = 0; c.price_sets && i < books_price_sets(b) && rc == 0; i++)
-		rc = put_row(st, txn, ROWS_PRICE_SETS, b, i);
-	return rc;
-}
-
-/* Rows of refs that are over, *n of them; not those of a namesake that came later. */
-static int
-delete_refs(struct state *st, MDB_txn *txn, const struct books *b, uint64_t now_us, uint32_t *n)
-{
-	uint32_t from;
-	int rc = 0;
-
-	*n = books_refs_over(b, now_us, REFS_OVER_MAX, &from);
-	for (uint32_t i = from; i < from + *n && rc == 0; i++) {
-		const struct books_ref *ref = books_ref(b, i);
-		MDB_val key = {sizeof ref->id, (void *)(uintptr_t)ref->id}, value;
-		struct ref_row row;
-
-		rc = mdb_get(txn, st->db.refs, &key, &value);
-		if (rc == 0 && value.mv_size == sizeof row) {
-			memcpy(&row, value.mv_data, sizeof row);
-			if (row.sequence == ref->sequence)
-				rc = mdb_del(txn, st->db.refs, &key, NULL);
-		}
-		if (rc == MDB_NOTFOUND)
-			rc = 0;
-	}
-	return rc;
-}
-
-static int
-project(struct state *st, const struct books *b, struct journal_reader *journal, uint64_t last,
-    size_t max_records, uint64_t now_us, struct state_progress *progress, uint32_t *refs_over)
-{
-	MDB_txn *txn;
-	int rc = mdb_txn_begin(st->env, NULL, 0, &txn);
-
-	if (rc != 0)
-		return rc;
-	*progress = st->progress;
-	rc = put_books(st, txn, b);
-	progress->applied = last;
-	if (rc == 0)
-		rc = state_put_streams(st, txn, journal, last, max_records, b, now_us,
-		    &progress->streams);
-	if (rc == 0)
-		rc = state_expire(st, txn, now_us);
-	if (rc == 0)
-		rc = delete_refs(st, txn, b, now_us, refs_over);
-	if (rc == 0 && memcmp(progress, &st->progress, sizeof *progress) != 0)
-		rc = put_meta(st, txn, progress);
-	FAULT("project.put");
-	if (rc == 0)
-		return mdb_txn_commit(txn);
-	mdb_txn_abort(txn);
-	return rc;
-}
-
-int
-state_project(struct state *st, struct books *b, struct journal_reader *journal, uint64_t last,
-    size_t max_records, uint64_t now_us)
-{
-	struct state_progress progress;
-	MDB_envinfo info;
-	uint32_t refs_over = 0;
-	int rc;
-
-	while ((rc = project(st, b, journal, last, max_records, now_us, &progress, &refs_over)) ==
-	    MDB_MAP_FULL) {
-		rc = mdb_env_info(st->env, &info);
-		if (rc == 0)
-			rc = mdb_env_set_mapsize(st->env, 2 * info.me_mapsize);
-		if (rc != 0)
-			break;
-	}
-	if (rc != 0) {
-		log_warnx("state.mdb: %s", mdb_strerror(rc));
-		/* Its own codes mean that the file is damaged: it can be rebuilt, so away. */
-		if (rc < 0)
-			state_remove(st->state_dir);
-		errno = rc > 0 ? rc : EIO;
-		return -1;
-	}
-	FAULT("project.committed");
-	st->progress = progress;
-	books_changes_clear(b);
-	books_refs_forget(b, refs_over);
-	return 0;
 }

@@ -58,13 +58,34 @@ void state_remove(const char *state_dir);
 #define STATE_NEXT_LOCK_FILE STATE_LOCK_FILE ".next"
 const struct state_progress *state_progress(const struct state *);
 /*
- * One transaction: the rows that books changed (the books are as of sequence `last`), at most
- * max_records records' worth of streams, and what has expired at now_us.  -1 with errno and a
- * log line: close it and do not go on.
+ * Bringing it up to date is a job of three steps, so that the middle one, which waits for the
+ * disk, can be another thread's: only one job at a time, and nobody else uses the file meanwhile.
+ *
+ *   state_take    who owns the books: copies of the rows that they changed; they are as of sequence
+ *                 `last`, and their list of changes is empty then
+ *   state_write   one transaction: these rows, at most max_records records' worth of streams, and
+ *                 what has expired at now_us.  Touches nothing but the file, the job and the
+ *                 journal, of which it has a snapshot open meanwhile; logs nothing
+ *   state_finish  who owns the books again: -1 with errno and a log line if that failed.  Then the
+ *                 books' list of changes lacks the job's: close it and do not go on
  */
-int state_project(struct state *, struct books *, struct journal_reader *, uint64_t last,
-    size_t max_records, uint64_t now_us) __attribute__((warn_unused_result));
-void state_check_readers(struct state *);
+struct state_job;
+
+struct state_order {
+	uint64_t last;
+	size_t max_records;
+	uint64_t now_us;
+	bool sweep; /* forget dead readers, too */
+};
+
+struct state_job *state_job_new(void) __attribute__((warn_unused_result));
+void state_job_free(struct state_job *);
+/* Goes up as state_write gets on, but for its flush.  Any thread. */
+uint64_t state_job_steps(const struct state_job *);
+void state_take(struct state_job *, struct books *, const struct state_order *);
+void state_write(struct state *, struct state_job *, struct journal_reader *);
+int state_finish(struct state *, const struct state_job *, struct books *)
+    __attribute__((warn_unused_result));
 
 /*
  * Reading: any process, an environment of its own, opened after the fork and once per process.

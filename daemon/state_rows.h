@@ -14,6 +14,7 @@
  *   ends      end time, stream id  -> nothing (time big-endian; for expiry)
  */
 #include <lmdb.h>
+#include <stdatomic.h>
 
 #include "daemon/books_rows.h"
 #include "daemon/state.h"
@@ -48,15 +49,42 @@ struct state {
 	char *state_dir;
 };
 
+/* What one transaction brings: state_job.c. */
+struct state_job {
+	struct state_order order;
+	struct buf rows; /* struct job_row, key, value; of all tables */
+	struct job_ref { /* refs that are over: their rows, not those of a namesake that came later */
+		uint8_t id[16];
+		uint64_t sequence;
+	} *refs;
+	uint32_t refs_over;
+	_Atomic uint64_t steps;
+	/* What became of it. */
+	struct state_progress progress;
+	int rc; /* an LMDB code */
+	int dead_readers;
+};
+
 /* Make and open an environment; an LMDB code. */
 int state_env(MDB_env **, const char *state_dir, size_t map_bytes, unsigned flags);
 int state_databases(struct state_databases *, MDB_txn *, unsigned flags);
 /* MDB_INCOMPATIBLE if it is of another format, MDB_NOTFOUND if it is new. */
 int state_read_meta(MDB_txn *, const struct state_databases *, struct state_progress *);
+int state_put_meta(const struct state *, MDB_txn *, const struct state_progress *);
+/* The database of each of the books' tables. */
+MDB_dbi state_database(const struct state *, enum books_table);
 /* Replay stream records and expire; in state_streams.c.  LMDB codes. */
-int state_put_streams(struct state *, MDB_txn *, struct journal_reader *, uint64_t last,
-    size_t max_records, const struct books *, uint64_t now_us, uint64_t *streams);
+int state_put_streams(struct state *, MDB_txn *, struct journal_reader *, struct state_job *,
+    uint64_t *streams);
 int state_expire(struct state *, MDB_txn *, uint64_t now_us);
+
+/* It gets on.  Only its own thread counts, so no read-modify-write is needed. */
+static inline void
+state_job_step(struct state_job *job)
+{
+	atomic_store_explicit(&job->steps,
+	    atomic_load_explicit(&job->steps, memory_order_relaxed) + 1, memory_order_relaxed);
+}
 
 static inline void
 state_put_be64(uint8_t out[static 8], uint64_t n)

@@ -21,7 +21,6 @@
 struct projection {
 	struct state *st;
 	MDB_txn *txn;
-	const struct books *books;
 	uint64_t now_us;
 };
 
@@ -49,14 +48,25 @@ put_row(struct projection *p, const uint8_t id[static 16], const struct stream_r
 	return mdb_put(p->txn, p->st->db.streams, &key, &value, 0);
 }
 
+/* Is the hold that this reserve opened still open?  By the books' rows, which are written. */
+static bool
+is_open(struct projection *p, const struct journal_record *r)
+{
+	uint32_t slot = r->slot;
+	MDB_val key = {sizeof slot, &slot}, value;
+	struct hold_row hold;
+
+	if (mdb_get(p->txn, p->st->db.holds, &key, &value) != 0 || value.mv_size != sizeof hold)
+		return false;
+	memcpy(&hold, value.mv_data, sizeof hold);
+	return hold.open != 0 && hold.opened_us == r->time_us;
+}
+
 /* Is it of no use to anybody: ended so long ago that nobody may ask for it? */
 static bool
-forgotten(const struct projection *p, const struct journal_record *r)
+forgotten(struct projection *p, const struct journal_record *r)
 {
-	const struct books_hold *h = books_hold(p->books, r->slot);
-
-	return r->time_us + FORGOTTEN_US < p->now_us &&
-	    !(h != NULL && h->open && h->opened_us == r->time_us);
+	return r->time_us + FORGOTTEN_US < p->now_us && !is_open(p, r);
 }
 
 static int
@@ -186,10 +196,12 @@ put_progress(struct projection *p, const struct journal_entry *e)
 }
 
 int
-state_put_streams(struct state *st, MDB_txn *txn, struct journal_reader *journal, uint64_t last,
-    size_t max_records, const struct books *books, uint64_t now_us, uint64_t *streams)
+state_put_streams(struct state *st, MDB_txn *txn, struct journal_reader *journal,
+    struct state_job *job, uint64_t *streams)
 {
-	struct projection p = {.st = st, .txn = txn, .books = books, .now_us = now_us};
+	struct projection p = {.st = st, .txn = txn, .now_us = job->order.now_us};
+	uint64_t last = job->order.last;
+	size_t max_records = job->order.max_records;
 	struct journal_cursor *c;
 	struct journal_entry e;
 	int rc = 0, more;
@@ -204,6 +216,9 @@ state_put_streams(struct state *st, MDB_txn *txn, struct journal_reader *journal
 			rc = errno;
 			break;
 		}
+		/* Committed after the rows were taken: the next job's. */
+		if (e.sequence > last)
+			break;
 		if (e.record.type == JOURNAL_RESERVE)
 			rc = put_reserve(&p, &e);
 		else if (e.record.type >= JOURNAL_EXTEND && e.record.type <= JOURNAL_VOID)
@@ -211,6 +226,7 @@ state_put_streams(struct state *st, MDB_txn *txn, struct journal_reader *journal
 		if (rc != 0)
 			break;
 		*streams = e.sequence;
+		state_job_step(job);
 	}
 	journal_cursor_free(c);
 	return rc;

@@ -11,6 +11,7 @@
  */
 #include "daemon/supervise.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -313,18 +314,37 @@ hangs_at(const struct supervisor *s, uint32_t proc)
 	    : beat + limit;
 }
 
-/* Its letter in /proc/PID/stat; 0: not known. */
+/* The letter in a thread's stat file; 0: not known. */
 static char
-process_state(pid_t pid)
+thread_state(pid_t pid, const char *thread)
 {
-	char path[32], text[512], *end;
+	char path[64], text[512], *end;
 	FILE *f;
-	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	snprintf(path, sizeof(path), "/proc/%d/task/%.20s/stat", (int)pid, thread);
 	if (!(f = fopen(path, "re")))
 		return 0;
 	end = fgets(text, sizeof(text), f) ? strrchr(text, ')') : NULL;
 	fclose(f);
 	return end && end[1] == ' ' ? end[2] : 0;
+}
+
+/* Does any of its threads wait for a disk, or for a debugger? */
+static bool
+is_held(pid_t pid)
+{
+	char path[32], state;
+	struct dirent *e;
+	bool held = false;
+	DIR *d;
+	snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
+	if (!(d = opendir(path)))
+		return false;
+	while (!held && (e = readdir(d)) != NULL) {
+		state = e->d_name[0] == '.' ? 0 : thread_state(pid, e->d_name);
+		held = state == 'D' || state == 't';
+	}
+	closedir(d);
+	return held;
 }
 
 /*
@@ -335,11 +355,8 @@ static void
 kill_hung(struct supervisor *s, uint32_t proc, uint64_t now_us)
 {
 	struct child *c = &s->child[proc];
-	char name[16], pid[16], state;
-	if (hangs_at(s, proc) > now_us)
-		return;
-	state = process_state(c->pid);
-	if (state == 'D' || state == 't')
+	char name[16], pid[16];
+	if (hangs_at(s, proc) > now_us || is_held(c->pid))
 		return;
 	snprintf(pid, sizeof(pid), "%d", (int)c->pid);
 	log_event(LOG_ERROR, "killing a process that hangs", "process", spawn_name(proc, name),

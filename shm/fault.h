@@ -23,7 +23,7 @@
 static inline void
 fault_at_random(const char *odds)
 {
-	static uint64_t state;
+	static _Thread_local uint64_t state; /* the keeper has two threads */
 	const char *seed = getenv("TOLLD_FAULT_SEED");
 
 	if (state == 0)

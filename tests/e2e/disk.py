@@ -14,6 +14,7 @@ import subprocess
 CREATE, WRITE, SYNC, RANGE, LOST, SIZE, RENAME, UNLINK, FOLDER = range(1, 10)
 ENTRY = struct.Struct("<IIQQII")
 FAULTS = ["write", "sync", "meta", "part"]
+FILES = [None, "journal.mdb", "state.mdb"]
 
 Entry = collections.namedtuple("Entry", "end event inode offset pid data")
 
@@ -49,6 +50,10 @@ class Disk:
     def slow(self, ms):
         """Each sync takes so much longer; what has begun no longer than until slow(0)."""
         struct.pack_into("<i", self.faults, 12 * len(FAULTS), ms)
+
+    def only(self, name):
+        """All that fails or is slow is this file; None: every file."""
+        struct.pack_into("<i", self.faults, 12 * len(FAULTS) + 4, FILES.index(name))
 
     def hits(self, kind):
         """How many calls failed."""

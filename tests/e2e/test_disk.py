@@ -174,21 +174,22 @@ class Faults(DiskCase):
         # Who was told that a flush failed never believes a later one.
         failed = {e.pid for e in self.disk.entries() if e.event == LOST}
         self.assertTrue(failed)
-        # But it may write all of that anew.
-        pending, lost, last = set(), {}, None
+        # But it may write all of that anew.  Each file for itself: they are two threads'.
+        pending, lost, last = {}, {}, {}
         for e in self.disk.entries():
+            written = pending.setdefault(e.inode, set())
+            missing = lost.setdefault((e.pid, e.inode), set())
             if e.event == WRITE:
-                last = (e.inode, e.offset // 4096)
-                pending.add(last)
-                lost.get(e.pid, set()).discard(last)
+                last[e.inode] = e.offset // 4096
+                written.add(last[e.inode])
+                missing.discard(last[e.inode])
             elif e.event in (SYNC, LOST):
-                flushed = {x for x in pending if x[0] == e.inode}
-                pending -= flushed
                 if e.event == LOST:
-                    lost.setdefault(e.pid, set()).update(flushed)
+                    missing.update(written)
+                written.clear()
             elif e.event == RANGE:
-                pending.discard(last)
-                self.assertFalse(lost.get(e.pid), "a commit on what a flush failed to write")
+                written.discard(last[e.inode])
+                self.assertFalse(missing, "a commit on what a flush failed to write")
 
     def test_last_page_error(self):
         self.outage("meta")
@@ -214,6 +215,44 @@ class Faults(DiskCase):
                 self.works_again(watchers)
                 self.tearDown()
                 self.t.close()
+
+    def test_the_projection_alone_fails(self):
+        """What was acknowledged stays so; the keeper is replaced until it works."""
+        for kind, error in (("write", errno.ENOSPC), ("sync", errno.EIO), ("part", errno.EIO)):
+            with self.subTest(kind):
+                self.begin()
+                keeper = self.t.children()["tolld: keeper"]
+                x = Watcher(self.t, self.t.send(self.key, "hi", "slow")["stream_id"])
+                wait_for(lambda: x.tokens() > 20, 20, "tokens to come")
+                self.disk.only("state.mdb")
+                self.disk.fail(kind, error)
+                wait_for(lambda: self.disk.hits(kind) > 0, 20, "it to fail")
+                self.unready()
+                self.disk.works()
+                wait_for(self.t.ready, 20, "the daemon to be ready again")
+                self.assertNotEqual(self.t.children()["tolld: keeper"], keeper)
+                self.t.ctl("topup", "alice", "1", "--ref", kind)
+                self.balance += 1000000
+                x.join(30)
+                self.works_again([x])
+                self.tearDown()
+                self.t.close()
+
+    def test_the_projection_alone_stands_still(self):
+        """Nobody waits for it but who asks for what it holds."""
+        self.begin()
+        self.disk.only("state.mdb")
+        self.disk.slow(4000)
+        before = self.t.metric("tolld_journal_projected_sequence")
+        events = self.run_short()
+        self.assertEqual(end_of(events)[0], "done")
+        for n in range(20):
+            self.t.ctl("topup", "alice", "1", "--ref", f"r{n}")
+        self.assertEqual(self.t.metric("tolld_journal_projected_sequence"), before)
+        self.assertTrue(self.t.ready())
+        self.balance += 20000000 - micro(end_of(events)[1]["cost"])
+        self.disk.slow(0)
+        self.works_again()
 
     def test_a_disk_that_does_not_answer(self):
         """No error either: clients are not kept waiting for it."""

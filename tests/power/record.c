@@ -2,10 +2,11 @@
  * Between the daemon and its disk (LD_PRELOAD): notes every change of the state folder's files
  * and every flush, in order, for tests/power/run.py to replay; and lets chosen calls fail.
  *
- * A note is one write() to a file opened with O_APPEND, so the notes of several processes do not
- * mix.  A write is noted once it is done, a flush once it has returned, and both before the
- * caller goes on: so whatever the daemon acknowledges, what it rests on is in the notes already.
- * Threads: the daemon's processes have none that write.
+ * A note is one write() to a file opened with O_APPEND, so the notes of several processes and
+ * threads do not mix.  A write is noted once it is done, a flush once it has returned, and both
+ * before the caller goes on: so whatever the daemon acknowledges, what it rests on is in the notes
+ * already.  Threads: each file has one that writes it, so its notes are in its order; between those
+ * of two files there is none that anything rests on.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -32,6 +33,7 @@
 struct watched {
 	uint64_t inode; /* 0: not watched */
 	bool dsync, folder;
+	enum disk_file file;
 };
 
 static struct watched watched[FDS];
@@ -97,15 +99,28 @@ note_names(enum disk_event event, uint64_t inode, const char *a, const char *b)
 	note(event, inode, 0, iov, 2, iov[0].iov_len + iov[1].iov_len);
 }
 
-/* Is this call to fail?  errno says how. */
+/* Do the faults concern this file? */
 static bool
-fails(struct disk_fault *f)
+is_meant(const struct watched *w)
 {
-	if (faults == NULL || f->left == 0)
+	return faults != NULL && (faults->only == DISK_ANY || faults->only == (int32_t)w->file);
+}
+
+/* Is this call to fail?  errno says how.  (Others may be asking.) */
+static bool
+fails(const struct watched *w, struct disk_fault *f)
+{
+	int32_t left;
+
+	if (!is_meant(w))
 		return false;
-	if (f->left > 0)
-		f->left--;
-	f->hits++;
+	left = __atomic_load_n(&f->left, __ATOMIC_RELAXED);
+	do
+		if (left == 0)
+			return false;
+	while (left > 0 && !__atomic_compare_exchange_n(&f->left, &left, left - 1, false,
+	                       __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+	(void)__atomic_fetch_add(&f->hits, 1, __ATOMIC_RELAXED);
 	errno = f->error;
 	return true;
 }
@@ -137,7 +152,10 @@ opened(int fd, int at, const char *path, int flags, bool existed)
 	if (folder_len > 0 && strcmp(path, folder) == 0) {
 		watched[fd] = (struct watched){.inode = 1, .folder = true};
 	} else if (name != NULL && (flags & O_ACCMODE) != O_RDONLY && fstat(fd, &st) == 0) {
-		watched[fd] = (struct watched){.inode = st.st_ino, .dsync = (flags & O_DSYNC) != 0};
+		watched[fd] = (struct watched){.inode = st.st_ino, .dsync = (flags & O_DSYNC) != 0,
+		    .file = strcmp(name, "journal.mdb") == 0 ? DISK_JOURNAL
+			: strcmp(name, "state.mdb") == 0     ? DISK_STATE
+							     : DISK_ANY};
 		if (!existed)
 			note_names(DISK_CREATE, st.st_ino, name, NULL);
 	}
@@ -207,11 +225,11 @@ put(int fd, const struct iovec *iov, int n, off_t offset)
 	off_t at = offset;
 	ssize_t done;
 
-	if (w != NULL && faults != NULL && fails(&faults->write))
+	if (w != NULL && fails(w, &faults->write))
 		return -1;
 	if (w != NULL && at < 0)
 		at = (off_t)syscall(SYS_lseek, fd, 0, SEEK_CUR);
-	if (w != NULL && faults != NULL && iov[0].iov_len > 1 && fails(&faults->part)) {
+	if (w != NULL && iov[0].iov_len > 1 && fails(w, &faults->part)) {
 		half = (struct iovec){iov[0].iov_base, iov[0].iov_len / 2};
 		iov = &half;
 		n = 1;
@@ -223,7 +241,7 @@ put(int fd, const struct iovec *iov, int n, off_t offset)
 	note(DISK_WRITE, w->inode, (uint64_t)at, iov, n, (size_t)done);
 	if (!w->dsync)
 		return done;
-	if (faults != NULL && fails(&faults->meta)) {
+	if (fails(w, &faults->meta)) {
 		note(DISK_LOST, w->inode, 0, NULL, 0, 0);
 		return -1;
 	}
@@ -272,9 +290,9 @@ sync_file(int fd, long call)
 
 	if (w == NULL)
 		return (int)syscall(call, fd);
-	for (int ms = 0; faults != NULL && ms < faults->slow_ms; ms += MOMENT_MS)
+	for (int ms = 0; is_meant(w) && ms < faults->slow_ms; ms += MOMENT_MS)
 		nanosleep(&moment, NULL);
-	if (faults != NULL && fails(&faults->sync)) {
+	if (fails(w, &faults->sync)) {
 		note(DISK_LOST, w->inode, 0, NULL, 0, 0);
 		return -1;
 	}
@@ -309,7 +327,7 @@ msync(void *at, size_t len, int flags)
 		struct watched *w = watch_of(fd);                                                 \
 		int result;                                                                       \
                                                                                                   \
-		if (w != NULL && faults != NULL && fails(&faults->write))                         \
+		if (w != NULL && fails(w, &faults->write))                                        \
 			return -1;                                                                \
 		result = (int)syscall(SYS_ftruncate, fd, (long)size);                             \
 		if (w != NULL && result == 0)                                                     \

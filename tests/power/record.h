@@ -31,6 +31,8 @@ struct disk_entry {
 	uint32_t error;
 };
 
+enum disk_file { DISK_ANY, DISK_JOURNAL, DISK_STATE };
+
 /* How one kind of call fails: with `error`, so many times more (below 0: for ever). */
 struct disk_fault {
 	int32_t error, left, hits;
@@ -42,6 +44,7 @@ struct disk_faults {
 	struct disk_fault meta;  /* O_DSYNC: written to the page cache, not known to be on disk */
 	struct disk_fault part;  /* half is written, and that is what is returned */
 	int32_t slow_ms;         /* each sync takes so much longer */
+	int32_t only;            /* what fails, or is slow: a file of enum disk_file's */
 };
 
 #endif

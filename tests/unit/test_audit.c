@@ -2,7 +2,7 @@
  * Goal:   the audit passes a clean journal and finds any difference, saying where it is.
  * Method: make a journal of random valid records and its projection; audit; then change one
  *         record, payload, batch or row at a time behind the keeper's back and audit again.
- * objs: daemon/audit.o daemon/proof.o daemon/checkpoint.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books_rows.o daemon/state.o daemon/state_streams.o daemon/state_read.o daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_caps.o daemon/books_check.o daemon/buf.o daemon/log.o daemon/utf8.o tests/unit/records.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o shm/purse.o daemon/journal_history.o
+ * objs: daemon/audit.o daemon/proof.o daemon/checkpoint.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books_rows.o daemon/state.o daemon/state_job.o daemon/state_streams.o daemon/state_read.o daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_caps.o daemon/books_check.o daemon/buf.o daemon/log.o daemon/utf8.o tests/unit/records.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o shm/purse.o daemon/journal_history.o
  */
 #include <lmdb.h>
 #include <setjmp.h>
@@ -16,6 +16,7 @@
 
 #include "daemon/audit.h"
 #include "daemon/books_rows.h"
+#include "tests/unit/project.h"
 #include "tests/unit/records.h"
 
 #define RECORDS 600
@@ -54,8 +55,7 @@ setup(void **state)
 			continue;
 		assert_int_equal(journal_commit(j, &rings), 0);
 		if (journal_last(j) == RECORDS - 3 * BATCH)
-			assert_int_equal(state_project(st, b, journal_reader(j), journal_last(j),
-			    RECORDS, now_us()), 0);
+			assert_int_equal(project_now(st, b, j, RECORDS, now_us()), 0);
 	}
 	books_free(b);
 	state_close(st);

@@ -5,7 +5,7 @@
  * Method: fork keeper_main on a region and act as worker, admin and master through shm/ledger.h.
  *         SIGKILL the keeper at random moments and fork another one; stop, and compare memory,
  *         journal and what was acknowledged.  A reboot is a new region on the same state_dir.
- * objs: daemon/keeper.o daemon/compact_make.o daemon/title.o daemon/compact.o daemon/keeper_batch.o daemon/keeper_gone.o daemon/keeper_refs.o daemon/recover.o daemon/keeper_prices.o daemon/audit.o daemon/proof.o daemon/checkpoint.o daemon/books_rows.o daemon/state.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_check.o daemon/metrics.o daemon/buf.o daemon/log.o daemon/utf8.o tests/unit/records.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o shm/reap.o shm/wake.o shm/purse.o daemon/books_caps.o daemon/keeper_history.o daemon/journal_history.o
+ * objs: daemon/keeper.o daemon/compact_make.o daemon/title.o daemon/compact.o daemon/keeper_batch.o daemon/keeper_gone.o daemon/keeper_refs.o daemon/keeper_project.o daemon/projector.o daemon/recover.o daemon/keeper_prices.o daemon/audit.o daemon/proof.o daemon/checkpoint.o daemon/books_rows.o daemon/state.o daemon/state_job.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_check.o daemon/metrics.o daemon/buf.o daemon/log.o daemon/utf8.o tests/unit/records.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o shm/reap.o shm/wake.o shm/purse.o daemon/books_caps.o daemon/keeper_history.o daemon/journal_history.o
  * objs: daemon/order.o daemon/renew.o daemon/config_record.o daemon/config.o daemon/config_file.o
  * objs: daemon/config_text.o daemon/config_value.o daemon/config_jwt.o daemon/config_check.o
  * objs: daemon/config_source.o daemon/config_change.o daemon/auth_scope.o daemon/secret.o
@@ -13,6 +13,7 @@
  * objs: daemon/tokenizer_merge.o daemon/tokenizer_split.o daemon/tokenizer_class.o
  * objs: daemon/tokenizer_table.o
  */
+#include <lmdb.h>
 #include <poll.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -33,6 +34,7 @@
 #include "daemon/audit.h"
 #include "daemon/checkpoint.h"
 #include "daemon/heritage.h"
+#include "shm/clock.h"
 #include "shm/ledger.h"
 #include "shm/reap.h"
 #include "shm/ring.h"
@@ -386,6 +388,204 @@ a_sync_brings_the_projection_up_to_date(void **state)
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_int_equal(status, 0);
+	assert_int_equal(stop(), 0);
+}
+
+/* Somebody else writes in state.mdb, so the keeper's job stands still until let_go. */
+struct holder {
+	pid_t pid;
+	int go;
+};
+
+static struct holder
+hold_projection(void)
+{
+	struct holder h;
+	int came[2], go[2];
+	char path[128], c;
+	MDB_env *env;
+	MDB_txn *txn;
+
+	assert_int_equal(pipe(came), 0);
+	assert_int_equal(pipe(go), 0);
+	h.pid = fork();
+	if (h.pid == 0) {
+		(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+		(void)snprintf(path, sizeof path, "%s/" STATE_FILE, dir);
+		if (mdb_env_create(&env) != 0 || mdb_env_set_maxdbs(env, 16) != 0 ||
+		    mdb_env_open(env, path, MDB_NOSUBDIR | MDB_NOTLS, 0600) != 0 ||
+		    mdb_txn_begin(env, NULL, 0, &txn) != 0 || write(came[1], "c", 1) != 1 ||
+		    read(go[0], &c, 1) != 1)
+			_exit(1);
+		mdb_txn_abort(txn);
+		_exit(0);
+	}
+	assert_int_equal(read(came[0], &c, 1), 1);
+	close(came[0]);
+	close(came[1]);
+	close(go[0]);
+	h.go = go[1];
+	return h;
+}
+
+static void
+let_go(struct holder h)
+{
+	int status;
+
+	assert_int_equal(write(h.go, "g", 1), 1);
+	assert_int_equal(waitpid(h.pid, &status, 0), h.pid);
+	assert_int_equal(status, 0);
+	close(h.go);
+}
+
+/* A pair of a reserve and a settle, each durable. */
+static void
+pair(struct account *a, uint8_t stream)
+{
+	uint64_t position;
+	struct hold *h = reserve(a, stream, &position);
+
+	assert_non_null(h);
+	durable(worker, position);
+	position = settle(h, 20);
+	durable(worker, position);
+	assert_int_equal(ledger_close(worker, h, position, NULL), RING_APPLIED);
+	ring_ack(ledger_ring(worker), position);
+}
+
+static uint64_t
+projected(void)
+{
+	return atomic_load(&region->h->projected_seq);
+}
+
+/* Only who asks for the projection waits for it: its ring, whatever comes behind the question. */
+static void
+nobody_waits_for_a_projection_that_stands_still(void **state)
+{
+	struct rec sync = {.r = {.type = JOURNAL_SYNC, .version = JOURNAL_VERSION,
+	    .slot = JOURNAL_NONE}}, second = rec_account(JOURNAL_NONE, "bob", 0);
+	struct holder holder;
+	struct account *a;
+	struct books *b;
+	uint64_t asked, behind, was;
+	int64_t value;
+
+	(void)state;
+	start();
+	a = new_account("alice", 2000 * CREDIT);
+	assert_int_equal(admin_push(sync, &value), RING_APPLIED);
+	holder = hold_projection();
+	was = projected();
+	asked = ring_push(ledger_ring(admin), &sync.r, NULL, 0);
+	for (uint8_t i = 1; i <= 20; i++)
+		pair(a, i);
+	behind = ring_push(ledger_ring(admin), &second.r, second.payload, second.r.payload_len);
+	for (uint8_t i = 21; i <= 40; i++)
+		pair(a, i);
+	assert_int_equal(projected(), was);
+	assert_true(atomic_load(&region->h->journal_seq) >= was + 80);
+	assert_true(ring_durable(ledger_ring(admin)) < asked);
+	assert_null(account_find(region, "bob", 3));
+	let_go(holder);
+	durable(admin, asked);
+	assert_true(projected() > was);
+	durable(admin, behind);
+	assert_non_null(account_find(region, "bob", 3));
+	assert_int_equal(stop(), 0);
+	assert_int_equal(projected(), atomic_load(&region->h->journal_seq));
+	b = durable_books();
+	memory_agrees(b);
+	assert_int_equal(books_account(b, 0)->charged, 40 * 75);
+	books_free(b);
+}
+
+/* Killed in the middle of a job, a SYNC unanswered: the next one answers it, and has all rows. */
+static void
+a_keeper_killed_while_it_projects_loses_nothing(void **state)
+{
+	struct rec sync = {.r = {.type = JOURNAL_SYNC, .version = JOURNAL_VERSION,
+	    .slot = JOURNAL_NONE}};
+	struct account *a;
+	struct books *b;
+
+	(void)state;
+	start();
+	a = new_account("alice", 2000 * CREDIT);
+	for (uint8_t round = 0; round < 3; round++) {
+		struct holder holder = hold_projection();
+		uint64_t asked = ring_push(ledger_ring(admin), &sync.r, NULL, 0);
+
+		for (uint8_t i = 1; i <= 10; i++)
+			pair(a, (uint8_t)(10 * round + i));
+		assert_true(ring_durable(ledger_ring(admin)) < asked);
+		kill_keeper();
+		let_go(holder);
+		spawn(0);
+		durable(admin, asked);
+		ring_ack(ledger_ring(admin), asked);
+		assert_true(projected() >= asked);
+	}
+	assert_int_equal(stop(), 0);
+	b = durable_books();
+	memory_agrees(b);
+	assert_int_equal(books_account(b, 0)->charged, 30 * 75);
+	books_free(b);
+}
+
+/* Told to stop while a job stands still and a ring waits for it: all of it is done first. */
+static void
+a_stop_waits_for_the_projection(void **state)
+{
+	struct rec sync = {.r = {.type = JOURNAL_SYNC, .version = JOURNAL_VERSION,
+	    .slot = JOURNAL_NONE}}, second = rec_account(JOURNAL_NONE, "bob", 0);
+	struct holder holder;
+	struct account *a;
+	uint64_t asked, behind;
+	int status;
+
+	(void)state;
+	start();
+	a = new_account("alice", 2000 * CREDIT);
+	holder = hold_projection();
+	asked = ring_push(ledger_ring(admin), &sync.r, NULL, 0);
+	pair(a, 1);
+	behind = ring_push(ledger_ring(admin), &second.r, second.payload, second.r.payload_len);
+	(void)kill(keeper, CHILD_SIG_STOP);
+	pair(a, 2);
+	assert_int_equal(waitpid(keeper, &status, WNOHANG), 0);
+	assert_true(ring_durable(ledger_ring(admin)) < asked);
+	let_go(holder);
+	assert_int_equal(waitpid(keeper, &status, 0), keeper);
+	keeper = 0;
+	assert_int_equal(status, 0);
+	assert_int_equal(ring_durable(ledger_ring(admin)), behind);
+	assert_int_equal(projected(), atomic_load(&region->h->journal_seq));
+	books_free(durable_books());
+}
+
+/* The first thread's sign of life does not hide that the second one has none. */
+static void
+a_projection_that_hangs_is_noticed(void **state)
+{
+	const struct proc_slot *slot = region_proc(region, PROC_KEEPER);
+	struct holder holder;
+	struct account *a;
+	uint64_t beat;
+
+	(void)state;
+	heritage->config->timeouts.hang = 1;
+	start();
+	a = new_account("alice", 2000 * CREDIT);
+	holder = hold_projection();
+	pair(a, 1);
+	WAIT_FOR(monotonic_us() > atomic_load(&slot->heartbeat_us) + 1500000);
+	beat = atomic_load(&slot->heartbeat_us);
+	pair(a, 2);
+	assert_int_equal(atomic_load(&slot->heartbeat_us), beat);
+	let_go(holder);
+	WAIT_FOR(atomic_load(&slot->heartbeat_us) > beat);
 	assert_int_equal(stop(), 0);
 }
 
@@ -1331,6 +1531,10 @@ main(void)
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	    TEST(records_are_acknowledged_with_their_results),
 	    TEST(a_sync_brings_the_projection_up_to_date),
+	    TEST(nobody_waits_for_a_projection_that_stands_still),
+	    TEST(a_keeper_killed_while_it_projects_loses_nothing),
+	    TEST(a_stop_waits_for_the_projection),
+	    TEST(a_projection_that_hangs_is_noticed),
 	    TEST(prices_have_ids_for_ever),
 	    TEST(one_price_too_many_is_refused),
 	    TEST(set_prices_are_in_force),

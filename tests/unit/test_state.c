@@ -2,7 +2,7 @@
  * Goal:   state.mdb is never anything but what the journal says: it can be lost at any moment.
  * Method: random valid records, projected at random moments with restarts in between, against
  *         one projection of the whole journal; then streams as readers see them.
- * objs: daemon/books_rows.o daemon/state.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_caps.o daemon/books_check.o daemon/buf.o daemon/log.o daemon/utf8.o tests/unit/records.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o shm/purse.o daemon/journal_history.o
+ * objs: daemon/books_rows.o daemon/state.o daemon/state_job.o daemon/projector.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_caps.o daemon/books_check.o daemon/buf.o daemon/log.o daemon/utf8.o tests/unit/records.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o shm/purse.o daemon/journal_history.o
  */
 #include <lmdb.h>
 #include <setjmp.h>
@@ -16,8 +16,10 @@
 
 #include <cmocka.h>
 
+#include "daemon/projector.h"
 #include "daemon/state.h"
 #include "shm/account.h"
+#include "tests/unit/project.h"
 #include "tests/unit/records.h"
 
 static char *dir;
@@ -67,7 +69,7 @@ commit(void)
 static void
 project(size_t max)
 {
-	assert_int_equal(state_project(st, b, journal_reader(j), journal_last(j), max, now_us()),
+	assert_int_equal(project_now(st, b, j, max, now_us()),
 	    0);
 }
 
@@ -126,10 +128,32 @@ dump(struct buf *out)
 	mdb_env_close(env);
 }
 
+/* state.mdb as it is, and as it is when it is made from the journal at once, are the same. */
+static void
+is_the_journals(void)
+{
+	struct buf pieces = {0}, whole = {0};
+
+	project(SIZE_MAX);
+	state_close(st);
+	dump(&pieces);
+	state_remove(dir);
+	st = state_open(dir, 0, &why);
+	assert_int_equal(state_progress(st)->applied, 0);
+	reload();
+	project(SIZE_MAX);
+	state_close(st);
+	dump(&whole);
+	st = NULL;
+	assert_int_equal(pieces.len, whole.len);
+	assert_memory_equal(pieces.data, whole.data, whole.len);
+	buf_free(&pieces);
+	buf_free(&whole);
+}
+
 static void
 any_projection_is_the_journals(void **state)
 {
-	struct buf pieces = {0}, whole = {0};
 	unsigned int seed = 11;
 	struct rec rec;
 
@@ -147,21 +171,87 @@ any_projection_is_the_journals(void **state)
 			reload();
 	}
 	commit();
-	project(SIZE_MAX);
+	is_the_journals();
+}
+
+static void
+finish_job(struct projector *p)
+{
+	while (!projector_wait(p, 100))
+		continue;
+	projector_end(p);
+	assert_int_equal(state_finish(st, projector_job(p), b), 0);
+}
+
+static void
+finish_before_growth(void *arg)
+{
+	struct projector **p = arg;
+
+	while (*p != NULL && projector_busy(*p) && !projector_wait(*p, 100))
+		continue;
+}
+
+/*
+ * The same by the thread, while records go on being entered and committed, and both files' maps
+ * grow; jobs are taken at random moments, and not all of what they may.
+ */
+static void
+a_thread_projects_while_the_journal_goes_on(void **state)
+{
+	struct projector *p;
+	unsigned int seed = 13;
+	uint64_t meanwhile = 0, was;
+	struct rec rec;
+
+	(void)state;
 	state_close(st);
-	dump(&pieces);
-	state_remove(dir);
-	st = state_open(dir, 0, &why);
-	assert_int_equal(state_progress(st)->applied, 0);
-	reload();
-	project(SIZE_MAX);
-	state_close(st);
-	dump(&whole);
-	st = NULL;
-	assert_int_equal(pieces.len, whole.len);
-	assert_memory_equal(pieces.data, whole.data, whole.len);
-	buf_free(&pieces);
-	buf_free(&whole);
+	journal_close(j);
+	j = journal_open(dir, 256 << 10, &why);
+	st = state_open(dir, 256 << 10, &why);
+	assert_non_null(j);
+	assert_non_null(st);
+	p = projector_new(st, journal_reader(j));
+	assert_non_null(p);
+	journal_on_growth(j, finish_before_growth, &p);
+	while (journal_last(j) < 20000) {
+		if (rec_random(b, &seed, 20, 30, &rec))
+			rec_journal(j, b, &rec);
+		if (rand_r(&seed) % 8 != 0)
+			continue;
+		was = journal_last(j);
+		commit();
+		if (projector_busy(p) && !projector_done(p))
+			meanwhile += journal_last(j) - was;
+		if (projector_done(p))
+			finish_job(p);
+		if (!projector_busy(p) && rand_r(&seed) % 10 == 0) {
+			const struct state_order order = {.last = journal_last(j),
+			    .max_records = (size_t)rand_r(&seed) % 500,
+			    .now_us = now_us(),
+			    .sweep = rand_r(&seed) % 3 == 0};
+
+			state_take(projector_job(p), b, &order);
+			projector_start(p);
+		}
+		assert_true(state_progress(st)->streams <= state_progress(st)->applied);
+		/* The keeper dies, between two of its steps. */
+		if (rand_r(&seed) % 400 == 0) {
+			if (projector_busy(p))
+				finish_job(p);
+			projector_free(p);
+			reload();
+			p = projector_new(st, journal_reader(j));
+			assert_non_null(p);
+		}
+	}
+	if (projector_busy(p))
+		finish_job(p);
+	projector_free(p);
+	p = NULL;
+	assert_true(meanwhile > 0);
+	commit();
+	is_the_journals();
 }
 
 static void
@@ -252,10 +342,10 @@ streams_are_read_while_they_run_and_for_an_hour(void **state)
 	commit();
 	project(SIZE_MAX);
 	elsewhere(stream_ended);
-	assert_int_equal(state_project(st, b, journal_reader(j), journal_last(j), 100,
+	assert_int_equal(project_now(st, b, j, 100,
 	    now_us() + STATE_STREAM_KEPT_US - 5000000), 0);
 	elsewhere(stream_ended);
-	assert_int_equal(state_project(st, b, journal_reader(j), journal_last(j), 100,
+	assert_int_equal(project_now(st, b, j, 100,
 	    now_us() + STATE_STREAM_KEPT_US + 5000000), 0);
 	elsewhere(stream_gone);
 }
@@ -288,10 +378,10 @@ streams_of_keyed_requests_are_kept_for_a_day(void **state)
 	commit();
 	project(SIZE_MAX);
 	elsewhere(keyed_kept);
-	assert_int_equal(state_project(st, b, journal_reader(j), journal_last(j), 100,
+	assert_int_equal(project_now(st, b, j, 100,
 	    now_us() + STATE_KEYED_KEPT_US - 5000000), 0);
 	elsewhere(keyed_kept);
-	assert_int_equal(state_project(st, b, journal_reader(j), journal_last(j), 100,
+	assert_int_equal(project_now(st, b, j, 100,
 	    now_us() + STATE_KEYED_KEPT_US + 5000000), 0);
 	elsewhere(stream_gone);
 }
@@ -483,6 +573,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	    TEST(any_projection_is_the_journals),
+	    TEST(a_thread_projects_while_the_journal_goes_on),
 	    TEST(streams_are_read_while_they_run_and_for_an_hour),
 	    TEST(streams_of_keyed_requests_are_kept_for_a_day),
 	    TEST(accounts_and_keys_are_listed),
