@@ -21,6 +21,7 @@
  * objs: daemon/calibrate.o daemon/tokenizer.o daemon/tokenizer_stream.o daemon/tokenizer_merge.o
  * objs: daemon/tokenizer_split.o daemon/tokenizer_class.o daemon/tokenizer_table.o
  */
+#include <dirent.h>
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
@@ -51,6 +52,7 @@
 #include "daemon/heritage.h"
 #include "daemon/journal.h"
 #include "daemon/state.h"
+#include "shm/clock.h"
 #include "shm/ledger.h"
 #include "shm/ring.h"
 #include "shm/wake.h"
@@ -181,21 +183,30 @@ join(pid_t pid)
 		die("process %d ended with status 0x%x", (int)pid, (unsigned)status);
 }
 
-/* CPU time that a process has had. */
+/* CPU time that a process's threads have had. */
 static double
 cpu_ns(pid_t pid)
 {
 	char path[64];
-	double ns = 0;
+	double all = 0, ns;
+	struct dirent *e;
 	FILE *f;
+	DIR *d;
 
-	(void)snprintf(path, sizeof path, "/proc/%d/schedstat", (int)pid);
-	f = fopen(path, "r");
-	if (pid != 0 && f != NULL && fscanf(f, "%lf", &ns) != 1)
-		ns = 0;
-	if (f != NULL)
+	(void)snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
+	if (pid == 0 || (d = opendir(path)) == NULL)
+		return 0;
+	while ((e = readdir(d)) != NULL) {
+		(void)snprintf(path, sizeof path, "/proc/%d/task/%.20s/schedstat", (int)pid,
+		    e->d_name);
+		if (e->d_name[0] == '.' || (f = fopen(path, "r")) == NULL)
+			continue;
+		if (fscanf(f, "%lf", &ns) == 1)
+			all += ns;
 		(void)fclose(f);
-	return ns;
+	}
+	(void)closedir(d);
+	return all;
 }
 
 static uint64_t
@@ -379,9 +390,12 @@ reserve_payload(struct reserve_payload *p, uint32_t proc, uint64_t n)
 {
 	static const char model[] = "model";
 
+	/* As random as the daemon's: what follows another is not beside it. */
+	uint64_t scattered = (n << 8 | proc) * UINT64_C(0x9e3779b97f4a7c15);
+
 	memset(&p->head, 0, sizeof p->head);
-	memcpy(p->head.stream_id, &n, sizeof n);
-	memcpy(p->head.stream_id + sizeof n, &proc, sizeof proc);
+	scattered = __builtin_bswap64(scattered);
+	memcpy(p->head.stream_id, &scattered, sizeof scattered);
 	memcpy(p->head.message_id, p->head.stream_id, sizeof p->head.message_id);
 	p->head.model_len = sizeof model - 1;
 	memcpy(p->rest, model, sizeof model - 1);
@@ -459,7 +473,7 @@ worker_init(struct worker *w, uint32_t proc)
 	    .max_tokens = 1000,
 	    .min_tokens = 1,
 	    .want_tokens = WANT,
-	    .reserved_us = 1};
+	    .reserved_us = realtime_us()};
 	w->settlement = (struct settlement){
 	    .charge = CHARGE, .prompt = PROMPT, .completion = USED, .outcome = OUTCOME_STOP};
 	memset(w->text, 'y', sizeof w->text);
@@ -743,6 +757,8 @@ durable_begin(struct worker *w, struct queue *q, uint64_t *seed)
 
 	op->begun = op->step_begun = now_ns();
 	op->settling = false;
+	/* A stream of long ago would not be projected. */
+	w->terms.reserved_us = realtime_us();
 	op->hold = worker_reserve(w, a, &op->position);
 	wake_keeper(!opt.once);
 }
