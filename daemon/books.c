@@ -499,23 +499,34 @@ books_changes(const struct books *b, struct books_changes *c)
 }
 
 void
-books_changes_clear(struct books *b)
+books_changes_taken(struct books *b, const struct books_changes *c)
 {
 	const uint32_t *n;
 
 	n = b->changed_accounts.data;
-	for (size_t i = 0; i < b->changed_accounts.count; i++)
-		((struct books_account *)b->accounts.data)[n[i]].changed = false;
+	for (size_t i = 0; i < c->accounts; i++)
+		((struct books_account *)b->accounts.data)[n[--b->changed_accounts.count]].changed =
+		    false;
 	n = b->changed_slots.data;
-	for (size_t i = 0; i < b->changed_slots.count; i++)
-		((struct books_hold *)b->holds.data)[n[i]].changed = false;
+	for (size_t i = 0; i < c->slots; i++)
+		((struct books_hold *)b->holds.data)[n[--b->changed_slots.count]].changed = false;
 	n = b->changed_keys.data;
-	for (size_t i = 0; i < b->changed_keys.count; i++)
-		((struct books_key *)b->keys.data)[n[i]].changed = false;
-	b->changed_accounts.count = b->changed_slots.count = b->changed_keys.count = 0;
-	b->refs_from = books_refs(b);
-	b->prices_from = books_prices(b);
+	for (size_t i = 0; i < c->keys; i++)
+		((struct books_key *)b->keys.data)[n[--b->changed_keys.count]].changed = false;
+	b->refs_from = c->refs_from;
+	b->prices_from = c->prices_from;
 	b->price_sets_changed = false;
+}
+
+void
+books_changes_clear(struct books *b)
+{
+	struct books_changes c;
+
+	books_changes(b, &c);
+	c.refs_from = books_refs(b);
+	c.prices_from = books_prices(b);
+	books_changes_taken(b, &c);
 }
 
 void

@@ -270,6 +270,11 @@ struct books_changes {
 	bool price_sets;                 /* all of them: they are few */
 };
 void books_changes(const struct books *, struct books_changes *);
+/*
+ * Some of them are dealt with: so many of the last accounts, slots and keys; refs and prices before
+ * these; all price sets.
+ */
+void books_changes_taken(struct books *, const struct books_changes *);
 void books_changes_clear(struct books *);
 /* All rows are to be projected: the books are of a checkpoint. */
 void books_changes_all(struct books *);

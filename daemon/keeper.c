@@ -163,6 +163,8 @@ tend(struct keeper *k, bool idle)
 static int
 idle_ms(const struct keeper *k)
 {
+	if (k->taking)
+		return 0;
 	if (compact_busy(k) || keeper_history_busy(k))
 		return OWN_PAUSE_MS;
 	return keeper_unprojected(k) > 0 && !projector_busy(k->projector) ? PROJECT_IDLE_MS

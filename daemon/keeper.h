@@ -53,6 +53,7 @@ struct keeper {
 	uint64_t unprojected_us;          /* when the oldest unprojected commit ended; 0: none */
 	uint64_t swept_us;                /* when expiry and dead readers were last looked after */
 	bool sweep;                       /* with the next job */
+	bool taking;                      /* the next job's rows are being copied */
 	uint64_t steps, steps_us;         /* of the job under way: so many, when it was last more */
 	struct compact *compact;          /* compact.c; NULL before it begins */
 	uint32_t offered;                 /* the last config that was looked for */

@@ -17,6 +17,8 @@
 #define PROJECT_AGE_US 500000
 /* Of streams in one transaction: more than come meanwhile, so that it catches up under any load. */
 #define PROJECT_RECORDS_MAX (8 * PROJECT_RECORDS)
+/* Copied between two batches: half a millisecond. */
+#define TAKE_ROWS 2048
 #define SWEEP_US 10000000 /* expiry and dead readers are looked after */
 #define WAIT_MS 250       /* for a job, before the next heartbeat */
 
@@ -82,15 +84,20 @@ keeper_project_hangs(struct keeper *k)
 	return k->now_us > k->steps_us + limit;
 }
 
+/* Go on taking rows for the next job; start it once they are all there. */
 static void
-start(struct keeper *k, bool sweep)
+take(struct keeper *k, size_t max_rows)
 {
 	const struct state_order order = {.last = journal_last(k->journal),
+	    .max_rows = max_rows,
 	    .max_records = PROJECT_RECORDS_MAX,
 	    .now_us = keeper_realtime_us(),
-	    .sweep = sweep};
+	    .sweep = k->sweep};
 
-	state_take(projector_job(k->projector), k->books, &order);
+	k->taking = !state_take(projector_job(k->projector), k->books, &order);
+	if (k->taking)
+		return;
+	k->sweep = false;
 	/* Of what comes from now on. */
 	k->unprojected_us = 0;
 	k->steps = state_job_steps(projector_job(k->projector));
@@ -135,11 +142,10 @@ keeper_project(struct keeper *k, bool idle)
 	}
 	if (projector_busy(k->projector))
 		return;
-	if (k->sweep || (waiting > 0 && idle) || waiting > PROJECT_RECORDS || keeper_syncing(k) ||
-	    (k->unprojected_us != 0 && k->now_us - k->unprojected_us > PROJECT_AGE_US)) {
-		start(k, k->sweep);
-		k->sweep = false;
-	}
+	if (k->taking || k->sweep || (waiting > 0 && idle) || waiting > PROJECT_RECORDS ||
+	    keeper_syncing(k) ||
+	    (k->unprojected_us != 0 && k->now_us - k->unprojected_us > PROJECT_AGE_US))
+		take(k, TAKE_ROWS);
 }
 
 int
@@ -147,7 +153,7 @@ keeper_project_all(struct keeper *k)
 {
 	do {
 		if (!projector_busy(k->projector))
-			start(k, false);
+			take(k, SIZE_MAX / 2);
 		wait_for_job(k);
 		if (keeper_projected(k) < 0)
 			return -1;

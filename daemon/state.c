@@ -51,8 +51,9 @@ state_databases(struct state_databases *db, MDB_txn *txn, unsigned flags)
 	    {"refs", 0, &db->refs},
 	    {"prices", MDB_INTEGERKEY, &db->prices},
 	    {"price_sets", MDB_INTEGERKEY, &db->price_sets},
+	    {"ids", 0, &db->ids},
 	    {"slots", MDB_INTEGERKEY, &db->slots},
-	    {"streams", 0, &db->streams},
+	    {"streams", MDB_INTEGERKEY, &db->streams},
 	    {"texts", 0, &db->texts},
 	    {"ends", 0, &db->ends},
 	};

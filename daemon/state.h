@@ -61,8 +61,10 @@ const struct state_progress *state_progress(const struct state *);
  * Bringing it up to date is a job of three steps, so that the middle one, which waits for the
  * disk, can be another thread's: only one job at a time, and nobody else uses the file meanwhile.
  *
- *   state_take    who owns the books: copies of the rows that they changed; they are as of sequence
- *                 `last`, and their list of changes is empty then
+ *   state_take    who owns the books: copies of rows that they changed, some max_rows of them, and
+ *                 true if these are all; else it is called again, when there is time.  What changes
+ *                 meanwhile is taken once more.  When it is true the rows are the books as of sequence
+ *                 `last`, and nothing else is on their list of changes
  *   state_write   one transaction: these rows, at most max_records records' worth of streams, and
  *                 what has expired at now_us.  Touches nothing but the file, the job and the
  *                 journal, of which it has a snapshot open meanwhile; logs nothing
@@ -73,7 +75,7 @@ struct state_job;
 
 struct state_order {
 	uint64_t last;
-	size_t max_records;
+	size_t max_rows, max_records;
 	uint64_t now_us;
 	bool sweep; /* forget dead readers, too */
 };
@@ -82,7 +84,8 @@ struct state_job *state_job_new(void) __attribute__((warn_unused_result));
 void state_job_free(struct state_job *);
 /* Goes up as state_write gets on, but for its flush.  Any thread. */
 uint64_t state_job_steps(const struct state_job *);
-void state_take(struct state_job *, struct books *, const struct state_order *);
+bool state_take(struct state_job *, struct books *, const struct state_order *)
+    __attribute__((warn_unused_result));
 void state_write(struct state *, struct state_job *, struct journal_reader *);
 int state_finish(struct state *, const struct state_job *, struct books *)
     __attribute__((warn_unused_result));
@@ -98,7 +101,7 @@ struct state_reader *state_reader_open(const char *state_dir, const char **why)
 void state_reader_close(struct state_reader *);
 
 struct stream_row {
-	uint8_t session_id[16], message_id[16];
+	uint8_t stream_id[16], session_id[16], message_id[16];
 	int64_t reserved; /* the hold, extends included */
 	int64_t charge, uncollected;
 	uint64_t opened_us, ended_us; /* ended_us 0: it runs */

@@ -37,6 +37,7 @@ state_job_free(struct state_job *job)
 	if (job == NULL)
 		return;
 	buf_free(&job->rows);
+	state_streams_free(job->streams);
 	free(job->refs);
 	free(job);
 }
@@ -88,30 +89,71 @@ take_refs_over(struct state_job *job, const struct books *b)
 	}
 }
 
-void
+/* Rows that are to be taken. */
+static size_t
+count_changes(const struct books *b, const struct books_changes *c)
+{
+	return c->accounts + c->slots + c->keys + (books_refs(b) - c->refs_from) +
+	    (books_prices(b) - c->prices_from) + (c->price_sets ? books_price_sets(b) : 0);
+}
+
+/* So many of a list's last ones; *n becomes how many that were. */
+static void
+take_last(struct state_job *job, const struct books *b, enum books_table table,
+    const uint32_t *list, size_t *n, size_t *room)
+{
+	size_t count = *n;
+
+	*n = count < *room ? count : *room;
+	*room -= *n;
+	for (size_t i = 0; i < *n; i++)
+		take_row(job, b, table, list[count - 1 - i]);
+}
+
+/* So many of those from *from on, which becomes the next one. */
+static void
+take_next(struct state_job *job, const struct books *b, enum books_table table, uint32_t *from,
+    size_t *room)
+{
+	for (; *from < books_rows(b, table) && *room > 0; ++*from, --*room)
+		take_row(job, b, table, *from);
+}
+
+bool
 state_take(struct state_job *job, struct books *b, const struct state_order *order)
 {
 	struct books_changes c;
+	size_t room = order->max_rows, all;
 
-	job->order = *order;
-	job->rows.len = 0;
-	if (job->rows.cap > ROWS_KEPT)
-		buf_free(&job->rows);
+	if (!job->taking) {
+		job->taking = true;
+		job->left = 0;
+		job->rows.len = 0;
+		if (job->rows.cap > ROWS_KEPT)
+			buf_free(&job->rows);
+	}
 	books_changes(b, &c);
-	for (size_t i = 0; i < c.accounts; i++)
-		take_row(job, b, ROWS_ACCOUNTS, c.account[i]);
-	for (size_t i = 0; i < c.slots; i++)
-		take_row(job, b, ROWS_HOLDS, c.slot[i]);
-	for (size_t i = 0; i < c.keys; i++)
-		take_row(job, b, ROWS_KEYS, c.key[i]);
-	for (uint32_t i = c.refs_from; i < books_refs(b); i++)
-		take_row(job, b, ROWS_REFS, i);
-	for (uint32_t i = c.prices_from; i < books_prices(b); i++)
-		take_row(job, b, ROWS_PRICES, i);
-	for (uint32_t i = 0; c.price_sets && i < books_price_sets(b); i++)
-		take_row(job, b, ROWS_PRICE_SETS, i);
+	all = count_changes(b, &c);
+	/* More than has come since, or there would be no end. */
+	if (job->left > 0 && all > job->left)
+		room += all - job->left;
+	if (c.price_sets)
+		for (uint32_t i = 0; i < books_price_sets(b); i++)
+			take_row(job, b, ROWS_PRICE_SETS, i);
+	take_last(job, b, ROWS_ACCOUNTS, c.account, &c.accounts, &room);
+	take_last(job, b, ROWS_HOLDS, c.slot, &c.slots, &room);
+	take_last(job, b, ROWS_KEYS, c.key, &c.keys, &room);
+	take_next(job, b, ROWS_REFS, &c.refs_from, &room);
+	take_next(job, b, ROWS_PRICES, &c.prices_from, &room);
+	books_changes_taken(b, &c);
+	books_changes(b, &c);
+	job->left = count_changes(b, &c);
+	if (job->left > 0)
+		return false;
+	job->taking = false;
+	job->order = *order;
 	take_refs_over(job, b);
-	books_changes_clear(b);
+	return true;
 }
 
 /* Writing. */
@@ -131,8 +173,7 @@ put_rows(struct state *st, MDB_txn *txn, struct state_job *job)
 		at += head.key_len;
 		value = (MDB_val){head.value_len, job->rows.data + at};
 		at += head.value_len;
-		rc =
-		    mdb_put(txn, state_database(st, (enum books_table)head.table), &key, &value, 0);
+		rc = mdb_put(txn, state_database(st, (enum books_table)head.table), &key, &value, 0);
 		state_job_step(job);
 	}
 	return rc;
@@ -175,7 +216,7 @@ write_all(struct state *st, struct state_job *job, struct journal_reader *journa
 	if (rc == 0)
 		rc = state_put_streams(st, txn, journal, job, &progress->streams);
 	if (rc == 0)
-		rc = state_expire(st, txn, job->order.now_us);
+		rc = state_expire(st, txn, job);
 	if (rc == 0)
 		rc = delete_refs(st, txn, job);
 	if (rc == 0 && memcmp(progress, &st->progress, sizeof *progress) != 0)

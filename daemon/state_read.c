@@ -150,7 +150,7 @@ first_from(MDB_txn *txn, MDB_dbi dbi, MDB_val *key, MDB_val *value)
 }
 
 static int
-read_text(struct state_reader *r, MDB_txn *txn, const uint8_t id[static 16], struct buf *text)
+read_text(struct state_reader *r, MDB_txn *txn, uint64_t stream, struct buf *text)
 {
 	struct text_key from = {.sequence = {0}};
 	MDB_val key = {sizeof from, &from}, value;
@@ -159,9 +159,9 @@ read_text(struct state_reader *r, MDB_txn *txn, const uint8_t id[static 16], str
 
 	if (rc != 0)
 		return rc;
-	memcpy(from.id, id, sizeof from.id);
+	state_put_be64(from.stream, stream);
 	for (rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
-	     rc == 0 && key.mv_size == sizeof from && memcmp(key.mv_data, id, 16) == 0;
+	     rc == 0 && key.mv_size == sizeof from && memcmp(key.mv_data, from.stream, sizeof from.stream) == 0;
 	     rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT))
 		buf_add(text, value.mv_data, value.mv_size);
 	mdb_cursor_close(cursor);
@@ -175,12 +175,20 @@ state_stream_get(struct state_reader *r, const uint8_t id[static 16], struct str
     struct buf *text)
 {
 	MDB_val key = {16, (void *)(uintptr_t)id}, value;
+	uint64_t stream;
 	MDB_txn *txn;
 	int rc = begin(r, &txn);
 
 	if (rc != 0)
 		return failed(rc);
-	rc = mdb_get(txn, r->db.streams, &key, &value);
+	rc = mdb_get(txn, r->db.ids, &key, &value);
+	if (rc == 0 && value.mv_size != sizeof stream)
+		rc = MDB_CORRUPTED;
+	if (rc == 0) {
+		memcpy(&stream, value.mv_data, sizeof stream);
+		key = (MDB_val){sizeof stream, &stream};
+		rc = mdb_get(txn, r->db.streams, &key, &value);
+	}
 	if (rc == 0 && (value.mv_size < offsetof(struct stream_row, model) ||
 	    value.mv_size > sizeof *row))
 		rc = MDB_CORRUPTED;
@@ -190,7 +198,7 @@ state_stream_get(struct state_reader *r, const uint8_t id[static 16], struct str
 		if (row->model_len > sizeof row->model)
 			rc = MDB_CORRUPTED;
 		else if (text != NULL)
-			rc = read_text(r, txn, id, text);
+			rc = read_text(r, txn, stream, text);
 	}
 	return finish(txn, rc);
 }

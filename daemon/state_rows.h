@@ -8,10 +8,11 @@
  *
  *   meta      "progress"           -> struct state_meta_row
  *   accounts, holds, keys, refs, prices, price_sets: the books
- *   slots     slot (32 bits)       -> id of the stream that its records belong to
- *   streams   stream id (16 bytes) -> struct stream_row up to model_len
- *   texts     stream id, sequence  -> a piece of its text (sequence big-endian: they sort)
- *   ends      end time, stream id  -> nothing (time big-endian; for expiry)
+ *   ids       stream id (16 bytes) -> its number: the sequence of its reserve (64 bits)
+ *   slots     slot (32 bits)       -> number of the stream that its records belong to
+ *   streams   number (64 bits)     -> struct stream_row up to model_len
+ *   texts     number, sequence     -> a piece of its text (both big-endian: they sort)
+ *   ends      end time, number     -> nothing (both big-endian; for expiry)
  */
 #include <lmdb.h>
 #include <stdatomic.h>
@@ -19,7 +20,7 @@
 #include "daemon/books_rows.h"
 #include "daemon/state.h"
 
-#define STATE_FORMAT 8
+#define STATE_FORMAT 9
 #define STATE_MAP_BYTES (UINT64_C(64) << 30)
 #define STATE_READERS_MAX 1024
 
@@ -29,17 +30,17 @@ struct state_meta_row {
 };
 
 struct text_key {
-	uint8_t id[16];
+	uint8_t stream[8];
 	uint8_t sequence[8];
 };
 
 struct end_key {
 	uint8_t time[8];
-	uint8_t id[16];
+	uint8_t stream[8];
 };
 
 struct state_databases {
-	MDB_dbi meta, accounts, holds, keys, refs, prices, price_sets, slots, streams, texts, ends;
+	MDB_dbi meta, accounts, holds, keys, refs, prices, price_sets, ids, slots, streams, texts, ends;
 };
 
 struct state {
@@ -53,11 +54,15 @@ struct state {
 struct state_job {
 	struct state_order order;
 	struct buf rows; /* struct job_row, key, value; of all tables */
+	bool taking;     /* not all rows are in it */
+	size_t left;     /* so many were to be taken */
 	struct job_ref { /* refs that are over: their rows, not those of a namesake that came later */
 		uint8_t id[16];
 		uint64_t sequence;
 	} *refs;
 	uint32_t refs_over;
+	struct job_streams *streams; /* state_streams.c */
+	size_t played;               /* records of the journal */
 	_Atomic uint64_t steps;
 	/* What became of it. */
 	struct state_progress progress;
@@ -76,7 +81,8 @@ MDB_dbi state_database(const struct state *, enum books_table);
 /* Replay stream records and expire; in state_streams.c.  LMDB codes. */
 int state_put_streams(struct state *, MDB_txn *, struct journal_reader *, struct state_job *,
     uint64_t *streams);
-int state_expire(struct state *, MDB_txn *, uint64_t now_us);
+int state_expire(struct state *, MDB_txn *, struct state_job *);
+void state_streams_free(struct job_streams *);
 
 /* It gets on.  Only its own thread counts, so no read-modify-write is needed. */
 static inline void

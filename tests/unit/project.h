@@ -9,12 +9,11 @@ project_now(
     struct state *st, struct books *b, struct journal *j, size_t max_records, uint64_t now_us)
 {
 	const struct state_order order = {
-	    .last = journal_last(j), .max_records = max_records, .now_us = now_us};
+	    .last = journal_last(j), .max_rows = SIZE_MAX / 2, .max_records = max_records, .now_us = now_us};
 	struct state_job *job = state_job_new();
 	int rc = -1;
 
-	if (job != NULL) {
-		state_take(job, b, &order);
+	if (job != NULL && state_take(job, b, &order)) {
 		state_write(st, job, journal_reader(j));
 		rc = state_finish(st, job, b);
 	}

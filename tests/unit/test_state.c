@@ -98,7 +98,7 @@ static void
 dump(struct buf *out)
 {
 	static const char *const names[] = {"meta", "accounts", "holds", "keys", "refs", "prices",
-	    "slots", "streams", "texts", "ends"};
+	    "price_sets", "ids", "slots", "streams", "texts", "ends"};
 	char path[128];
 	MDB_env *env;
 	MDB_txn *txn;
@@ -149,6 +149,33 @@ is_the_journals(void)
 	assert_memory_equal(pieces.data, whole.data, whole.len);
 	buf_free(&pieces);
 	buf_free(&whole);
+}
+
+/* Rows of these databases. */
+static size_t
+count_rows(const char *const names[], size_t n)
+{
+	char path[128];
+	size_t rows = 0;
+	MDB_env *env;
+	MDB_txn *txn;
+
+	(void)snprintf(path, sizeof path, "%s/state.mdb", dir);
+	assert_int_equal(mdb_env_create(&env), 0);
+	assert_int_equal(mdb_env_set_maxdbs(env, 16), 0);
+	assert_int_equal(mdb_env_open(env, path, MDB_NOSUBDIR | MDB_RDONLY, 0600), 0);
+	assert_int_equal(mdb_txn_begin(env, NULL, MDB_RDONLY, &txn), 0);
+	for (size_t i = 0; i < n; i++) {
+		MDB_stat stat;
+		MDB_dbi dbi;
+
+		assert_int_equal(mdb_dbi_open(txn, names[i], 0, &dbi), 0);
+		assert_int_equal(mdb_stat(txn, dbi, &stat), 0);
+		rows += stat.ms_entries;
+	}
+	mdb_txn_abort(txn);
+	mdb_env_close(env);
+	return rows;
 }
 
 static void
@@ -225,14 +252,15 @@ a_thread_projects_while_the_journal_goes_on(void **state)
 			meanwhile += journal_last(j) - was;
 		if (projector_done(p))
 			finish_job(p);
-		if (!projector_busy(p) && rand_r(&seed) % 10 == 0) {
+		if (!projector_busy(p) && rand_r(&seed) % 4 == 0) {
 			const struct state_order order = {.last = journal_last(j),
+			    .max_rows = (size_t)rand_r(&seed) % 40 + 1,
 			    .max_records = (size_t)rand_r(&seed) % 500,
 			    .now_us = now_us(),
 			    .sweep = rand_r(&seed) % 3 == 0};
 
-			state_take(projector_job(p), b, &order);
-			projector_start(p);
+			if (state_take(projector_job(p), b, &order))
+				projector_start(p);
 		}
 		assert_true(state_progress(st)->streams <= state_progress(st)->applied);
 		/* The keeper dies, between two of its steps. */
@@ -245,12 +273,20 @@ a_thread_projects_while_the_journal_goes_on(void **state)
 			assert_non_null(p);
 		}
 	}
+	commit();
 	if (projector_busy(p))
 		finish_job(p);
+	/* Rows may have been taken already, so it is this job that has to go on. */
+	assert_true(state_take(projector_job(p), b,
+	    &(struct state_order){.last = journal_last(j),
+	        .max_rows = SIZE_MAX / 2,
+	        .max_records = 100,
+	        .now_us = now_us()}));
+	projector_start(p);
+	finish_job(p);
 	projector_free(p);
 	p = NULL;
 	assert_true(meanwhile > 0);
-	commit();
 	is_the_journals();
 }
 
@@ -348,6 +384,61 @@ streams_are_read_while_they_run_and_for_an_hour(void **state)
 	assert_int_equal(project_now(st, b, j, 100,
 	    now_us() + STATE_STREAM_KEPT_US + 5000000), 0);
 	elsewhere(stream_gone);
+}
+
+static bool
+first_come(struct state_reader *r)
+{
+	uint8_t id[16];
+	struct stream_row row;
+	struct buf text = {0};
+	bool good;
+
+	rec_stream_id(9, 1, id);
+	good = state_stream_get(r, id, &row, &text) == 1 && row.reserve_seq == 4 &&
+	    row.settle_seq == 7 && row.completion == 30 && row.ended_us != 0 && text.len == 9 &&
+	    memcmp(text.data, "one, last", 9) == 0;
+	buf_free(&text);
+	return good;
+}
+
+/* Somebody else's stream is not given away, in one job or by record for record. */
+static void
+who_comes_with_a_known_stream_id_gets_no_stream(void **state)
+{
+	static const char *const streams[] = {"ids", "streams"}, *const texts[] = {"texts"},
+				 *const slots[] = {"slots"}, *const all[] = {"ids", "streams",
+				     "texts", "ends"};
+
+	(void)state;
+	journal(rec_account(0, "alice", 0));
+	journal(rec_price_of(0, "model", &rec_price));
+	journal(rec_credit(JOURNAL_TOPUP, 0, 1, 0, 1000, ""));
+	journal(rec_reserve(5, 1, 0, 105, 10, 9));
+	journal(rec_mark(5, 1, 0, 20, "one, "));
+	journal(rec_reserve(6, 1, 0, 105, 10, 9));
+	journal(rec_settle(5, 2, 0, 10, 30, "last"));
+	journal(rec_settle(6, 2, 0, 10, 30, "other"));
+	commit();
+	for (int i = 0; i < 2; i++) {
+		while (state_progress(st)->streams < journal_last(j))
+			project(i == 0 ? SIZE_MAX : 1);
+		elsewhere(first_come);
+		state_close(st);
+		assert_int_equal(count_rows(streams, 2), 2);
+		assert_int_equal(count_rows(texts, 1), 2);
+		assert_int_equal(count_rows(slots, 1), 1);
+		state_remove(dir);
+		st = state_open(dir, 0, &why);
+		assert_non_null(st);
+		reload();
+	}
+	/* An hour after its end nothing is left of it. */
+	project(SIZE_MAX);
+	assert_int_equal(project_now(st, b, j, 100, now_us() + STATE_STREAM_KEPT_US + 5000000), 0);
+	state_close(st);
+	st = NULL;
+	assert_int_equal(count_rows(all, 4), 0);
 }
 
 static bool
@@ -575,6 +666,7 @@ main(void)
 	    TEST(any_projection_is_the_journals),
 	    TEST(a_thread_projects_while_the_journal_goes_on),
 	    TEST(streams_are_read_while_they_run_and_for_an_hour),
+	    TEST(who_comes_with_a_known_stream_id_gets_no_stream),
 	    TEST(streams_of_keyed_requests_are_kept_for_a_day),
 	    TEST(accounts_and_keys_are_listed),
 	    TEST(the_map_grows_under_its_readers),
