@@ -153,6 +153,8 @@ class Bad(Case):
 
     def test_the_region_is_read_rightly(self):
         name, number, slot, w = self.victim()
+        pid = self.t.children()[BAD_TITLE]
+        wait_for(lambda: self.stopped(pid, slot), 10, "the worker to stand still")
         h = self.t.ctl("hold", "list")[0]
         self.assertEqual(micro(h["amount"]), self.r.amount(slot))
         self.assertEqual(h["account"], name)
@@ -161,6 +163,7 @@ class Bad(Case):
         a = self.t.show(name)
         self.assertEqual(self.r.available(number),
                          micro(a["balance"]) - micro(a["held"]) + micro(a["overdraft"]))
+        os.kill(pid, signal.SIGCONT)
         self.t.request("DELETE", "/stream?id=" + w.id)
 
     # Forged records.

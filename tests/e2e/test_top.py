@@ -16,7 +16,7 @@ import termios
 import time
 import unittest
 
-from tolld import BUILD, Case, SLOW, wait_for
+from tolld import BUILD, PATIENCE, SLOW, Case, wait_for
 
 MODELS = {"slow": "sim:tokens=100000,prompt=10,rate=20,lang=even",
           "fast": "sim:tokens=100000,prompt=10,rate=60,lang=even",
@@ -60,7 +60,7 @@ class Terminal:
         os.write(self.fd, k.encode())
 
     def end(self):
-        code = self.p.wait(timeout=10 * SLOW)
+        code = self.p.wait(timeout=PATIENCE * SLOW)
         self.read()
         after = termios.tcgetattr(self.slave)
         os.close(self.fd)
@@ -81,7 +81,7 @@ class Top(Case):
     def reports(self, *args, count=2):
         p = subprocess.run([os.path.join(BUILD, "tollctl"), "-s", self.t.socket, "--json", "top",
                             "--count", str(count), *args], capture_output=True, text=True,
-                           timeout=(count + 20) * SLOW)
+                           timeout=PATIENCE * SLOW)
         self.assertEqual((p.returncode, p.stderr), (0, ""))
         return [json.loads(line) for line in p.stdout.splitlines()]
 
@@ -101,8 +101,8 @@ class Top(Case):
         running = lambda: len([s for s in self.t.ctl("stream", "list") if s["metered"] > 5]) == 7
         wait_for(running, 10, "all to run")
         before, at = self.metered(), time.monotonic()
-        # The sum of two seconds, since a look may fall into a provider's pause.
-        reports = self.reports(count=2)
+        # The sum of some seconds, since a look may fall into a provider's pause.
+        reports = self.reports(count=4)
         elapsed, took = time.monotonic() - at, self.metered() - before
         for r in reports:
             self.assertEqual((r["streams"], r["waiting"]), (7, 1))
@@ -123,9 +123,9 @@ class Top(Case):
                                    delta=0.6e-6 * 8 + 1e-5)
         told = sum(r["tokens_per_second"] for r in reports)
         self.assertGreater(told, 0)
-        # Two seconds lie within the time that was measured from outside.
+        # They lie within the time that was measured from outside.
         self.assertLessEqual(told, took + 10)
-        self.assertGreater(told, took / elapsed * 2 * 0.5)
+        self.assertGreater(told, took / elapsed * len(reports) * 0.5)
         self.t.request("DELETE", "/stream?id=" + waiting)
 
     def metered(self):
@@ -136,20 +136,18 @@ class Top(Case):
         key = self.t.account("short", 10)
         p = subprocess.Popen([os.path.join(BUILD, "tollctl"), "-s", self.t.socket, "--json", "top",
                               "--count", "1", "--interval", "4s"], stdout=subprocess.PIPE, text=True)
-        wait_for(lambda: self.t.metric("tolld_streams_active") == 0, 5, "no stream")
-        time_left = time.monotonic() + 3 * SLOW
         n = 0
-        while n < 5 and time.monotonic() < time_left:
+        while p.poll() is None:  # each a small part of the interval
             self.t.run(key, "hello", "waits")
             n += 1
-        report = json.loads(p.communicate(timeout=30 * SLOW)[0])
+        report = json.loads(p.communicate()[0])
         m = {m["model"]: m for m in report["models"]}["waits"]
         self.assertGreater(m["tokens_per_second"], 0)
         self.assertLessEqual(m["tokens_per_second"], 5 * n)
         # The simulator's first token came after 300 ms; buckets are coarse.
         self.assertGreater(m["first_token_p50_ms"], 100)
         self.assertGreaterEqual(m["first_token_p99_ms"], m["first_token_p50_ms"])
-        self.assertEqual(m["streams"], 0)
+        self.assertLessEqual(m["streams"], 1)
 
     def test_order(self):
         self.start("slow", "b-two", 2)
@@ -201,11 +199,11 @@ class Top(Case):
         for args in (("--interval", "0s"), ("--interval", "2h"), ("--sort", "luck"),
                      ("--count", "-1")):
             p = subprocess.run([os.path.join(BUILD, "tollctl"), "-s", self.t.socket, "top", *args],
-                               capture_output=True, text=True, timeout=20)
+                               capture_output=True, text=True, timeout=PATIENCE)
             self.assertEqual(p.returncode, 2, args)
             self.assertIn(args[0], p.stderr)
         p = subprocess.run([os.path.join(BUILD, "tollctl"), "-s", "/nonexistent", "top"],
-                           capture_output=True, text=True, timeout=20)
+                           capture_output=True, text=True, timeout=PATIENCE)
         self.assertEqual(p.returncode, 3)
 
 

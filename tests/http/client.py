@@ -7,7 +7,7 @@ import subprocess
 import time
 import unittest
 
-BOUND = 20.0  # seconds that any single wait may take
+BOUND = 60.0  # seconds that any single wait may take
 
 
 def wait_for(what, condition):

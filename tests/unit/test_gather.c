@@ -165,6 +165,7 @@ pauses_and_comes_back(void **state)
 	while (e.told == 0)
 		event_base_loop(base, EVLOOP_ONCE);
 	/* The loop sleeps from one tick to the next: nothing is computed any more. */
+	until = now_us() + 60000000;
 	while (gather_pause_us(g) > 0) {
 		assert_true(now_us() < until);
 		event_base_loop(base, EVLOOP_ONCE);

@@ -132,7 +132,7 @@ spawn(rlim_t file_bytes)
 	do {                                                                                      \
 		for (int tries = 0; !(condition); tries++) {                                      \
 			struct pollfd pfd = {.fd = heritage->wake_fd[WORKER], .events = POLLIN};  \
-			assert_true(tries < 15000);                                               \
+			assert_true(tries < 60000);                                               \
 			wake_prepare(region, WORKER);                                             \
 			if (!(condition))                                                         \
 				(void)poll(&pfd, 1, 1);                                           \
@@ -897,7 +897,7 @@ reap_worker(enum reap_state until)
 		if (pushed)
 			wake_keeper_now(region, heritage->wake_fd[PROC_KEEPER]);
 		/* Woken by the keeper, for the producer is dead. */
-		assert_int_equal(poll(&pfd, 1, 10000), 1);
+		assert_int_equal(poll(&pfd, 1, 60000), 1);
 		wake_done(region, PROC_MASTER, pfd.fd);
 		wake_prepare(region, PROC_MASTER);
 	}

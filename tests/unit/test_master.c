@@ -414,10 +414,10 @@ exists(const char *name)
 	return lstat(in_dir(name), &st) == 0;
 }
 
-/* Wait for a condition, 20 s at most. */
+/* Wait for a condition, a minute at most. */
 #define AWAIT(condition)                                                                          \
 	do {                                                                                       \
-		uint64_t end_ = monotonic_us() + 20000000;                                     \
+		uint64_t end_ = monotonic_us() + 60000000;                                     \
 		while (!(condition)) {                                                             \
 			if (monotonic_us() > end_)                                             \
 				fail_msg("waited in vain for: %s", #condition);                    \

@@ -370,7 +370,7 @@ no_wake_up_is_lost(void **state)
 		}
 		wake_prepare(&waking, PROC_KEEPER);
 		if (atomic_load_explicit(&work, memory_order_acquire) == done)
-			assert_int_equal(poll(&pfd, 1, 5000), 1);
+			assert_int_equal(poll(&pfd, 1, 60000), 1);
 		wake_done(&waking, PROC_KEEPER, waking_fd);
 	}
 	pthread_join(thread, NULL);
