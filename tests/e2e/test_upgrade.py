@@ -252,8 +252,8 @@ class Upgrade(Upgrading):
         self.usr2()
         wait_for(lambda: self.log_count("the old ones go on"), 60, "the upgrade to be given up")
         os.unlink(dies)
-        self.assertEqual([w["pid"] for w in self.t.ctl("workers")], [w["pid"] for w in old])
         wait_for(lambda: self.versions() == [("running", VERSION)] * 2, 10, "the old ones")
+        self.assertEqual([w["pid"] for w in self.t.ctl("workers")], [w["pid"] for w in old])
         self.assertEqual(self.t.ctl("ping")["version"], OTHER)
         for _ in range(4):
             self.assertEqual(end_of(self.t.run(self.key, "hi", "quick"))[0], "done")

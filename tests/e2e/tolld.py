@@ -56,9 +56,6 @@ def micro(credits):
     return round(float(credits) * 1000000)
 
 
-given = []  # by free_port: names that say so to the tests beside this one
-
-
 def free_port():
     """Below those that the kernel gives to connections, or one of these could have it by the time
     that it is listened on; and for this test alone, also while its daemon is down."""
@@ -72,7 +69,7 @@ def free_port():
                 # A name that the kernel forgets with the process that has it.
                 name = socket.socket(socket.AF_UNIX)
                 name.bind(f"\0tolld-test-port-{port}")
-                given.append(name)
+                name.detach()  # and so it stays open
                 return port
             except OSError as e:
                 if e.errno != errno.EADDRINUSE:
