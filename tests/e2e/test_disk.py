@@ -222,7 +222,7 @@ class Faults(DiskCase):
             with self.subTest(kind):
                 self.begin()
                 keeper = self.t.children()["tolld: keeper"]
-                x = Watcher(self.t, self.t.send(self.key, "hi", "slow")["stream_id"])
+                x = Watcher(self.t, self.t.send(self.key, "hi", "four seconds")["stream_id"])
                 wait_for(lambda: x.tokens() > 20, 20, "tokens to come")
                 self.disk.only("state.mdb")
                 self.disk.fail(kind, error)
@@ -233,7 +233,7 @@ class Faults(DiskCase):
                 self.assertNotEqual(self.t.children()["tolld: keeper"], keeper)
                 self.t.ctl("topup", "alice", "1", "--ref", kind)
                 self.balance += 1000000
-                x.join(30)
+                x.join(PATIENCE)
                 self.works_again([x])
                 self.tearDown()
                 self.t.close()
