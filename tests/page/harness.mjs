@@ -142,7 +142,7 @@ export async function balance(key) {
 // --- a provider ----------------------------------------------------------------------------------
 
 // Answers each model with its text, in pieces of a few characters, some time apart; model "endless"
-// with words, until it is told that they are enough.
+// with numbers, until it is told that they are enough.
 export async function provider(texts = {}, { ms = 5 } = {}) {
 	let enough = () => true, cancelled = 0;
 	const server = http.createServer((req, res) => {
@@ -161,8 +161,8 @@ export async function provider(texts = {}, { ms = 5 } = {}) {
 			res.writeHead(200, { 'content-type': 'text/event-stream' });
 			if (model === 'endless') {
 				for (let i = 0; !res.destroyed && !enough(); i++) {
-					piece(`word${i} `);
-					await pause(20);
+					piece(`${i} `);
+					await pause(40);
 				}
 			} else {
 				const letters = Array.from(texts[model] ?? 'I have nothing to say.');

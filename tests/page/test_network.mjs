@@ -73,7 +73,7 @@ test('a connection that breaks is taken up where it was', async (t) => {
 		await page.locator('#state.open').waitFor();
 	}
 	enough();
-	assert.match(await ended(page), /^\d+ tokens · It cost/);
+	assert.match(await ended(page), /^[\d,]+ tokens · It cost/);
 	assert.ok(page.streams.length >= 4, `${page.streams.length} connections`);
 	await whole(page);
 	await page.close();
@@ -124,7 +124,7 @@ test('offline and back', async () => {
 	await b.context.setOffline(false);
 	await until(async () => (await textOf(page)).length > then + 20, 'more text');
 	enough();
-	assert.match(await ended(page), /^\d+ tokens · It cost/);
+	assert.match(await ended(page), /^[\d,]+ tokens · It cost/);
 	await whole(page);
 	await page.close();
 });
@@ -159,7 +159,7 @@ test('a page that is loaded anew goes on with its answer', async () => {
 	assert.equal(page.streams.at(-1), stream);
 	await shot(page, 'reloaded');
 	enough();
-	assert.match(await ended(page), /^\d+ tokens · It cost/);
+	assert.match(await ended(page), /^[\d,]+ tokens · It cost/);
 	await whole(page);
 	assert.equal(p.cancelled(), before);
 	// And once more after its end: what was said is still there, once.
@@ -268,7 +268,7 @@ test('another conversation may be looked at while one is answered', async () => 
 	await page.goto(url);
 	await some(page, 60);
 	enough();
-	assert.match(await ended(page), /^\d+ tokens · It cost/);
+	assert.match(await ended(page), /^[\d,]+ tokens · It cost/);
 	await whole(page);
 	await page.close();
 });
