@@ -395,13 +395,48 @@ books_slot(struct books *b, uint32_t slot)
 
 /* Filling. */
 
+/*
+ * Rows may be of a damaged file.  What no records can have made is refused, so that what is computed
+ * from them cannot overflow and what they refer to is there; the journal then says what is right.
+ */
+static bool
+amount_sound(int64_t amount)
+{
+	return amount >= -INT64_MAX / 2 && amount <= INT64_MAX / 2;
+}
+
+static bool
+claim_sound(int64_t amount)
+{
+	return amount >= 0 && amount <= PURSE_MAX;
+}
+
+static bool
+used_sound(const struct books_used *s)
+{
+	return claim_sound(s->used[0]) && claim_sound(s->used[1]);
+}
+
+static bool
+account_sound(const struct books_account *a)
+{
+	for (int i = 0; i < BUDGETS; i++)
+		if (!claim_sound(a->budget[i].cap) || !claim_sound(a->budget[i].former) ||
+		    !used_sound(&a->budget[i].spent))
+			return false;
+	return amount_sound(a->balance) && amount_sound(a->held) && a->held >= 0 &&
+	       amount_sound(a->overdraft) && a->overdraft >= 0 && amount_sound(a->charged) &&
+	       amount_sound(a->topups) && amount_sound(a->adjustments) && a->uncollected >= 0 &&
+	       amount_sound(a->slack) && a->ending >= 0 && a->ending <= a->slack;
+}
+
 int
 books_load_account(struct books *b, uint32_t number, const struct books_account *row,
     const char *id, size_t id_len)
 {
 	struct books_account *a;
 
-	if (number != b->accounts.count || !account_id_ok(id, id_len) ||
+	if (number != b->accounts.count || !account_sound(row) || !account_id_ok(id, id_len) ||
 	    books_account_find(b, id, id_len) != JOURNAL_NONE)
 		return -1;
 	a = books_room(&b->accounts, 1, sizeof *a);
@@ -419,9 +454,13 @@ int
 books_load_hold(struct books *b, uint32_t slot, const struct books_hold *row)
 {
 	struct books_hold *h = books_slot(b, slot);
+	bool refers = row->open || row->slack != 0 || row->budgets_set != 0;
 
-	if (h == NULL || (row->open && (row->account >= b->accounts.count ||
-	    row->price >= b->prices.count)))
+	if (h == NULL || (refers && row->account >= b->accounts.count) ||
+	    (row->open && row->price >= b->prices.count))
+		return -1;
+	if (row->amount < 0 || !amount_sound(row->amount) || row->slack < 0 ||
+	    !amount_sound(row->slack))
 		return -1;
 	*h = *row;
 	h->changed = false;
@@ -434,7 +473,8 @@ books_load_key(struct books *b, const struct books_key *row, const char *text)
 	uint32_t index = books_keys(b);
 	struct books_key *k;
 
-	if (row->account >= b->accounts.count || books_key_find(b, row->key_id) != JOURNAL_NONE)
+	if (row->account >= b->accounts.count || books_key_find(b, row->key_id) != JOURNAL_NONE ||
+	    row->per >= KEY_PERS || !claim_sound(row->cap) || !used_sound(&row->spent))
 		return -1;
 	k = books_room(&b->keys, 1, sizeof *k);
 	*k = *row;
@@ -446,13 +486,25 @@ books_load_key(struct books *b, const struct books_key *row, const char *text)
 	return 0;
 }
 
+/* Is none of its kinds below that? */
+static bool
+prices_from(const struct price *price, int64_t least)
+{
+	struct price copy = *price;
+
+	for (int k = 0; k < PRICE_KINDS; k++)
+		if (*price_field(&copy, (enum price_kind)k) < least)
+			return false;
+	return true;
+}
+
 int
 books_load_price(struct books *b, uint32_t price_id, const struct price *price, const char *model,
     size_t model_len)
 {
 	struct books_price *p;
 
-	if (price_id != b->prices.count)
+	if (price_id != b->prices.count || !prices_from(price, 0))
 		return -1;
 	p = books_room(&b->prices, 1, sizeof *p);
 	p->price = *price;
@@ -469,6 +521,8 @@ books_load_price_set(struct books *b, uint32_t index, const struct price *price,
 {
 	struct books_price_set *s = price_set_find(b, model, model_len);
 
+	if (!prices_from(price, PRICE_UNSET))
+		return -1;
 	if (s == NULL) {
 		if (index != b->price_sets.count)
 			return -1;

@@ -1040,6 +1040,55 @@ former_rows_are_read(void **state)
 	assert_int_equal(books_account(b, 2)->budget[BUDGET_DAY].cap, 0);
 }
 
+/* Nobody's records made these: a file is damaged, and must not be gone by. */
+static void
+rows_that_nothing_made(void **state)
+{
+	static const size_t amounts[] = {offsetof(struct account_row, balance),
+	    offsetof(struct account_row, held), offsetof(struct account_row, overdraft),
+	    offsetof(struct account_row, charged), offsetof(struct account_row, topups),
+	    offsetof(struct account_row, adjustments), offsetof(struct account_row, slack),
+	    offsetof(struct account_row, budget[0].cap),
+	    offsetof(struct account_row, budget[1].former),
+	    offsetof(struct account_row, budget[1].used)};
+	const struct account_row good = {.id_len = 5};
+	const struct hold_row holds[] = {{.slack = 1, .account = 2}, {.budgets_set = 1, .account = 2},
+	    {.open = 1, .account = 2}, {.open = 1, .price = 1}, {.open = 1, .amount = -1},
+	    {.slack = -1}, {.open = 1, .amount = INT64_MAX}};
+	const struct key_row keys[] = {{.key_id = 5, .account = 2}, {.key_id = 5, .per = KEY_PERS},
+	    {.key_id = 5, .cap = -1}, {.key_id = 5, .used = {0, -1}},
+	    {.key_id = 5, .used = {INT64_MAX, 0}}};
+	const struct price prices[] = {{.prompt = -1}, {.request = INT64_MIN}};
+	const struct price set = {.request = -2};
+	char bytes[sizeof good + 5];
+	uint32_t two = 2, one = 1;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof amounts / sizeof *amounts; i++) {
+		memcpy(bytes, &good, sizeof good);
+		memcpy(bytes + sizeof good, "carol", 5);
+		memcpy(bytes + amounts[i], &(int64_t){INT64_MAX}, 8);
+		assert_int_equal(
+		    books_row_load(b, ROWS_ACCOUNTS, &two, sizeof two, bytes, sizeof bytes), -1);
+		memcpy(bytes + amounts[i], &(int64_t){INT64_MIN}, 8);
+		assert_int_equal(
+		    books_row_load(b, ROWS_ACCOUNTS, &two, sizeof two, bytes, sizeof bytes), -1);
+	}
+	assert_int_equal(books_accounts(b), 2);
+	for (size_t i = 0; i < sizeof holds / sizeof *holds; i++)
+		assert_int_equal(books_row_load(b, ROWS_HOLDS, &two, sizeof two, &holds[i],
+		                     sizeof holds[i]), -1);
+	for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+		assert_int_equal(books_row_load(b, ROWS_KEYS, &keys[i].key_id, 8, &keys[i],
+		                     sizeof keys[i]), -1);
+	for (size_t i = 0; i < sizeof prices / sizeof *prices; i++)
+		assert_int_equal(books_row_load(b, ROWS_PRICES, &one, sizeof one, &prices[i],
+		                     sizeof prices[i]), -1);
+	one = 0;
+	assert_int_equal(
+	    books_row_load(b, ROWS_PRICE_SETS, &one, sizeof one, &set, sizeof set), -1);
+}
+
 /* A price as journals had it before there were six kinds. */
 static void
 a_former_price_is_read(void **state)
@@ -1150,6 +1199,7 @@ main(void)
 	    TEST(price_sets_are_judged),
 	    TEST(a_former_price_is_read),
 	    TEST(former_rows_are_read),
+	    TEST(rows_that_nothing_made),
 	    TEST(a_hold_is_ended_at_its_last_mark),
 	    TEST(a_session_is_forgotten),
 	    TEST(noise_is_no_danger),
