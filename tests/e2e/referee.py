@@ -180,10 +180,11 @@ def exported(t):
     return p.stdout.splitlines()
 
 
-def judge(t, asked, cached=(), said=()):
+def judge(t, asked, cached=(), said=(), now=None):
     """At rest: every request, every account.  Models in `cached` have cached tokens: {name: n}; what
     is said of those in `said` is off by so many tokens."""
     cached, said = dict(cached), dict(said)
+    now = now or datetime.datetime.now(datetime.timezone.utc)
     replay = Replay(exported(t))
     assert not replay.open, replay.open
     calls = {}
@@ -218,5 +219,11 @@ def judge(t, asked, cached=(), said=()):
             faults.append(f"{a}: {shown} and {replay.balance[a]}")
         if micro(shown["available"]) != replay.balance[a] + replay.overdraft[a]:
             faults.append(f"{a}: available {shown}")
+        # What is said to be spent of a budget was spent of it, and nothing is claimed by nobody.
+        for per, length in (("day", 10), ("month", 7)):
+            if shown.get("budget_" + per):
+                window = a, now.isoformat()[:length]
+                if micro(shown["budget_" + per]["spent"]) != replay.used.get(window, 0):
+                    faults.append(f"{a}: {shown} and {replay.used.get(window, 0)} in {window}")
     assert not faults, f"{len(faults)} faults:\n" + "\n".join(faults[:12])
     return replay

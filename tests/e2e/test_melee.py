@@ -7,6 +7,7 @@ Method: clients of every way in (typed streams that break and come back, second 
         up; and kills of each process, of all at once, and upgrades in place.  An independent
         referee (referee.py) judges.  TOLLD_MELEE seconds of each kind; TOLLD_SEED.
 """
+import datetime
 import http.client
 import json
 import os
@@ -113,7 +114,7 @@ class Melee(unittest.TestCase):
         self.rng = random.Random(SEED)
         self.keys = {}
         for name, options in {
-                "rich": ("--balance", "1000"), "other": ("--balance", "1000"),
+                "rich": ("--balance", "1000"), "other": ("--balance", "1000", "--streams", "5"),
                 "poor": ("--balance", "0.0004", "--overdraft", "0.0002"),
                 "edge": ("--balance", "0.0004", "--overdraft", "0"),
                 "daily": ("--balance", "1000", "--budget-day", "0.02"),
@@ -572,6 +573,25 @@ class Melee(unittest.TestCase):
     def days_pass(self, rng):
         self.clock.forward(86400 * rng.choice((1, 1, 2, 31)))
 
+    def now(self):
+        return datetime.datetime.fromtimestamp(time.time() + self.clock.ahead(),
+                                               datetime.timezone.utc)
+
+    def nothing_leaked(self, replay):
+        """Each seat is free, and of a cap is used what was charged under it."""
+        today = self.now().isoformat()[:10]
+        key, = self.t.ctl("key", "list", "capped")
+        self.assertEqual(micro(key["used"]), sum(
+            charge for h, charge, _ in replay.settled.values()
+            if h["account"] == "capped" and h["time"][:10] == today))
+        self.ctl("account", "set", "other", "--overdraft", "200")
+        key = self.t.ctl("key", "create", "other")["key"]
+        sent = [self.t.request("POST", "/chat/send", {"model": "quick", "message": "hi"}, key)
+                for _ in range(6)]
+        self.assertEqual([s[0] for s in sent], [200] * 5 + [429], sent)
+        for _, _, body in sent[:5]:
+            self.t.request("DELETE", "/stream?id=" + body["stream_id"])
+
     def restored(self):
         """A backup of the midst of it is whole."""
         if not self.backup:
@@ -647,11 +667,12 @@ class Melee(unittest.TestCase):
             if a.stream_id:
                 self.read(a)  # what everybody is told, now that it is over
         self.assertEqual(self.faults, [])
-        replay = judge(self.t, self.asked, CACHED, SAID)
+        replay = judge(self.t, self.asked, CACHED, SAID, self.now())
         told = sum(a.told is not None for a in self.asked)
         if os.environ.get("TOLLD_MELEE"):
             print(f"{len(self.asked)} requests, {told} told, {len(replay.settled)} holds")
         self.assertGreater(told, 0)
+        self.nothing_leaked(replay)
         self.compacted()
         self.assertEqual(self.t.stop(seconds=40), 0)
         for bad in ("AddressSanitizer", "runtime error:", "level=fatal", "refused by the keeper",
