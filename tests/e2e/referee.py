@@ -180,9 +180,9 @@ def exported(t):
     return p.stdout.splitlines()
 
 
-def judge(t, asked, cached=(), said=(), now=None):
+def judge(t, asked, cached=(), said=(), now=None, before=()):
     """At rest: every request, every account.  Models in `cached` have cached tokens: {name: n}; what
-    is said of those in `said` is off by so many tokens."""
+    is said of those in `said` is off by so many tokens.  before: {account: charged} beside them."""
     cached, said = dict(cached), dict(said)
     now = now or datetime.datetime.now(datetime.timezone.utc)
     replay = Replay(exported(t))
@@ -190,7 +190,7 @@ def judge(t, asked, cached=(), said=(), now=None):
     calls = {}
     for x in t.sim.requests():
         calls.setdefault(x["id"], []).append(x)
-    least, most, faults = {}, {}, []
+    least, most, faults = dict(before), dict(before), []
     for x in asked:
         try:
             low, high = bounds(x, calls.get(x.id, []), cached.get(x.model, 0),
@@ -207,7 +207,8 @@ def judge(t, asked, cached=(), said=(), now=None):
                 assert price in [p.fields() for p in x.prices], (x, price)
                 low = high = charge
         except (AssertionError, KeyError) as e:
-            faults.append(repr(e))
+            faults.append(f"{e!r}\n  journaled: {replay.settled.get(x.message_id)}\n  prices: "
+                          f"{[p.fields() for p in x.prices]}")
             continue
         least[x.account] = least.get(x.account, 0) + low
         most[x.account] = most.get(x.account, 0) + high

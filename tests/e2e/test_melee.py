@@ -22,7 +22,7 @@ import unittest
 from clock import Clock
 from referee import Asked, Price, Replay, exported, judge
 from test_upgrade import OTHER, VERSION
-from tolld import BUILD, SLOW, Stream, Tolld, micro, wait_for
+from tolld import BUILD, SLOW, Stream, Tolld, end_of, micro, wait_for
 from ws import Closed, Refused, WebSocket
 
 SECONDS = float(os.environ.get("TOLLD_MELEE", "4"))
@@ -42,6 +42,18 @@ MODELS = {
     "silent": (f"sim:tokens=40,rate=400,{EVEN},prompt=20,reason=15",
                "hidden_tokens = true max_completion = 90"),
 }
+# The same by providers who speak otherwise.
+OTHERS = '''
+provider "{dialect}" {{ dialect = "{dialect}" base_url = "{url}" api_key = "k" retries = 0
+    breaker_failures = 0 }}
+model "{dialect}" {{ provider = {{"{dialect}"}} tokenizer = "o200k_base"
+    upstream = "sim:tokens=60,rate=200,{even},prompt=20"
+    price_prompt = 0.15
+    price_cached = 0.075
+    price_completion = 0.60
+    max_completion = 1000 context = 100000 }}
+'''
+EVERY = (*MODELS, "anthropic", "ollama")
 CACHED = {"cached": 12}
 # Tokens that the provider says more, or less, than it sends.
 SAID = {"over": 9, "under": -9, "silent": 15}
@@ -107,8 +119,11 @@ class Melee(unittest.TestCase):
         self.t.program = os.path.join(folder, "tolld")
         shutil.copy(os.path.join(BUILD, "tolld"), self.t.program)
         if "hang" in self._testMethodName:
-            self.t.hang = 1
-            self.t.write_config()
+            self.t.hang = 3
+        self.t.extra = (self.t.extra[0] + "".join(OTHERS.format(
+            dialect=d, url=f"http://127.0.0.1:{self.t.sim.port}{path}", even=EVEN)
+            for d, path in (("anthropic", "/v1"), ("ollama", ""))),) + self.t.extra[1:]
+        self.t.write_config()
         self.t.start()
         self.market = Market(self.t)
         self.rng = random.Random(SEED)
@@ -131,14 +146,17 @@ class Melee(unittest.TestCase):
         self.keys["capped"] = self.t.ctl("key", "create", "capped", "--cap", "0.02", "--per",
                                          "day")["key"]
         self.prompt = {m: self.t.request("POST", "/chat/preview", {"model": m, "message": MESSAGE},
-                                         self.keys["rich"])[2]["prompt_tokens"] for m in MODELS}
+                                         self.keys["rich"])[2]["prompt_tokens"] for m in EVERY}
+        # All models say the same words: what is not their beginning was somebody else's.
+        done = end_of(self.t.run(self.keys["rich"], MESSAGE, "burst"))[1]
+        self.words, self.before = done["full_text"], {"rich": micro(done["cost"])}
         self.asked, self.lock = [], threading.Lock()
         self.over, self.faults = threading.Event(), []
         self.voids = []  # (start, end) of an operator's
 
     # Clients.
 
-    def new(self, rng, choices=1, models=tuple(MODELS)):
+    def new(self, rng, choices=1, models=EVERY):
         with self.lock:
             a = Asked(len(self.asked), rng.choice(list(self.keys)), rng.choice(models), [], 0,
                       choices)
@@ -186,7 +204,7 @@ class Melee(unittest.TestCase):
 
     def read(self, a, stop_after=None, last_id=None):
         """Read a stream's events, to the end or so many; the last id."""
-        s, at = None, 0
+        s, at, text, begin = None, 0, "", int(last_id.split("-")[0]) if last_id else 0
         try:
             s = Stream(self.t.port, f"/stream?id={a.stream_id}",
                        {"Last-Event-ID": last_id} if last_id else {}, timeout=20)
@@ -196,8 +214,15 @@ class Melee(unittest.TestCase):
             for event_id, data in s.events():
                 e = json.loads(data)
                 last_id = event_id or last_id
-                if e["type"] == "token" and last_id is not None:
-                    a.received = max(a.received, int(last_id.split("-")[0].split(".")[0]))
+                if e["type"] == "metadata":
+                    of = {k: e["data"][k] for k in ("stream_id", "message_id", "model")}
+                    assert of == {"stream_id": a.stream_id, "message_id": a.message_id,
+                                  "model": a.model}, (a, e)
+                elif e["type"] == "token" and last_id is not None:
+                    text += e["data"]["token"]
+                    assert self.words.startswith(text, begin), (a, text)
+                    a.received = max(a.received, begin + len(text))
+                    assert int(last_id.split("-")[0]) == begin + len(text), (a, last_id)
                 elif e["type"] in ("done", "error"):
                     if "cost" in e["data"] and self.settled(e):
                         a.hear(e["data"]["cost"])
@@ -278,7 +303,7 @@ class Melee(unittest.TestCase):
     def v1_stream(self, rng, a, leave=None, **headers):
         """One of /v1's streams: a list of chunks, or None."""
         c = http.client.HTTPConnection("127.0.0.1", self.t.port, timeout=20 * SLOW)
-        size, chunks = 0, 0
+        size, chunks, text = 0, 0, ""
         try:
             c.request("POST", "/v1/chat/completions",
                       json.dumps(self.v1_body(a, stream=True)), self.headers(a, **headers))
@@ -297,6 +322,9 @@ class Melee(unittest.TestCase):
                 x = json.loads(line[6:])
                 for choice in x.get("choices", ()):
                     size += len((choice["delta"].get("content") or "").encode())
+                    if choice["index"] == 0:
+                        text += choice["delta"].get("content") or ""
+                assert self.words.startswith(text), (a, text)
                 a.received = max(a.received, size)
                 code = (x.get("error") or {}).get("code")
                 if "tolld" in x and code != "journal_unavailable":
@@ -361,6 +389,46 @@ class Melee(unittest.TestCase):
             if w is not None:
                 w.sock.close()
 
+    def messages(self, rng, a, **headers):
+        """Anthropic's API, streaming or whole."""
+        stream = rng.random() < 0.7
+        c = http.client.HTTPConnection("127.0.0.1", self.t.port, timeout=20 * SLOW)
+        size, n, leave = 0, 0, rng.choice((None, None, 1, 20))
+        try:
+            c.request("POST", "/v1/messages", json.dumps(
+                {"model": a.model, "max_tokens": 500, "stream": stream,
+                 "messages": [{"role": "user", "content": MESSAGE}]}), self.headers(a, **headers))
+            r = c.getresponse()
+            if r.status != 200:
+                a.notes.append((r.status, r.read()[:200]))
+                return
+            a.reserved_by = min(a.reserved_by, time.monotonic())
+            for line in r:
+                if not line.startswith((b"data: {", b"{")):
+                    continue
+                x = json.loads(line.removeprefix(b"data: "))
+                parts = x.get("content", ()) if not stream else (x.get("delta") or {},)
+                size += sum(len(p.get("text", "").encode()) for p in parts)
+                a.received = max(a.received, size)
+                code = (x.get("error") or {}).get("code")
+                if "tolld" in x and code != "journal_unavailable":
+                    a.hear(x["tolld"]["cost"])
+                n += 1
+                if n == leave:
+                    return
+        except LOST as e:
+            a.notes.append(repr(e))
+        finally:
+            c.close()
+
+    def messages_keyed(self, rng, a):
+        state = rng.getstate()
+        for _ in range(rng.randrange(1, 4)):
+            again = random.Random()
+            again.setstate(state)  # the same body
+            self.messages(again, a, **{"Idempotency-Key": a.id})
+            time.sleep(rng.random() * 0.3)
+
     def forgetful(self, rng, a):
         """Its conversation is deleted while it runs."""
         got = self.post(a, "/chat/send", {"model": a.model, "message": MESSAGE})
@@ -415,7 +483,7 @@ class Melee(unittest.TestCase):
         ways = [(self.chat, 1), (self.chat_comes_back, 1), (self.chat_two, 1),
                 (self.chat_never, 1), (self.chat_keyed, 1), (self.v1, 0), (self.v1_keyed, 0),
                 (self.v1_whole, 0), (self.v1_whole_keyed, 0), (self.ws, 1), (self.forgetful, 1),
-                (self.piece, 1)]
+                (self.piece, 1), (self.messages, 1), (self.messages_keyed, 1)]
         if not self.keyed:
             ways = [w for w in ways if "keyed" not in w[0].__name__]
         while not self.over.is_set():
@@ -667,7 +735,7 @@ class Melee(unittest.TestCase):
             if a.stream_id:
                 self.read(a)  # what everybody is told, now that it is over
         self.assertEqual(self.faults, [])
-        replay = judge(self.t, self.asked, CACHED, SAID, self.now())
+        replay = judge(self.t, self.asked, CACHED, SAID, self.now(), self.before)
         told = sum(a.told is not None for a in self.asked)
         if os.environ.get("TOLLD_MELEE"):
             print(f"{len(self.asked)} requests, {told} told, {len(replay.settled)} holds")
