@@ -106,7 +106,7 @@ read_media_type(struct response *r, struct span v)
 	r->media_type[n] = '\0';
 }
 
-/* Seconds, or a date in one of HTTP's three forms. */
+/* Seconds, which some give a fraction of, or a date in one of HTTP's three forms. */
 static void
 read_retry_after(struct response *r, struct span v)
 {
@@ -115,13 +115,20 @@ read_retry_after(struct response *r, struct span v)
 	char text[64], *end = NULL;
 	struct tm tm;
 	int64_t left;
+	size_t digits;
 
 	if (v.len == 0 || v.len >= sizeof text)
 		return;
 	memcpy(text, v.p, v.len);
 	text[v.len] = '\0';
-	if (strspn(text, "0123456789") == v.len) {
-		r->retry_after = v.len < 10 ? atoll(text) : INT32_MAX;
+	digits = strspn(text, "0123456789");
+	if (digits > 0 && text[digits] == '.' &&
+	    strspn(text + digits + 1, "0123456789") == v.len - digits - 1) {
+		r->retry_after = digits < 10 ? atoll(text) + 1 : INT32_MAX;
+		return;
+	}
+	if (digits == v.len) {
+		r->retry_after = digits < 10 ? atoll(text) : INT32_MAX;
 		return;
 	}
 	for (size_t i = 0; i < sizeof forms / sizeof *forms && end == NULL; i++) {

@@ -240,6 +240,11 @@ reads_when_to_come_back(void **state)
 	assert_int_equal(retry_after("Retry-After: 999999999"), 999999999);
 	assert_int_equal(retry_after("Retry-After: 99999999999999999999999999"), INT32_MAX);
 	assert_int_equal(retry_after("Retry-After: Fri, 31 Dec 9999 23:59:59 GMT"), INT32_MAX);
+	assert_int_equal(retry_after("Retry-After: 1.5"), 2);
+	assert_int_equal(retry_after("Retry-After: 0.25"), 1);
+	assert_int_equal(retry_after("Retry-After: 99999999999.5"), INT32_MAX);
+	assert_int_equal(retry_after("Retry-After: .5"), 0);
+	assert_int_equal(retry_after("Retry-After: 1.5s"), 0);
 	assert_int_equal(retry_after("Retry-After: -5"), 0);
 	assert_int_equal(retry_after("Retry-After: soon"), 0);
 	assert_int_equal(retry_after("Retry-After:"), 0);
