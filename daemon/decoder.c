@@ -8,6 +8,7 @@
 
 #include <string.h>
 
+#include "daemon/openai.h"
 #include "daemon/utf8.h"
 
 static const struct decoder_event nothing = {{"", 0}, {"", 0}};
@@ -141,6 +142,13 @@ take_event(struct feed *f, const struct decoder_event *ev)
 	if (d->dialect == NULL)
 		d->dialect = dialect_by_event(data);
 	d->dialect->decode(&d->state, data, d->scratch, &delta);
+	/* Named so, it need not say it once more in its data. */
+	if (d->dialect == dialect_of(DIALECT_OPENAI) && span_eq(ev->type, "error") &&
+	    delta.kind != DELTA_ERROR && delta.kind != DELTA_DONE) {
+		delta_clear(&delta);
+		delta.kind = DELTA_ERROR;
+		delta.message = openai_error_message(data.p, data.len, d->scratch);
+	}
 	if (d->ending && d->framing == DECODER_SSE && delta.kind != DELTA_DONE)
 		return true;
 	if (d->dialect == dialect_of(DIALECT_OPENAI))

@@ -188,6 +188,8 @@ static const struct fixture {
         .usage = {true, 8, 0, 12, 9}},
     {DIALECT_OPENAI, "openai/openrouter_error.sse", "Half",
         .message = "Provider disconnected \xe2\x80\x94 unexpectedly", .unfinished = true},
+    {DIALECT_OPENAI, "openai/named_error.sse", "Half", .message = "The worker went away",
+        .unfinished = true},
     {DIALECT_OPENAI, "openai/vllm.sse", "vLLM \xe5\xa5\xbd", "Hm", .finish = OUTCOME_STOP,
         .usage = {true, 5, 0, 5, 0}},
     {DIALECT_OPENAI, "openai/vllm_error.sse", "x", .message = "CUDA out of memory",
