@@ -23,7 +23,6 @@ check_headers(struct conn *c, const struct http_request *h)
 {
 	struct span version = http_header(h, "anthropic-version");
 
-	conn_header(c, "request-id", "%s", conn_request_id(c));
 	if (version.p != NULL && !span_eq(version, VERSION)) {
 		conn_error(c, 400, NULL, "invalid_request", "anthropic-version",
 		    "'anthropic-version' must be " VERSION);

@@ -192,6 +192,8 @@ conn_head_begin(struct conn *c, struct buf *b, int status, const char *content_t
 	if (content_type != NULL)
 		add_field(b, "Content-Type", content_type);
 	add_field(b, "x-request-id", c->request_id);
+	if (c->route != NULL && c->route->id == ROUTE_ANTHROPIC)
+		add_field(b, "request-id", c->request_id);
 	route_cors(c, b);
 	if (c->headers.len > 0)
 		buf_add(b, c->headers.data, c->headers.len);

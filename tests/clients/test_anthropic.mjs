@@ -88,7 +88,8 @@ for (const dialect of DIALECTS) {
 			model: model('broken', dialect), max_tokens: 100, messages: HELLO,
 		});
 		stream.on('text', (t) => { text += t; });
-		await assert.rejects(stream.done(), Anthropic.APIError);
+		await assert.rejects(stream.done(), (e) => e instanceof Anthropic.APIError &&
+			e.type === 'api_error' && e.error.error.code === 'upstream_error' && e.requestID !== null);
 		assert.equal(text, at.texts.five);
 	});
 }
@@ -100,6 +101,15 @@ test('thoughts are a block of their own', async () => {
 	}).finalMessage();
 	assert.deepEqual(message.content.map((c) => c.type), ['thinking', 'text']);
 	assert.equal(message.content[0].thinking, 'hm');
+});
+
+test('models are listed', async () => {
+	const names = [];
+	for await (const m of client().models.list())
+		names.push(m.id);
+	assert.ok(names.includes(model('ten', 'anthropic')));
+	assert.equal((await client().models.retrieve(model('ten'))).id, model('ten'));
+	await assert.rejects(client().models.retrieve('none'), Anthropic.NotFoundError);
 });
 
 test('tokens are counted', async () => {
@@ -119,7 +129,9 @@ test('errors have their classes, and no credit is not tried again', async () => 
 	await assert.rejects(ask(at.keys.empty, {}, { fetch: f, maxRetries: 3 }),
 		(e) => e instanceof Anthropic.APIError && e.status === 402 && e.error.type === 'error');
 	assert.equal(f.calls, 1);
-	await assert.rejects(ask('tk-wrong'), Anthropic.AuthenticationError);
+	await assert.rejects(ask('tk-wrong'),
+		(e) => e instanceof Anthropic.AuthenticationError && e.requestID !== null &&
+			e.type === 'authentication_error');
 	await assert.rejects(ask(at.keys.rich, { model: 'none' }), Anthropic.NotFoundError);
 	await assert.rejects(ask(at.keys.rich, { messages: 'hello' }),
 		(e) => e instanceof Anthropic.BadRequestError && /messages/.test(e.message));

@@ -436,8 +436,12 @@ class Translation(Clients, Case):
                 self.assertEqual(replayed, "true")
 
     def test_what_a_key_may_be_called(self):
-        status, _, body = self.t.request("POST", "/v1/messages", {}, headers={"x-api-key": "tk-no"})
+        status, headers, body = self.t.request("POST", "/v1/messages", {},
+                                               headers={"x-api-key": "tk-no"})
         self.assertEqual((status, body["error"]["type"]), (401, "authentication_error"))
+        # Under Anthropic's name, too, before anything of the request was read.
+        self.assertEqual(headers["request-id"], body["request_id"])
+        self.assertEqual(headers["request-id"], headers["x-request-id"])
         status, _, body = self.t.request("POST", "/v1/messages", {}, self.key)
         self.assertEqual((status, body["error"]["type"]), (400, "invalid_request_error"))
         status, headers, body = self.t.request("GET", "/v1/messages", None, self.key)
