@@ -48,29 +48,42 @@ relay_repaired(struct buf *b, const struct decoder_event *ev)
 	buf_free(&good);
 }
 
-/* A chunk without its usage; false if it says nothing else. */
-static bool
-without_usage(struct buf *b, struct json_value root)
+/* An object but for its usage, and for that in Groq's own member. */
+static void
+object_without_usage(struct buf *b, struct json_value object)
 {
 	const char *it = NULL;
 	struct json_value key, value;
-	bool some = false, first = true;
+	bool first = true;
 
-	buf_str(b, "data: {");
-	while (json_each(root, &it, &key, &value)) {
-		if (json_is(key, "usage") || json_is(key, "x_groq"))
+	buf_str(b, "{");
+	while (json_each(object, &it, &key, &value)) {
+		if (json_is(key, "usage"))
 			continue;
-		if (json_is(key, "choices"))
-			some = value.type != JSON_ARRAY || value.len > 2;
 		if (!first)
 			buf_str(b, ",");
 		first = false;
 		line(b, (struct span){key.p, key.len});
 		buf_str(b, ":");
-		line(b, (struct span){value.p, value.len});
+		if (json_is(key, "x_groq") && value.type == JSON_OBJECT)
+			object_without_usage(b, value);
+		else
+			line(b, (struct span){value.p, value.len});
 	}
-	buf_str(b, "}\n\n");
-	return some;
+	buf_str(b, "}");
+}
+
+/* A chunk without its usage; false if it says nothing else. */
+static bool
+without_usage(struct buf *b, struct json_value root)
+{
+	struct json_value choices;
+
+	buf_str(b, "data: ");
+	object_without_usage(b, root);
+	buf_str(b, "\n\n");
+	return json_get(root, "choices", &choices) &&
+	    (choices.type != JSON_ARRAY || choices.len > 2);
 }
 
 static bool

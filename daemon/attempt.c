@@ -312,6 +312,7 @@ give_up(struct stream *st, const struct failure *f)
 {
 	st->error_kind = retry_kind_text(f->kind);
 	st->error_status = retry_http_status(f->kind);
+	st->error_final = retry_is_final(f->kind, f->status);
 	st->retry_after = f->retry_after;
 	redact(st->error_message, sizeof st->error_message, f->message, provider(st)->api_key,
 	    provider(st)->api_keys);

@@ -51,6 +51,14 @@ retry_blames(enum upstream_kind kind, int status)
 	       (kind != UPSTREAM_STATUS || status < 400);
 }
 
+bool
+retry_is_final(enum upstream_kind kind, int status)
+{
+	/* Keys are for the operator to mend, not for clients to wait for. */
+	return kind == UPSTREAM_AUTH || kind == UPSTREAM_TOO_LONG ||
+	       (kind == UPSTREAM_STATUS && retry_verdict(kind, status) == RETRY_NEVER);
+}
+
 uint64_t
 retry_delay_us(unsigned n, uint32_t random)
 {

@@ -67,6 +67,8 @@ enum retry_verdict retry_verdict(enum upstream_kind, int status);
 bool retry_blames(enum upstream_kind, int status);
 /* How long to wait before the nth attempt after the first (n from 1); random: any 32 bits. */
 uint64_t retry_delay_us(unsigned n, uint32_t random);
+/* Would the same request fail again, whenever its client asks? */
+bool retry_is_final(enum upstream_kind, int status);
 /* The status and the code for the client, before the first token. */
 int retry_http_status(enum upstream_kind);
 const char *retry_error_code(enum upstream_kind);

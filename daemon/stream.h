@@ -120,6 +120,7 @@ struct stream {
 	const char *error_code;          /* NULL: ended well */
 	const char *error_kind;          /* what failed at the provider; NULL: something else */
 	int error_status;                /* for who has no status yet; 0: by the code */
+	bool error_final;                /* to ask again would not help */
 	char error_message[256];
 	struct settlement settlement;
 	uint64_t settle_position;

@@ -158,6 +158,7 @@ watch_refusal(const struct stream *st, bool settled, struct refusal *x, struct b
 	x->retry_after = x->no_retry		       ? 0
 	    : st->retry_after > 0 || st->error_status != 0 ? st->retry_after
 							   : 1;
+	x->no_retry |= st->error_final;
 	if (st->api != NULL)
 		st->api->refuse(body, &end);
 	else

@@ -25,6 +25,8 @@ MODELS = {
     "late": "sim:delay=30000",
     "broken": f"sim:tokens=10,fault=error@5,{EXACT}",
     "weather": "sim:tool=weather",
+    # Its text in URL encoding: the script's own commas are another thing.
+    "object": "sim:text=%7b%22city%22:%22Paris%22%2c%22days%22:3%7d",
     "thinking": f"sim:tokens=10,think=hm,{EXACT}",
     "busy": "sim:status=429,retryafter=1",
     "refused": "sim:status=401",

@@ -4,7 +4,9 @@ import test from 'node:test';
 
 import { at, balance, cancelled, counting, DIALECTS, model, require, until } from './tolld.mjs';
 
-const { APICallError, embed, generateText, stepCountIs, streamText, tool } = require('ai');
+const {
+	APICallError, embed, generateObject, generateText, stepCountIs, streamObject, streamText, tool,
+} = require('ai');
 const { createOpenAICompatible } = require('@ai-sdk/openai-compatible');
 const { z } = require('zod');
 
@@ -90,6 +92,27 @@ test('a credit cut is a length', async () => {
 	});
 	await r.consumeStream();
 	assert.equal(await r.finishReason, 'length');
+});
+
+test('generates objects', async () => {
+	const compatible = provider(at.keys.rich, { supportsStructuredOutputs: true });
+	const schema = z.object({ city: z.string(), days: z.number() });
+	const { object } = await generateObject({
+		model: compatible(model('object')), schema, prompt: 'hello',
+	});
+	assert.deepEqual(object, { city: 'Paris', days: 3 });
+	const streamed = streamObject({ model: compatible(model('object')), schema, prompt: 'hello' });
+	for await (const part of streamed.partialObjectStream)
+		assert.equal(typeof part, 'object');
+	assert.deepEqual(await streamed.object, { city: 'Paris', days: 3 });
+});
+
+test('thoughts are reasoning', async () => {
+	for (const dialect of DIALECTS) {
+		const r = streamText({ model: provider()(model('thinking', dialect)), prompt: 'hello' });
+		await r.consumeStream();
+		assert.deepEqual([await r.reasoningText, await r.text], ['hm', at.texts.ten]);
+	}
 });
 
 test('embeds', async () => {

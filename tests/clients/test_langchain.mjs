@@ -49,6 +49,22 @@ for (const dialect of DIALECTS) {
 	});
 }
 
+test('gives what a schema says', async () => {
+	const schema = z.object({ city: z.string(), days: z.number() });
+	assert.deepEqual(await chat(model('object'))
+		.withStructuredOutput(schema, { method: 'jsonSchema' }).invoke('hello'),
+	{ city: 'Paris', days: 3 });
+});
+
+test('hears of a failure in mid-answer', async () => {
+	let text = '';
+	await assert.rejects(async () => {
+		for await (const chunk of await chat(model('broken')).stream('hello'))
+			text += chunk.content;
+	}, (e) => e.code === 'upstream_error');
+	assert.equal(text, at.texts.five);
+});
+
 test('aborts by a signal', async () => {
 	const before = await cancelled(), abort = new AbortController();
 	await assert.rejects(async () => {

@@ -5,6 +5,8 @@ import test from 'node:test';
 import { at, balance, cancelled, counting, DIALECTS, HELLO, model, require, until } from './tolld.mjs';
 
 const OpenAI = require('openai');
+const { z } = require('zod');
+const WHERE = z.object({ city: z.string(), days: z.number() });
 const client = (key = at.keys.rich, options = {}) =>
 	new OpenAI({ apiKey: key, baseURL: `${at.url}/v1`, ...options });
 
@@ -98,7 +100,8 @@ for (const dialect of DIALECTS) {
 		await assert.rejects(async () => {
 			for await (const chunk of stream)
 				text += chunk.choices[0]?.delta?.content ?? '';
-		}, OpenAI.APIError);
+		}, (e) => e instanceof OpenAI.APIError && e.code === 'upstream_error' &&
+			e.type === 'server_error' && /error/.test(e.message) && e.requestID !== null);
 		assert.equal(text, at.texts.five);
 	});
 }
@@ -187,9 +190,24 @@ test('errors have their classes', async () => {
 		(e) => e instanceof OpenAI.BadRequestError && e.param === 'messages');
 	await assert.rejects(ask(at.keys.rich, { max_tokens: -1 }),
 		(e) => e instanceof OpenAI.BadRequestError && e.param === 'max_tokens');
-	await assert.rejects(client(at.keys.rich, { maxRetries: 0 }).chat.completions.create({
+	await assert.rejects(ask(at.keys.rich, { model: model('ten', 'ollama'), logprobs: true }),
+		(e) => e instanceof OpenAI.BadRequestError && e.param === 'logprobs');
+	// What the provider refuses it would refuse again: the SDK is told so.
+	const f = counting();
+	await assert.rejects(client(at.keys.rich, { maxRetries: 3, fetch: f }).chat.completions.create({
 		model: model('refused'), messages: HELLO,
 	}), (e) => e instanceof OpenAI.InternalServerError && e.status === 502);
+	assert.equal(f.calls, 1);
+});
+
+test('an answer is parsed by its schema, whole and streamed', async () => {
+	const { zodResponseFormat } = require('openai/helpers/zod');
+	const format = zodResponseFormat(WHERE, 'where');
+	const body = { model: model('object'), messages: HELLO, response_format: format };
+	const whole = await client().chat.completions.parse(body);
+	assert.deepEqual(whole.choices[0].message.parsed, { city: 'Paris', days: 3 });
+	const streamed = await client().chat.completions.stream(body).finalChatCompletion();
+	assert.deepEqual(streamed.choices[0].message.parsed, { city: 'Paris', days: 3 });
 });
 
 test('a client that waits no longer is gone at the provider, too', async () => {

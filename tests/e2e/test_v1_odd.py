@@ -193,6 +193,8 @@ model "{name}" {{
         got = stream(self.t, self.account(), "odd")
         self.assertEqual((got.finish(), self.charged()), (["stop"], self.price(1, 9)))
         self.assertNotIn(b"usage", got.body)
+        # What else is in there stays.
+        self.assertEqual(got.chunks[-1]["x_groq"], {"id": "req_1"})
 
     def test_usage_again_and_again(self):
         self.says(chunk(" one"), FINISH, *[usage(9, i) for i in (1, 2, 3)], DONE)
@@ -239,7 +241,58 @@ model "{name}" {{
         self.assertEqual((got.status, got.error()["code"]), (504, "upstream_timeout"))
         self.assertEqual(self.charged(), 0)
 
+    def test_unknown_members_stay(self):
+        """What a provider says beside what we read, each number as it was written."""
+        more = ('"system_fingerprint":"fp","service_tier":"default","citations":["https://a.example"]'
+                ',"x_new":{"deep":[1.50,1e5,null,{"er":true}]}')
+        choice = ('{"index":0,"native_finish_reason":%s,"finish_reason":%s,"content_filter_results":'
+                  '{"hate":{"filtered":false}},"delta":{%s"annotations":[{"type":"url_citation"}]}}')
+        mark = json.dumps(MARK)[:-1]
+        said = {"prompt_tokens": 9, "completion_tokens": 1, "cost": 1.0e-05,
+                "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+                "completion_tokens_details": {"image_tokens": 0, "new_tokens": 7}}
+        first = "%s,%s,\"choices\":[%s]}" % (mark, more, choice % ("null", "null", '"content":" one",'))
+        last = "%s,%s,\"choices\":[%s]}" % (mark, more, choice % ('"end"', '"stop"', ""))
+        self.says(*(f"data: {x}\n\n" for x in (first, last)), event(**MARK, choices=[], usage=said),
+                  DONE)
+        for asked in (False, True):
+            got = stream(self.t, self.account(), "odd", usage=asked)
+            lines = got.body.decode().split("\n\n")
+            self.assertEqual(lines[0], "data: " + first)
+            self.assertTrue(lines[1].startswith("data: " + last[:-1]), lines[1])
+            self.assertEqual(got.usage(), said if asked else None)
+        self.p.default = answer = whole(system_fingerprint="fp", citations=["x"], x_new={"a": 1.5})
+        self.assertEqual(chat(self.t, self.account(), "odd").body, answer.body)
+
     # Failures.
+
+    def test_an_event_named_error(self):
+        """Some only name it so."""
+        for data, message in (({"message": "no more", "code": 500}, "no more"),
+                              ({"error": {"message": "no more"}}, "no more"),
+                              ({"detail": "no more"}, "no more"), ({}, "the provider")):
+            named = "event: error\n" + event(**data)
+            self.says(chunk(" one"), named, DONE)
+            got = stream(self.t, self.account(), "odd")
+            self.assertEqual((got.status, got.done, got.text()), (200, 0, " one"), got.body)
+            self.assertEqual(got.error()["code"], "upstream_error")
+            self.assertIn(message, got.error()["message"])
+            self.assertEqual(len(got.chunks), 2)
+            self.assertEqual(self.charged(), self.price(1))
+            self.says(named)
+            got = stream(self.t, self.account(), "odd")
+            self.assertEqual((got.status, got.error()["kind"]), (502, "error_event"), got.body)
+            self.assertEqual(self.charged(), 0)
+
+    def test_what_asking_again_cannot_mend(self):
+        """SDKs ask again after any 5xx; not where they are told that it is of no use."""
+        for status, again in ((400, False), (401, False), (403, False), (413, False), (422, False),
+                              (404, True), (408, True), (429, True), (500, True), (503, True)):
+            for streamed in (True, False):
+                self.p.default = provider.status(status)
+                got = chat(self.t, self.account(), "odd", stream=streamed)
+                self.assertIn(got.status, (502, 503))
+                self.assertEqual(got.headers["x-should-retry"], None if again else "false", status)
 
     def test_failures_before_the_first_token(self):
         secret = "your key provider-secret-key is bad"

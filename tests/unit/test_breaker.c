@@ -104,23 +104,24 @@ statuses_mean_what_the_table_says(void **state)
 		enum retry_verdict verdict;
 		bool blames;
 		int told;
+		bool final;
 	} row[] = {
-	    {301, UPSTREAM_STATUS, RETRY_OTHER, true, 502},
-	    {400, UPSTREAM_STATUS, RETRY_NEVER, false, 502},
-	    {401, UPSTREAM_AUTH, RETRY_OTHER, false, 502},
-	    {402, UPSTREAM_AUTH, RETRY_OTHER, false, 502},
-	    {403, UPSTREAM_AUTH, RETRY_OTHER, false, 502},
-	    {404, UPSTREAM_STATUS, RETRY_OTHER, false, 502},
-	    {405, UPSTREAM_STATUS, RETRY_OTHER, false, 502},
-	    {408, UPSTREAM_STATUS, RETRY_HERE, false, 502},
-	    {413, UPSTREAM_STATUS, RETRY_NEVER, false, 502},
-	    {418, UPSTREAM_STATUS, RETRY_NEVER, false, 502},
-	    {422, UPSTREAM_STATUS, RETRY_NEVER, false, 502},
-	    {429, UPSTREAM_RATE_LIMIT, RETRY_HERE, false, 503},
-	    {500, UPSTREAM_SERVER, RETRY_HERE, true, 502},
-	    {501, UPSTREAM_SERVER, RETRY_OTHER, true, 502},
-	    {503, UPSTREAM_SERVER, RETRY_HERE, true, 502},
-	    {529, UPSTREAM_SERVER, RETRY_HERE, true, 502},
+	    {301, UPSTREAM_STATUS, RETRY_OTHER, true, 502, false},
+	    {400, UPSTREAM_STATUS, RETRY_NEVER, false, 502, true},
+	    {401, UPSTREAM_AUTH, RETRY_OTHER, false, 502, true},
+	    {402, UPSTREAM_AUTH, RETRY_OTHER, false, 502, true},
+	    {403, UPSTREAM_AUTH, RETRY_OTHER, false, 502, true},
+	    {404, UPSTREAM_STATUS, RETRY_OTHER, false, 502, false},
+	    {405, UPSTREAM_STATUS, RETRY_OTHER, false, 502, false},
+	    {408, UPSTREAM_STATUS, RETRY_HERE, false, 502, false},
+	    {413, UPSTREAM_STATUS, RETRY_NEVER, false, 502, true},
+	    {418, UPSTREAM_STATUS, RETRY_NEVER, false, 502, true},
+	    {422, UPSTREAM_STATUS, RETRY_NEVER, false, 502, true},
+	    {429, UPSTREAM_RATE_LIMIT, RETRY_HERE, false, 503, false},
+	    {500, UPSTREAM_SERVER, RETRY_HERE, true, 502, false},
+	    {501, UPSTREAM_SERVER, RETRY_OTHER, true, 502, false},
+	    {503, UPSTREAM_SERVER, RETRY_HERE, true, 502, false},
+	    {529, UPSTREAM_SERVER, RETRY_HERE, true, 502, false},
 	};
 
 	(void)state;
@@ -129,7 +130,10 @@ statuses_mean_what_the_table_says(void **state)
 		assert_int_equal(retry_verdict(row[i].kind, row[i].status), row[i].verdict);
 		assert_int_equal(retry_blames(row[i].kind, row[i].status), row[i].blames);
 		assert_int_equal(retry_http_status(row[i].kind), row[i].told);
+		assert_int_equal(retry_is_final(row[i].kind, row[i].status), row[i].final);
 	}
+	assert_true(retry_is_final(UPSTREAM_TOO_LONG, 200));
+	assert_false(retry_is_final(UPSTREAM_IDLE_TIMEOUT, 200));
 	assert_int_equal(retry_verdict(UPSTREAM_CONNECT, 0), RETRY_HERE);
 	assert_int_equal(retry_verdict(UPSTREAM_TLS, 0), RETRY_OTHER);
 	assert_int_equal(retry_verdict(UPSTREAM_CONNECT_TIMEOUT, 0), RETRY_OTHER);
