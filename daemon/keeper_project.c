@@ -12,11 +12,14 @@
 #include "shm/clock.h"
 #include "shm/fault.h"
 
-/* When it lacks so many records, or the oldest of them for so long, or nobody comes. */
-#define PROJECT_RECORDS 8192
+/*
+ * A job begins when so many records are lacking, or the oldest of them for so long, or nobody comes.
+ * The more it brings, the less each costs: a row is written once a job, and neighbours share a page.
+ */
+#define PROJECT_RECORDS 32768
 #define PROJECT_AGE_US 500000
 /* Of streams in one transaction: more than come meanwhile, so that it catches up under any load. */
-#define PROJECT_RECORDS_MAX (8 * PROJECT_RECORDS)
+#define PROJECT_RECORDS_MAX (4 * PROJECT_RECORDS)
 /* Copied between two batches: half a millisecond. */
 #define TAKE_ROWS 2048
 #define SWEEP_US 10000000 /* expiry and dead readers are looked after */

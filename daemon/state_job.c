@@ -10,7 +10,7 @@
 #include "daemon/state_rows.h"
 #include "shm/fault.h"
 
-#define REFS_OVER_MAX 4096 /* rows that one transaction deletes */
+#define REFS_OVER_MAX 65536 /* rows that one transaction deletes: as many as it may bring */
 /* What a job keeps for the next one; a first projection of many accounts takes more, once. */
 #define ROWS_KEPT (UINT32_C(16) << 20)
 
@@ -22,13 +22,7 @@ struct job_row {
 struct state_job *
 state_job_new(void)
 {
-	struct state_job *job = calloc(1, sizeof *job);
-
-	if (job != NULL && (job->refs = calloc(REFS_OVER_MAX, sizeof *job->refs)) == NULL) {
-		free(job);
-		return NULL;
-	}
-	return job;
+	return calloc(1, sizeof(struct state_job));
 }
 
 void
@@ -81,6 +75,10 @@ take_refs_over(struct state_job *job, const struct books *b)
 	uint32_t from;
 
 	job->refs_over = books_refs_over(b, job->order.now_us, REFS_OVER_MAX, &from);
+	free(job->refs);
+	job->refs = calloc((size_t)job->refs_over + 1, sizeof *job->refs);
+	if (job->refs == NULL)
+		fatal("state.mdb: refs");
 	for (uint32_t i = 0; i < job->refs_over; i++) {
 		const struct books_ref *ref = books_ref(b, from + i);
 
@@ -94,7 +92,7 @@ static size_t
 count_changes(const struct books *b, const struct books_changes *c)
 {
 	return c->accounts + c->slots + c->keys + (books_refs(b) - c->refs_from) +
-	    (books_prices(b) - c->prices_from) + (c->price_sets ? books_price_sets(b) : 0);
+	       (books_prices(b) - c->prices_from) + (c->price_sets ? books_price_sets(b) : 0);
 }
 
 /* So many of a list's last ones; *n becomes how many that were. */
@@ -173,7 +171,8 @@ put_rows(struct state *st, MDB_txn *txn, struct state_job *job)
 		at += head.key_len;
 		value = (MDB_val){head.value_len, job->rows.data + at};
 		at += head.value_len;
-		rc = mdb_put(txn, state_database(st, (enum books_table)head.table), &key, &value, 0);
+		rc =
+		    mdb_put(txn, state_database(st, (enum books_table)head.table), &key, &value, 0);
 		state_job_step(job);
 	}
 	return rc;

@@ -161,7 +161,8 @@ read_text(struct state_reader *r, MDB_txn *txn, uint64_t stream, struct buf *tex
 		return rc;
 	state_put_be64(from.stream, stream);
 	for (rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
-	     rc == 0 && key.mv_size == sizeof from && memcmp(key.mv_data, from.stream, sizeof from.stream) == 0;
+	     rc == 0 && key.mv_size == sizeof from &&
+	     memcmp(key.mv_data, from.stream, sizeof from.stream) == 0;
 	     rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT))
 		buf_add(text, value.mv_data, value.mv_size);
 	mdb_cursor_close(cursor);

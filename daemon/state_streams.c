@@ -127,7 +127,7 @@ slot_room(struct job_streams *all, uint32_t slot)
 	return 0;
 }
 
-/* The slot's stream is another one from now on; its row, len bytes of it, is the caller's to fill. */
+/* The slot's stream is another one from now on; the caller fills its row, of len bytes. */
 static int
 add_stream(struct job_streams *all, uint32_t slot, int kind, uint64_t sequence, size_t len,
     struct job_stream **made)
@@ -141,8 +141,12 @@ add_stream(struct job_streams *all, uint32_t slot, int kind, uint64_t sequence, 
 	if (buf_reserve(&all->rows, room + 1) == NULL)
 		return ENOMEM;
 	*made = &all->streams[all->count];
-	**made = (struct job_stream){.kind = kind, .slot = slot, .text = NONE, .last_text = NONE,
-	    .sequence = sequence, .row = all->rows.len};
+	**made = (struct job_stream){.kind = kind,
+	    .slot = slot,
+	    .text = NONE,
+	    .last_text = NONE,
+	    .sequence = sequence,
+	    .row = all->rows.len};
 	all->by_slot[slot] = all->count++;
 	all->rows.len += room;
 	return 0;
@@ -427,8 +431,9 @@ put_ends(struct projection *p, MDB_cursor *cursor)
 		if ((s->kind != NEW && s->kind != FORMER) || row->ended_us == 0)
 			continue;
 		/* Expiry goes by what an ordinary one has left. */
-		state_put_be64(end.time, row->ended_us +
-		    (row->keyed != 0 ? STATE_KEYED_KEPT_US - STATE_STREAM_KEPT_US : 0));
+		state_put_be64(end.time,
+		    row->ended_us +
+		        (row->keyed != 0 ? STATE_KEYED_KEPT_US - STATE_STREAM_KEPT_US : 0));
 		state_put_be64(end.stream, s->sequence);
 		rc = mdb_cursor_put(cursor, &key, &value, 0);
 	}
@@ -443,14 +448,15 @@ put_slots(struct projection *p, MDB_cursor *cursor)
 
 	for (uint32_t i = 0; i < p->all->count && rc == 0; i++) {
 		struct job_stream *s = &p->all->streams[i];
-		MDB_val key = {sizeof s->slot, &s->slot}, value = {sizeof s->sequence, &s->sequence};
+		MDB_val key = {sizeof s->slot, &s->slot},
+		        value = {sizeof s->sequence, &s->sequence};
 
 		if (p->all->by_slot[s->slot] != i)
 			continue;
 		if (s->kind == NEW)
 			rc = mdb_cursor_put(cursor, &key, &value, 0);
-		else if (s->kind == PASSED && (rc = mdb_del(p->txn, p->st->db.slots, &key, NULL)) ==
-		    MDB_NOTFOUND)
+		else if (s->kind == PASSED &&
+		         (rc = mdb_del(p->txn, p->st->db.slots, &key, NULL)) == MDB_NOTFOUND)
 			rc = 0;
 	}
 	return rc;

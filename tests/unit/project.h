@@ -8,8 +8,10 @@ static inline int
 project_now(
     struct state *st, struct books *b, struct journal *j, size_t max_records, uint64_t now_us)
 {
-	const struct state_order order = {
-	    .last = journal_last(j), .max_rows = SIZE_MAX / 2, .max_records = max_records, .now_us = now_us};
+	const struct state_order order = {.last = journal_last(j),
+	    .max_rows = SIZE_MAX / 2,
+	    .max_records = max_records,
+	    .now_us = now_us};
 	struct state_job *job = state_job_new();
 	int rc = -1;
 
