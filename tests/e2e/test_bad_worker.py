@@ -160,9 +160,10 @@ class Bad(Case):
         self.assertEqual(h["account"], name)
         self.assertEqual(self.r.ring_records & (self.r.ring_records - 1), 0)
         self.assertEqual(self.r.durable(BAD), self.r.head(BAD))
-        a = self.t.show(name)
-        self.assertEqual(self.r.available(number),
-                         micro(a["balance"]) - micro(a["held"]) + micro(a["overdraft"]))
+        # The account's row comes a moment after what is durable.
+        wait_for(lambda: (lambda a: self.r.available(number) == micro(a["balance"]) -
+                          micro(a["held"]) + micro(a["overdraft"]))(self.t.show(name)),
+                 10, "memory and disk to say the same")
         os.kill(pid, signal.SIGCONT)
         self.t.request("DELETE", "/stream?id=" + w.id)
 
