@@ -8,6 +8,7 @@
 #include "daemon/books.h"
 #include "daemon/ids.h"
 #include "daemon/journal.h"
+#include "daemon/quote.h"
 
 /* A record's fields: collected first, since a map says how many it has. */
 struct field {
@@ -18,7 +19,7 @@ struct field {
 };
 
 struct fields {
-	struct field f[28];
+	struct field f[32];
 	size_t n;
 };
 
@@ -289,6 +290,31 @@ checkpoint_fields(struct fields *fs, const struct journal_entry *e, struct texts
 	put_str(fs, "hash", admin_link(head.hash, t->hash));
 }
 
+/* How it went, where the record says so. */
+static void
+end_fields(struct fields *fs, const struct journal_entry *e)
+{
+	static const char *const counted[COUNTED_MAX] = {
+	    [COUNTED_OURS] = "tolld", [COUNTED_PROVIDERS] = "provider"};
+	struct journal_end end;
+	const char *provider;
+
+	if (e->record.version != JOURNAL_VERSION_TOLD || e->payload_len != e->record.payload_len ||
+	    !books_end_of(&e->record, e->payload, &end, &provider))
+		return;
+	if (end.provider_len > 0)
+		put_text(fs, "provider", provider, end.provider_len);
+	put_number(fs, "attempts", end.attempts);
+	if (end.opened_ms != JOURNAL_NONE)
+		put_number(fs, "opened_ms", end.opened_ms);
+	if (end.first_ms != JOURNAL_NONE)
+		put_number(fs, "first_token_ms", end.first_ms);
+	if (end.counted < COUNTED_MAX && counted[end.counted] != NULL)
+		put_str(fs, "counted_by", counted[end.counted]);
+	if (quote_short_name(end.short_of) != NULL)
+		put_str(fs, "short_of", quote_short_name(end.short_of));
+}
+
 /* EXTEND, MARK, SETTLE, VOID. */
 static void
 progress_fields(struct fields *fs, const struct region *region, const struct journal_entry *e)
@@ -305,8 +331,10 @@ progress_fields(struct fields *fs, const struct region *region, const struct jou
 		charge_fields(fs, region, e);
 	} else if (r->type != JOURNAL_VOID)
 		put_number(fs, "completion", r->completion);
-	if (r->type == JOURNAL_SETTLE || r->type == JOURNAL_VOID)
+	if (r->type == JOURNAL_SETTLE || r->type == JOURNAL_VOID) {
 		put_str(fs, "outcome", journal_outcome_text(r->outcome));
+		end_fields(fs, e);
+	}
 }
 
 static void

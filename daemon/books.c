@@ -9,6 +9,7 @@
 
 #include "daemon/books_private.h"
 #include "daemon/log.h"
+#include "daemon/utf8.h"
 #include "shm/account.h"
 
 /* Room for one more of `size` bytes; not counted yet. */
@@ -330,10 +331,43 @@ books_price_change(struct price *over, const struct journal_price_set *set, int6
 		*over = (struct price)PRICE_ALL_UNSET;
 }
 
+/* A name that goes into logs, JSON and terminals. */
+static bool
+printable(const char *text, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+		if ((unsigned char)text[i] < ' ' || text[i] == 0x7f)
+			return false;
+	return utf8_valid(text, len);
+}
+
+bool
+books_end_of(const struct journal_record *r, const void *payload, struct journal_end *end,
+    const char **provider)
+{
+	if (r->payload_len < sizeof *end)
+		return false;
+	memcpy(end, payload, sizeof *end);
+	*provider = (const char *)payload + sizeof *end;
+	return end->provider_len <= JOURNAL_PROVIDER_MAX &&
+	    end->provider_len <= r->payload_len - sizeof *end &&
+	    printable(*provider, end->provider_len) && end->split.reasoning <= r->completion &&
+	    end->split.cache_write <= r->prompt;
+}
+
 bool
 books_split_of(const struct journal_record *r, const void *payload, struct journal_split *split)
 {
+	struct journal_end end;
+	const char *provider;
+
 	*split = (struct journal_split){0};
+	if (r->version == JOURNAL_VERSION_TOLD) {
+		if (!books_end_of(r, payload, &end, &provider))
+			return false;
+		*split = end.split;
+		return true;
+	}
 	if (r->version != JOURNAL_VERSION_KINDS)
 		return true;
 	if (r->payload_len < sizeof *split)

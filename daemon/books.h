@@ -243,6 +243,10 @@ bool books_price_of(const struct journal_record *, const void *payload, struct p
  */
 bool books_split_of(
     const struct journal_record *, const void *payload, struct journal_split *);
+/* What a SETTLE's or VOID's of JOURNAL_VERSION_TOLD begins with, and the provider's name; false if it is
+ * not well-formed. */
+bool books_end_of(const struct journal_record *, const void *payload, struct journal_end *,
+    const char **provider);
 /* A PRICE_SET's payload, and the model's name in it; false if it is not well-formed. */
 bool books_price_set_of(const struct journal_record *, const void *payload,
     struct journal_price_set *, const char **model);

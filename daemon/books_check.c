@@ -253,6 +253,34 @@ check_extend(const struct books *b, const struct books_input *in, const struct b
 		contradicts(v, why);
 }
 
+/*
+ * How a stream went.  No money: only what contradicts itself is refused.  (When something was, is
+ * counted from the reserve, so nothing can be before it; nor is it held against the record's own time,
+ * since the wall clock may have been set back in between.)
+ */
+static const char *
+end_wrong(const struct books_input *in)
+{
+	const struct journal_record *r = in->record;
+	struct journal_end end;
+	const char *provider;
+
+	if (r->version != JOURNAL_VERSION_TOLD)
+		return NULL;
+	if (!books_end_of(r, in->payload, &end, &provider))
+		return "how the stream went is cut off, or no such thing";
+	if (end.first_ms != JOURNAL_NONE &&
+	    (end.opened_ms == JOURNAL_NONE || end.first_ms < end.opened_ms))
+		return "the first token came before the stream was opened";
+	if (end.counted >= COUNTED_MAX ||
+	    (end.counted == COUNTED_NOBODYS) != (r->type == JOURNAL_VOID))
+		return "nobody's count was charged";
+	if (end.short_of >= SHORT_MAX ||
+	    (end.short_of != SHORT_UNKNOWN && r->outcome != OUTCOME_CREDIT))
+		return "the stream was not cut for such a want";
+	return NULL;
+}
+
 static void
 check_settle(const struct books *b, const struct books_input *in, const struct books_hold *h,
     struct books_verdict *v)
@@ -260,8 +288,13 @@ check_settle(const struct books *b, const struct books_input *in, const struct b
 	const struct journal_record *r = in->record;
 	struct journal_split split;
 	struct tokens t = {.prompt = r->prompt, .cached = r->cached, .completion = r->completion};
+	const char *wrong = end_wrong(in);
 	int64_t cost;
 
+	if (wrong != NULL) {
+		contradicts(v, wrong);
+		return;
+	}
 	if (!books_split_of(r, in->payload, &split)) {
 		contradicts(v, "the kinds of tokens are more than the tokens");
 		return;
@@ -285,6 +318,7 @@ check_open(const struct books *b, const struct books_input *in, struct books_ver
 {
 	const struct journal_record *r = in->record;
 	const struct books_hold *h = books_hold(b, r->slot);
+	const char *wrong;
 
 	if (h == NULL || !h->open) {
 		if (r->type == JOURNAL_VOID)
@@ -314,6 +348,8 @@ check_open(const struct books *b, const struct books_input *in, struct books_ver
 	default:
 		if (r->amount != 0 || r->outcome >= OUTCOME_MAX)
 			contradicts(v, "a void charges nothing");
+		else if ((wrong = end_wrong(in)) != NULL)
+			contradicts(v, wrong);
 		break;
 	}
 }
@@ -608,7 +644,9 @@ version_ok(const struct journal_record *r)
 	return r->version == JOURNAL_VERSION ||
 	    (r->version == JOURNAL_VERSION_KINDS &&
 		(r->type == JOURNAL_EXTEND || r->type == JOURNAL_MARK ||
-		    r->type == JOURNAL_SETTLE || r->type == JOURNAL_PRICE));
+		    r->type == JOURNAL_SETTLE || r->type == JOURNAL_PRICE)) ||
+	    (r->version == JOURNAL_VERSION_TOLD &&
+		(r->type == JOURNAL_SETTLE || r->type == JOURNAL_VOID));
 }
 
 /* Model: judge() in tests/model/keeper.pml. */

@@ -15,6 +15,7 @@
 #include "daemon/ids.h"
 #include "daemon/journal_history.h"
 #include "daemon/past.h"
+#include "daemon/quote.h"
 #include "daemon/worker.h"
 #include "shm/ring.h"
 
@@ -265,6 +266,7 @@ static int
 add_answer(struct page *p, const struct history_turn *t, const char *id, struct buf *b)
 {
 	const char *status = status_of(t), *reason = emit_finish_reason(t->outcome);
+	const char *short_of = quote_short_name(t->short_of);
 	struct buf text = {0};
 	size_t len;
 	int rc = history_answer(p->view, t->sequence, &text, &len);
@@ -282,6 +284,8 @@ add_answer(struct page *p, const struct history_turn *t, const char *id, struct 
 		buf_printf(b, ",\"stream_id\":\"%s\"", stream_text);
 	} else {
 		buf_printf(b, ",\"finish_reason\":\"%s\"", reason != NULL ? reason : "error");
+		if (short_of != NULL)
+			buf_printf(b, ",\"short_of\":\"%s\"", short_of);
 	}
 	buf_str(b, ",\"model\":");
 	buf_json(b, t->model, t->model_len);

@@ -245,7 +245,8 @@ put_batch(struct journal *j, MDB_txn *txn, const struct journal_batch *batch,
 		if ((rc = mdb_put(txn, j->reader.batches, &key, &value, MDB_APPEND)) != 0)
 			return rc;
 	}
-	if ((rc = journal_put_upkeep(j, txn)) != 0 || (rc = journal_put_history(j, txn)) != 0)
+	if ((rc = journal_put_upkeep(j, txn)) != 0 || (rc = journal_put_history(j, txn)) != 0 ||
+	    (rc = journal_put_receipts(j, txn)) != 0)
 		return rc;
 	key = journal_text("rings");
 	value = (MDB_val){sizeof *rings, (void *)(uintptr_t)rings};

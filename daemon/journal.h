@@ -15,6 +15,9 @@
  *             "checkpoint"             -> struct journal_base, the valid one
  *   checkpoint  generation << 32 | n   -> piece n of a checkpoint (daemon/checkpoint.h)
  *
+ *   history_...                        -> daemon/journal_history.h
+ *   receipts                           -> daemon/journal_receipts.h, and rows of its in meta
+ *
  * After a compaction it begins with record base.sequence + 1; what is still there of older ones,
  * or of pieces of another generation than base.generation, is on its way out and means nothing.
  *

@@ -180,8 +180,10 @@ remove_records(struct journal *j, MDB_txn *txn, uint64_t to, size_t *budget)
 {
 	size_t all = SIZE_MAX;
 	uint64_t last = 0, ignored;
-	int rc = remove_range(txn, j->reader.records, 0, to, budget, &last);
+	int rc = journal_drop_receipts(j, txn, to, *budget);
 
+	if (rc == 0)
+		rc = remove_range(txn, j->reader.records, 0, to, budget, &last);
 	if (rc == 0 && last > 0)
 		rc = remove_range(txn, j->reader.payloads, 0, last, &all, &ignored);
 	all = SIZE_MAX;

@@ -44,7 +44,7 @@ journal_env(MDB_env **env, const char *state_dir, const char *file, size_t map_b
 	}
 	if ((size_t)snprintf(path, sizeof path, "%s/%s", state_dir, file) >= sizeof path)
 		return ENAMETOOLONG;
-	if ((rc = mdb_env_set_maxdbs(*env, 12)) == 0 &&
+	if ((rc = mdb_env_set_maxdbs(*env, 16)) == 0 &&
 	    (rc = mdb_env_set_maxreaders(*env, JOURNAL_READERS_MAX)) == 0 &&
 	    (map_bytes == 0 || (rc = mdb_env_set_mapsize(*env, map_bytes)) == 0))
 		/* NOTLS: a read transaction belongs to its object and not to the thread, so that
@@ -53,15 +53,29 @@ journal_env(MDB_env **env, const char *state_dir, const char *file, size_t map_b
 	return rc;
 }
 
+struct named {
+	const char *name;
+	unsigned flags;
+	MDB_dbi *dbi;
+};
+
+/* Tables that a journal of an earlier tolld lacks; the keeper makes them. */
+static int
+later_databases(const struct named *all, size_t n, MDB_txn *txn, unsigned flags, bool *there)
+{
+	int rc = 0;
+
+	for (size_t i = 0; i < n && rc == 0; i++)
+		rc = mdb_dbi_open(txn, all[i].name, all[i].flags | flags, all[i].dbi);
+	*there = rc == 0;
+	return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
 static int
 history_databases(struct journal_reader *r, MDB_txn *txn, unsigned flags)
 {
 	struct journal_history_databases *h = &r->history;
-	const struct {
-		const char *name;
-		unsigned flags;
-		MDB_dbi *dbi;
-	} all[] = {
+	const struct named all[] = {
 	    {"history_sessions", 0, &h->sessions},
 	    {"history_list", 0, &h->list},
 	    {"history_counts", MDB_INTEGERKEY, &h->counts},
@@ -70,12 +84,8 @@ history_databases(struct journal_reader *r, MDB_txn *txn, unsigned flags)
 	    {"history_open", MDB_INTEGERKEY, &h->open},
 	    {"history_gone", 0, &h->gone},
 	};
-	int rc = 0;
 
-	for (size_t i = 0; i < sizeof all / sizeof all[0] && rc == 0; i++)
-		rc = mdb_dbi_open(txn, all[i].name, all[i].flags | flags, all[i].dbi);
-	r->has_history = rc == 0;
-	return rc == MDB_NOTFOUND ? 0 : rc;
+	return later_databases(all, sizeof all / sizeof all[0], txn, flags, &r->has_history);
 }
 
 int
@@ -89,7 +99,12 @@ journal_databases(struct journal_reader *r, MDB_txn *txn, unsigned flags)
 		rc = mdb_dbi_open(txn, "meta", flags, &r->meta);
 	if (rc == 0)
 		rc = mdb_dbi_open(txn, "checkpoint", MDB_INTEGERKEY | flags, &r->checkpoint);
-	return rc == 0 ? history_databases(r, txn, flags) : rc;
+	if (rc == 0)
+		rc = history_databases(r, txn, flags);
+	if (rc == 0)
+		rc = later_databases(&(struct named){"receipts", 0, &r->receipts}, 1, txn, flags,
+		    &r->has_receipts);
+	return rc;
 }
 
 int

@@ -255,8 +255,21 @@ put_reserve(struct apply *a, const struct journal_record *r, const char *payload
 	return put(a, a->db->open, &slot, sizeof slot, &open, sizeof open);
 }
 
+/* For want of what it was cut, enum journal_short. */
+static uint8_t
+short_of(const struct journal_record *r, const char *payload)
+{
+	struct journal_end end;
+
+	if (r->version != JOURNAL_VERSION_TOLD || r->payload_len < sizeof end)
+		return SHORT_UNKNOWN;
+	memcpy(&end, payload, sizeof end);
+	return end.short_of < SHORT_MAX ? end.short_of : SHORT_UNKNOWN;
+}
+
 static int
-end_turn(struct apply *a, const struct history_open_row *open, const struct journal_record *r)
+end_turn(struct apply *a, const struct history_open_row *open, const struct journal_record *r,
+    const char *payload)
 {
 	struct history_turn_key turn = {.session = open->session};
 	char model[HISTORY_MODEL_MAX];
@@ -274,12 +287,13 @@ end_turn(struct apply *a, const struct history_open_row *open, const struct jour
 	memcpy(&row, value.mv_data, sizeof row);
 	row.model_len = (uint8_t)(value.mv_size - sizeof row);
 	memcpy(model, (const char *)value.mv_data + sizeof row, row.model_len);
-	row.voided = r->type == JOURNAL_VOID;
+	row.ended = (uint8_t)(r->type == JOURNAL_VOID ? HISTORY_VOIDED : 0);
+	row.ended |= (uint8_t)(short_of(r, payload) << HISTORY_SHORT_SHIFT);
 	row.outcome = r->outcome;
 	row.charge = r->amount;
 	row.cached = r->cached;
 	row.completion = r->completion;
-	if (!row.voided)
+	if (r->type != JOURNAL_VOID)
 		row.prompt = r->prompt;
 	row.ended_us = r->time_us;
 	return put_turn(a, &turn, &row, model);
@@ -290,15 +304,15 @@ static int
 put_progress(
     struct apply *a, const struct journal_record *r, const char *payload, uint64_t sequence)
 {
-	size_t split = journal_split_len(r, r->payload_len);
+	size_t head = journal_head_len(r, payload, r->payload_len);
 	struct history_open_row open;
 	uint32_t slot = r->slot;
 	int rc = get(a, a->db->open, &slot, sizeof slot, &open, sizeof open);
 
-	if (rc == 0 && r->payload_len > split)
-		rc = put_text(a, open.turn, sequence, payload + split, r->payload_len - split);
+	if (rc == 0 && r->payload_len > head)
+		rc = put_text(a, open.turn, sequence, payload + head, r->payload_len - head);
 	if (rc == 0 && (r->type == JOURNAL_SETTLE || r->type == JOURNAL_VOID))
-		rc = end_turn(a, &open, r);
+		rc = end_turn(a, &open, r, payload);
 	return rc == MDB_NOTFOUND ? 0 : rc;
 }
 

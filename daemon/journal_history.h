@@ -88,7 +88,8 @@ struct history_turn {
 	uint32_t generation;
 	uint32_t prompt, completion; /* tokens; at the end: what was charged for */
 	uint8_t proc;
-	uint8_t outcome; /* enum journal_outcome */
+	uint8_t outcome;  /* enum journal_outcome */
+	uint8_t short_of; /* enum journal_short */
 	bool lost;       /* it neither runs nor ended: history was off meanwhile */
 	uint8_t model_len;
 	char model[HISTORY_MODEL_MAX]; /* no NUL; cut if longer */

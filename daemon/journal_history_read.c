@@ -171,6 +171,7 @@ history_turn_before(struct history_view *v, const struct history_session *s, uin
 	    .completion = row.completion,
 	    .proc = row.proc,
 	    .outcome = row.outcome,
+	    .short_of = row.ended >> HISTORY_SHORT_SHIFT,
 	    .model_len = (uint8_t)(value.mv_size - sizeof row),
 	};
 	memcpy(t->stream_id, row.stream_id, sizeof t->stream_id);

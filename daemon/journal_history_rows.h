@@ -41,10 +41,14 @@ struct history_turn_row {
 	int64_t charge;
 	uint32_t slot, generation;
 	uint32_t prompt, cached, completion; /* at the end: what was charged for */
-	uint8_t proc, outcome, voided;
+	uint8_t proc, outcome;
+	uint8_t ended;     /* HISTORY_VOIDED; above it enum journal_short, 0 in former rows */
 	uint8_t model_len; /* the model's name follows */
 };
 _Static_assert(sizeof(struct history_turn_row) == 80, "history_turn_row");
+
+#define HISTORY_VOIDED 1u
+#define HISTORY_SHORT_SHIFT 1
 
 struct history_text_key {
 	uint8_t turn[8];

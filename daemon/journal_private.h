@@ -19,9 +19,10 @@ struct journal_history_databases {
 
 struct journal_reader {
 	MDB_env *env;
-	MDB_dbi records, payloads, batches, meta, checkpoint;
+	MDB_dbi records, payloads, batches, meta, checkpoint, receipts;
 	struct journal_history_databases history;
 	bool has_history; /* false: a copy of a journal from before there was one */
+	bool has_receipts; /* the same */
 };
 
 struct journal_staged {
@@ -128,6 +129,12 @@ void journal_upkeep_clear(struct journal_upkeep *);
 int journal_put_history(struct journal *, MDB_txn *);
 void journal_history_done(struct journal *);
 int journal_history_open(struct journal *, MDB_txn *);
+/*
+ * The same for the receipts.  And before the first records, up to `to` and at most max of them, are
+ * removed: what points to them.
+ */
+int journal_put_receipts(struct journal *, MDB_txn *);
+int journal_drop_receipts(struct journal *, MDB_txn *, uint64_t to, size_t max);
 /* A snapshot to read in; an LMDB code. */
 int journal_snapshot(struct journal_reader *, MDB_txn **);
 

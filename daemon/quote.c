@@ -90,13 +90,46 @@ quote_ask(const struct account *a, const struct key_entry *purse, const struct q
 	return quote_available(a, purse, &by) >= q->required ? LEDGER_OK : by;
 }
 
+static const struct {
+	enum ledger_result result;
+	const char *name;
+} shorts[SHORT_MAX] = {
+    [SHORT_UNKNOWN] = {LEDGER_OK, NULL},
+    [SHORT_CREDIT] = {LEDGER_SHORT, "credit"},
+    [SHORT_KEY_CAP] = {LEDGER_CAPPED, "key_cap"},
+    [SHORT_BUDGET_DAY] = {LEDGER_BUDGET_DAY, "budget_day"},
+    [SHORT_BUDGET_MONTH] = {LEDGER_BUDGET_MONTH, "budget_month"},
+};
+
+uint8_t
+quote_short_code(enum ledger_result by)
+{
+	uint8_t code = SHORT_CREDIT;
+
+	for (uint8_t i = 0; i < SHORT_MAX; i++)
+		if (shorts[i].result == by)
+			code = i;
+	return code;
+}
+
+const char *
+quote_short_name(uint8_t code)
+{
+	return code < SHORT_MAX ? shorts[code].name : NULL;
+}
+
+enum ledger_result
+quote_short_result(uint8_t code)
+{
+	return code < SHORT_MAX ? shorts[code].result : LEDGER_OK;
+}
+
 const char *
 quote_short_of(enum ledger_result by)
 {
-	return by == LEDGER_CAPPED     ? "key_cap"
-	    : by == LEDGER_BUDGET_DAY   ? "budget_day"
-	    : by == LEDGER_BUDGET_MONTH ? "budget_month"
-					: "credit";
+	const char *name = quote_short_name(quote_short_code(by));
+
+	return name != NULL ? name : "credit";
 }
 
 void

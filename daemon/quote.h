@@ -33,6 +33,10 @@ int64_t quote_available(
 /* Whose want it is that ends an answer or forbids it: "credit", "key_cap", "budget_day",
  * "budget_month". */
 const char *quote_short_of(enum ledger_result);
+/* The same as journals keep it, enum journal_short; of what is not known there, NULL and LEDGER_OK. */
+uint8_t quote_short_code(enum ledger_result);
+const char *quote_short_name(uint8_t code);
+enum ledger_result quote_short_result(uint8_t code);
 /* A stream of this model ended well: its length goes into the moving mean. */
 void quote_learn(const struct region *, int model, uint32_t completion_tokens);
 

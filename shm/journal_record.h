@@ -5,7 +5,8 @@
  * The journal's record: what a worker, the admin process or the reaper hands to the keeper,
  * and what stands in journal.mdb under its sequence number.  64 bytes, little endian.
  * A change of size, order or meaning bumps JOURNAL_VERSION.  An EXTEND, MARK or SETTLE of
- * JOURNAL_VERSION_KINDS begins its payload with struct journal_split, else it is the same.
+ * JOURNAL_VERSION_KINDS begins its payload with struct journal_split, a SETTLE or VOID of
+ * JOURNAL_VERSION_TOLD with struct journal_end, else they are the same.
  *
  *   0        1        2        3        4                 8
  *   | type   | version| outcome| proc   | slot            |
@@ -19,9 +20,11 @@
  */
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define JOURNAL_VERSION 1
 #define JOURNAL_VERSION_KINDS 2
+#define JOURNAL_VERSION_TOLD 3
 #define JOURNAL_NONE UINT32_MAX /* "no account", "no slot", "no price" */
 
 enum journal_type {
@@ -283,13 +286,65 @@ struct journal_split {
 };
 _Static_assert(sizeof(struct journal_split) == 8, "journal_split");
 
-/* How much of an EXTEND's, MARK's, SETTLE's or VOID's payload stands before the text. */
+/* Whose count of tokens a charge goes by. */
+enum journal_counted {
+	COUNTED_NOBODYS = 0, /* nothing was charged */
+	COUNTED_OURS = 1,
+	COUNTED_PROVIDERS = 2,
+	COUNTED_MAX
+};
+
+/* OUTCOME_CREDIT: for want of what. */
+enum journal_short {
+	SHORT_UNKNOWN = 0, /* or it ended otherwise */
+	SHORT_CREDIT = 1,  /* the account's */
+	SHORT_KEY_CAP = 2,
+	SHORT_BUDGET_DAY = 3,
+	SHORT_BUDGET_MONTH = 4,
+	SHORT_MAX
+};
+
+#define JOURNAL_PROVIDER_MAX 64
+
+/*
+ * How a stream went, as its worker saw it; none of it is money but for `split`.  Times are
+ * milliseconds since the reserve, by a clock that nobody sets: no step of the wall clock puts a token
+ * before its request, or makes an honest worker a forger.
+ */
+struct journal_end {
+	struct journal_split split;
+	uint32_t opened_ms;   /* JOURNAL_NONE: never */
+	uint32_t first_ms;    /* the first token; JOURNAL_NONE: there was none */
+	uint8_t counted;      /* enum journal_counted */
+	uint8_t short_of;     /* enum journal_short */
+	uint8_t attempts;     /* how often a provider was asked, up to 255 */
+	uint8_t provider_len; /* the name of the last one asked follows; 0: none was */
+};
+_Static_assert(sizeof(struct journal_end) == 20, "journal_end");
+#define JOURNAL_END_MAX (sizeof(struct journal_end) + JOURNAL_PROVIDER_MAX)
+
+/* For records that say nothing else. */
 static inline size_t
 journal_split_len(const struct journal_record *r, size_t payload_len)
 {
 	return r->version == JOURNAL_VERSION_KINDS && payload_len >= sizeof(struct journal_split)
 	    ? sizeof(struct journal_split)
 	    : 0;
+}
+
+/* How much of an EXTEND's, MARK's, SETTLE's or VOID's payload stands before the text. */
+static inline size_t
+journal_head_len(const struct journal_record *r, const void *payload, size_t payload_len)
+{
+	struct journal_end end;
+
+	if (r->version == JOURNAL_VERSION_KINDS && payload_len >= sizeof end.split)
+		return sizeof end.split;
+	if (r->version != JOURNAL_VERSION_TOLD || payload_len < sizeof end)
+		return 0;
+	memcpy(&end, payload, sizeof end);
+	return payload_len - sizeof end < end.provider_len ? payload_len
+							    : sizeof end + end.provider_len;
 }
 
 #define JOURNAL_FORGET_LEN 16

@@ -6,7 +6,7 @@
  * then the folder is audited and what the journal says is printed.  Only the keeper runs, since
  * nothing else of the daemon writes or reads these files while it recovers: some thirty times as
  * many points in a minute as with whole daemons.
- * objs: daemon/keeper.o daemon/compact_make.o daemon/title.o daemon/compact.o daemon/keeper_batch.o daemon/keeper_gone.o daemon/keeper_refs.o daemon/keeper_project.o daemon/projector.o daemon/recover.o daemon/keeper_prices.o daemon/audit.o daemon/proof.o daemon/checkpoint.o daemon/books_rows.o daemon/state.o daemon/state_job.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_check.o daemon/metrics.o daemon/buf.o daemon/log.o daemon/utf8.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o shm/reap.o shm/wake.o shm/purse.o daemon/books_caps.o daemon/keeper_history.o daemon/journal_history.o daemon/journal_history_read.o
+ * objs: daemon/keeper.o daemon/compact_make.o daemon/title.o daemon/compact.o daemon/keeper_batch.o daemon/keeper_gone.o daemon/keeper_refs.o daemon/keeper_project.o daemon/projector.o daemon/recover.o daemon/keeper_prices.o daemon/audit.o daemon/proof.o daemon/checkpoint.o daemon/books_rows.o daemon/state.o daemon/state_job.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_check.o daemon/metrics.o daemon/buf.o daemon/log.o daemon/utf8.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o shm/reap.o shm/wake.o shm/purse.o daemon/books_caps.o daemon/keeper_history.o daemon/journal_history.o daemon/journal_history_read.o daemon/journal_receipts.o
  * objs: daemon/tokenizer.o daemon/tokenizer_stream.o daemon/tokenizer_merge.o daemon/tokenizer_split.o
  * objs: daemon/tokenizer_class.o daemon/tokenizer_table.o
  * objs: daemon/renew.o daemon/config_record.o daemon/order.o daemon/config.o daemon/config_file.o daemon/config_text.o
@@ -30,6 +30,7 @@
 #include "daemon/audit.h"
 #include "daemon/heritage.h"
 #include "daemon/journal_history.h"
+#include "daemon/journal_receipts.h"
 #include "daemon/tokenizer.h"
 #include "shm/account.h"
 #include "shm/ledger.h"
@@ -254,7 +255,7 @@ take_reserve(struct turns *t, const struct journal_entry *e)
 static void
 take_progress(struct turns *t, const struct journal_entry *e)
 {
-	size_t at = journal_split_len(&e->record, e->payload_len), n = t->open[e->record.slot];
+	size_t at = journal_head_len(&e->record, e->payload, e->payload_len), n = t->open[e->record.slot];
 	struct turn *turn = n == 0 ? NULL : &t->turn[n - 1];
 
 	if (turn == NULL)
@@ -321,6 +322,44 @@ compare_turns(struct journal_reader *r, const struct turns *t)
 	return fault;
 }
 
+/* From each stream's id to its records, as far back as there are any. */
+static const char *
+compare_receipts(struct journal_reader *r)
+{
+	struct journal_cursor *c = journal_cursor_new(r, 1);
+	size_t slots = dims.max_holds * 64;
+	struct {
+		uint64_t reserve;
+		uint8_t id[16];
+	} *open = calloc(slots, sizeof *open);
+	const char *fault = c == NULL || open == NULL ? "they cannot be read" : NULL;
+	struct journal_receipt x;
+	struct journal_entry e;
+
+	while (fault == NULL && journal_cursor_next(c, &e) == 1) {
+		uint32_t slot = e.record.slot;
+
+		if (slot < slots && e.record.type == JOURNAL_RESERVE) {
+			open[slot].reserve = e.sequence;
+			memcpy(open[slot].id, e.payload, sizeof open[slot].id);
+		} else if (slot < slots && open[slot].reserve != 0 &&
+		    (e.record.type == JOURNAL_SETTLE || e.record.type == JOURNAL_VOID)) {
+			if (journal_receipt_get(r, open[slot].id, &x) != 1 ||
+			    x.reserve_seq != open[slot].reserve || x.settle_seq != e.sequence)
+				fault = "a stream's end is not to be found";
+			open[slot].reserve = 0;
+		}
+	}
+	for (uint32_t slot = 0; slot < slots && fault == NULL; slot++)
+		if (open[slot].reserve != 0 &&
+		    (journal_receipt_open(r, slot, open[slot].id, &x) != 1 ||
+		        x.reserve_seq != open[slot].reserve))
+			fault = "an open stream is not to be found";
+	journal_cursor_free(c);
+	free(open);
+	return fault;
+}
+
 static void
 tell_history(json_t *out, struct journal_reader *r)
 {
@@ -345,6 +384,8 @@ tell_history(json_t *out, struct journal_reader *r)
 	fault = compare_turns(r, &t);
 	json_object_set_new(out, "history", fault == NULL ? json_null() : json_string(fault));
 	json_object_set_new(out, "turns", json_integer((json_int_t)t.count));
+	fault = compare_receipts(r);
+	json_object_set_new(out, "receipts", fault == NULL ? json_null() : json_string(fault));
 	/* The process ends now: what it has goes with it. */
 }
 

@@ -399,6 +399,8 @@ def differences(found, told, position, counts):
     streams = found["streams"]
     if found["history"] is not None:
         out.append(f"the history: {found['history']}")
+    if found["receipts"] is not None:
+        out.append(f"the receipts: {found['receipts']}")
     for at, what, name, *rest in told:
         if at > position:
             continue

@@ -295,6 +295,21 @@ rec_kinds(struct rec rec, uint32_t reasoning, uint32_t cache_write)
 }
 
 struct rec
+rec_told(struct rec rec, const struct journal_end *told, const char *provider)
+{
+	struct journal_end end = *told;
+	struct rec with = rec;
+
+	end.provider_len = (uint8_t)strlen(provider);
+	with.r.version = JOURNAL_VERSION_TOLD;
+	with.r.payload_len = 0;
+	add(&with, &end, sizeof end);
+	add(&with, provider, strlen(provider));
+	add(&with, rec.payload, rec.r.payload_len);
+	return with;
+}
+
+struct rec
 rec_price_set(const char *model, unsigned kind, int64_t value)
 {
 	struct rec rec = rec_new(JOURNAL_PRICE_SET, JOURNAL_NONE, 0, JOURNAL_NONE);
@@ -354,6 +369,28 @@ draw_tokens(const struct books_hold *h, unsigned int *seed)
 	return n < 0 ? 0 : draw(seed, n > 1000 ? 1000 : (uint32_t)n + 1);
 }
 
+/* A SETTLE or VOID that says how the stream went. */
+static struct rec
+random_told(struct rec rec, unsigned int *seed)
+{
+	bool settled = rec.r.type == JOURNAL_SETTLE;
+	struct journal_end end = {.opened_ms = draw(seed, 1000),
+	    .first_ms = JOURNAL_NONE,
+	    .attempts = (uint8_t)draw(seed, 4)};
+
+	if (settled) {
+		end.split = (struct journal_split){
+		    draw(seed, rec.r.completion + 1), draw(seed, rec.r.prompt + 1)};
+		end.first_ms = end.opened_ms + draw(seed, 1000);
+		end.counted = (uint8_t)(COUNTED_OURS + draw(seed, 2));
+	}
+	if (draw(seed, 4) == 0) {
+		rec.r.outcome = OUTCOME_CREDIT;
+		end.short_of = (uint8_t)draw(seed, SHORT_MAX);
+	}
+	return rec_told(rec, &end, draw(seed, 2) == 0 ? "openai" : "");
+}
+
 static struct rec
 random_on_open(const struct books_hold *h, uint32_t slot, unsigned int *seed)
 {
@@ -367,12 +404,15 @@ random_on_open(const struct books_hold *h, uint32_t slot, unsigned int *seed)
 		rec = rec_mark(slot, h->op, h->account, draw_tokens(h, seed), "mark ");
 		break;
 	case 2:
-		return rec_void(slot, op, h->account);
+		rec = rec_void(slot, op, h->account);
+		return draw(seed, 2) == 0 ? rec : random_told(rec, seed);
 	default:
 		rec = rec_settle(slot, op, h->account, h->prompt, draw_tokens(h, seed), "end");
 		break;
 	}
 	/* At one price for both: the charge is the same. */
+	if (rec.r.type == JOURNAL_SETTLE && draw(seed, 2) == 0)
+		return random_told(rec, seed);
 	if (draw(seed, 2) == 0)
 		rec = rec_kinds(rec, draw(seed, rec.r.completion + 1),
 		    rec.r.type == JOURNAL_SETTLE ? draw(seed, rec.r.prompt + 1) : 0);

@@ -51,6 +51,8 @@ struct rec rec_settle(uint32_t slot, uint64_t op, uint32_t account, uint32_t pro
     uint32_t completion, const char *text);
 /* The same EXTEND, MARK or SETTLE with so many tokens of these kinds. */
 struct rec rec_kinds(struct rec, uint32_t reasoning, uint32_t cache_write);
+/* The same SETTLE or VOID, saying how the stream went. */
+struct rec rec_told(struct rec, const struct journal_end *, const char *provider);
 struct rec rec_price_set(const char *model, unsigned kind, int64_t value);
 struct rec rec_void(uint32_t slot, uint64_t op, uint32_t account);
 void rec_stream_id(uint8_t stream, uint64_t op, uint8_t id[static 16]);

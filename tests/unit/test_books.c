@@ -3,7 +3,7 @@
  *         and what a correct process sends is never refused.
  * Method: enter each type of record into empty books and compare them; then the same with one
  *         thing wrong each, which must be refused and change nothing.
- * objs: daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_caps.o daemon/books_check.o tests/unit/records.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/buf.o daemon/log.o daemon/utf8.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o daemon/books_rows.o shm/purse.o daemon/journal_history.o
+ * objs: daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_caps.o daemon/books_check.o tests/unit/records.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/buf.o daemon/log.o daemon/utf8.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o daemon/books_rows.o shm/purse.o daemon/journal_history.o daemon/journal_receipts.o
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -970,6 +970,92 @@ kinds_are_charged(void **state)
 	money(1000 - 55 - 72, 0);
 }
 
+static struct rec
+told(struct rec rec, struct journal_end end)
+{
+	return rec_told(rec, &end, "openai");
+}
+
+/* How a stream went: whatever an honest worker may say, and nothing that contradicts itself. */
+static void
+how_a_stream_went_is_judged(void **state)
+{
+	const struct journal_end good = {.opened_ms = 5,
+	    .first_ms = 5,
+	    .counted = COUNTED_OURS,
+	    .attempts = 1};
+	struct rec ends = rec_settle(SLOT, 2, 0, 10, 5, "text"), rec;
+	struct rec nothing = rec_void(SLOT, 2, 0);
+	struct journal_end end;
+	struct {
+		struct journal_end end;
+		const char *what;
+	} bad[10];
+	size_t n = 0;
+
+	(void)state;
+	stored(rec_reserve(SLOT, 1, 0, 105, 10, 1));
+	for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+		bad[i].end = good;
+	bad[n++].end.first_ms = 4;
+	bad[n++].end.opened_ms = JOURNAL_NONE;
+	bad[n++].end.counted = COUNTED_NOBODYS;
+	bad[n++].end.counted = COUNTED_MAX;
+	bad[n++].end.counted = 255;
+	bad[n++].end.short_of = SHORT_CREDIT; /* it stopped by itself */
+	bad[n++].end.short_of = SHORT_MAX;
+	bad[n++].end.split.reasoning = 6;
+	bad[n++].end.split.cache_write = 11;
+	for (size_t i = 0; i < n; i++)
+		turned_away(told(ends, bad[i].end), RING_REFUSED);
+	turned_away(told(nothing, good), RING_REFUSED); /* somebody's count of nothing */
+	/* Names: any printable text, as long as there is room. */
+	for (const char *const *name = (const char *const[]){"a\nb", "\x1b[2J", "\x7f", "\xff",
+	         "\xc3", "\xed\xa0\x80", "ok\xc3\x28", NULL};
+	     *name != NULL; name++)
+		turned_away(rec_told(ends, &good, *name), RING_REFUSED);
+	rec = rec_told(ends, &good, "123456789-123456789-123456789-123456789-123456789-123456789-12345");
+	turned_away(rec, RING_REFUSED);
+	/* Cut off anywhere before the text. */
+	rec = told(ends, good);
+	for (uint32_t len = 0; len < sizeof good + 6; len++) {
+		rec.r.payload_len = len;
+		turned_away(rec, RING_REFUSED);
+	}
+	/* Nothing else has such a payload. */
+	rec = rec_told(rec_mark(SLOT, 1, 0, 5, ""), &good, "");
+	turned_away(rec, RING_REFUSED);
+	rec = rec_told(rec_extend(SLOT, 2, 0, 5, 110, 0, ""), &good, "");
+	turned_away(rec, RING_REFUSED);
+
+	stored(told(ends, good));
+	money(1000 - 15 - 15, 0);
+	/* Each way in which a stream may go. */
+	for (uint64_t op = 3; op < 11; op += 2) {
+		stored(rec_reserve(SLOT, op, 0, 105, 10, 1));
+		rec = rec_settle(SLOT, op + 1, 0, 10, 5, "");
+		end = good;
+		end.counted = COUNTED_PROVIDERS;
+		if (op == 3) {
+			end.split = (struct journal_split){5, 10};
+			stored(told(rec, end));
+		} else if (op == 5) {
+			rec.r.outcome = OUTCOME_CREDIT;
+			end.short_of = SHORT_BUDGET_MONTH;
+			end.first_ms = JOURNAL_NONE;
+			stored(rec_told(rec, &end, "\xd0\xbf\xd1\x80\xd0\xbe \xe2\x82\xac"));
+		} else if (op == 7) {
+			/* Days later, as no clock can be set. */
+			end.first_ms = end.opened_ms = JOURNAL_NONE - 1;
+			stored(rec_told(rec, &end, ""));
+		} else {
+			end.counted = COUNTED_NOBODYS;
+			stored(told(rec_void(SLOT, op + 1, 0), end));
+		}
+	}
+	money(1000 - 4 * 30, 0);
+}
+
 static void
 price_sets_are_judged(void **state)
 {
@@ -1196,6 +1282,7 @@ main(void)
 	    TEST(a_lowered_overdraft_makes_no_forger_of_anybody),
 	    TEST(workers_make_no_money),
 	    TEST(kinds_are_charged),
+	    TEST(how_a_stream_went_is_judged),
 	    TEST(price_sets_are_judged),
 	    TEST(a_former_price_is_read),
 	    TEST(former_rows_are_read),

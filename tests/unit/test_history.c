@@ -5,7 +5,7 @@
  * Method: random records of many streams beside a plain model of what they mean; after some of the
  *         commits the whole history is read and compared.  Then all is forgotten, and the databases
  *         are counted.
- * objs: daemon/journal.o daemon/journal_history.o daemon/journal_history_read.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/buf.o daemon/log.o daemon/utf8.o shm/money.o
+ * objs: daemon/journal.o daemon/journal_history.o daemon/journal_history_read.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/buf.o daemon/log.o daemon/utf8.o shm/money.o daemon/journal_receipts.o
  */
 #include <lmdb.h>
 #include <setjmp.h>
