@@ -116,7 +116,8 @@ struct stream_row {
 	uint8_t voided;
 	uint8_t model_len;
 	uint8_t keyed; /* of its request's record; kept for a day then, like the key */
-	uint8_t pad[3];
+	uint8_t short_of; /* enum journal_short */
+	uint8_t pad[2];
 	char model[STATE_MODEL_MAX]; /* no NUL; cut if longer */
 };
 

@@ -267,7 +267,7 @@ static void
 end_row(struct stream_row *row, const struct journal_entry *e)
 {
 	const struct journal_record *r = &e->record;
-	struct journal_split split = {0};
+	struct journal_end told = {.short_of = SHORT_UNKNOWN};
 
 	row->voided = r->type == JOURNAL_VOID;
 	row->outcome = r->outcome;
@@ -275,10 +275,13 @@ end_row(struct stream_row *row, const struct journal_entry *e)
 	row->uncollected = r->extra;
 	row->cached = r->cached;
 	row->completion = r->completion;
-	if (journal_split_len(r, e->payload_len) > 0)
-		memcpy(&split, e->payload, sizeof split);
-	row->reasoning = split.reasoning;
-	row->cache_write = split.cache_write;
+	if (r->version == JOURNAL_VERSION_TOLD && e->payload_len >= sizeof told)
+		memcpy(&told, e->payload, sizeof told);
+	else if (r->version == JOURNAL_VERSION_KINDS && e->payload_len >= sizeof told.split)
+		memcpy(&told.split, e->payload, sizeof told.split);
+	row->reasoning = told.split.reasoning;
+	row->cache_write = told.split.cache_write;
+	row->short_of = told.short_of;
 	if (!row->voided)
 		row->prompt = r->prompt;
 	row->ended_us = r->time_us;
@@ -290,7 +293,7 @@ static int
 take_progress(struct projection *p, const struct journal_entry *e)
 {
 	const struct journal_record *r = &e->record;
-	size_t split = journal_split_len(r, e->payload_len);
+	size_t split = journal_head_len(r, e->payload, e->payload_len);
 	struct job_stream *s;
 	struct stream_row *row;
 	int rc = slot_room(p->all, r->slot);

@@ -323,15 +323,6 @@ struct journal_end {
 _Static_assert(sizeof(struct journal_end) == 20, "journal_end");
 #define JOURNAL_END_MAX (sizeof(struct journal_end) + JOURNAL_PROVIDER_MAX)
 
-/* For records that say nothing else. */
-static inline size_t
-journal_split_len(const struct journal_record *r, size_t payload_len)
-{
-	return r->version == JOURNAL_VERSION_KINDS && payload_len >= sizeof(struct journal_split)
-	    ? sizeof(struct journal_split)
-	    : 0;
-}
-
 /* How much of an EXTEND's, MARK's, SETTLE's or VOID's payload stands before the text. */
 static inline size_t
 journal_head_len(const struct journal_record *r, const void *payload, size_t payload_len)
