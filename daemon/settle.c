@@ -21,6 +21,7 @@
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "daemon/quote.h"
+#include "daemon/utf8.h"
 #include "daemon/watch.h"
 #include "shm/fault.h"
 
@@ -127,6 +128,45 @@ compare(const struct stream *st, uint32_t theirs)
 	    m->name, "tokenizer", tokenizer_name(m->tokenizer), "theirs_to_ours", mean, NULL);
 }
 
+/* Milliseconds from the reserve to a time of the stream's, or that there was none. */
+static uint32_t
+since_reserve(const struct stream *st, uint64_t us)
+{
+	uint64_t ms = us > st->created_us ? (us - st->created_us) / 1000 : 0;
+
+	if (us == 0)
+		return JOURNAL_NONE;
+	return ms < JOURNAL_NONE ? (uint32_t)ms : JOURNAL_NONE - 1;
+}
+
+/* How it went, for its receipt.  What nobody opened has nothing to tell. */
+static void
+tell(struct stream *st)
+{
+	struct settlement *x = &st->settlement;
+	const char *provider = attempt_provider(st);
+	size_t len = provider != NULL ? strlen(provider) : 0;
+
+	if (st->opened_us == 0)
+		return;
+	st->told = (struct journal_end){
+	    .opened_ms = since_reserve(st, st->opened_us),
+	    .first_ms = since_reserve(st, st->first_us),
+	    .counted = x->voided             ? COUNTED_NOBODYS
+	               : st->usage_believed ? COUNTED_PROVIDERS
+	                                    : COUNTED_OURS,
+	    .short_of = st->outcome == OUTCOME_CREDIT ? quote_short_code(st->short_of)
+	                                              : SHORT_UNKNOWN,
+	    .attempts = (uint8_t)(st->attempt.count < UINT8_MAX ? st->attempt.count : UINT8_MAX),
+	};
+	x->end = &st->told;
+	/* The config lets no other name in; the keeper would take one for a forgery. */
+	if (len <= JOURNAL_PROVIDER_MAX && utf8_valid(len > 0 ? provider : "", len)) {
+		x->provider = provider;
+		x->provider_len = (uint8_t)len;
+	}
+}
+
 static void
 work_out(struct stream *st)
 {
@@ -159,6 +199,7 @@ work_out(struct stream *st)
 		x->voided = true;
 	if (x->voided)
 		x->charge = 0;
+	tell(st);
 }
 
 /* Above the hold: take what the account can bear.  False: the ring is full. */
@@ -332,6 +373,7 @@ settle_from_row(struct stream *st, const struct stream_row *row)
 	st->reserved = row->reserved;
 	st->created_s = row->opened_us / 1000000;
 	st->outcome = row->outcome;
+	st->short_of = quote_short_result(row->short_of);
 	*x = (struct settlement){
 	    .charge = row->charge,
 	    .uncollected = row->uncollected,

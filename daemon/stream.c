@@ -376,7 +376,9 @@ stream_settled_end(const struct stream *st, struct emit_end *end)
 	    .cost = x->charge,
 	    .balance = st->balance,
 	    .full_text = {st->text.data, st->text.len},
-	    .short_of = st->outcome == OUTCOME_CREDIT ? quote_short_of(st->short_of) : NULL,
+	    .short_of = st->outcome == OUTCOME_CREDIT
+		? quote_short_name(quote_short_code(st->short_of))
+		: NULL,
 	    .error_code = st->error_code,
 	    .error_type = "server_error",
 	    .error_kind = st->error_kind,

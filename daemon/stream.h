@@ -94,7 +94,7 @@ struct stream {
 	bool event_stream;
 	uint32_t sent_limit;             /* the max_tokens that the provider got */
 	bool credit_bound;               /* sent_limit is less than asked for, for want of credit */
-	enum ledger_result short_of;     /* OUTCOME_CREDIT: whose want it was */
+	enum ledger_result short_of;     /* OUTCOME_CREDIT: whose want it was; LEDGER_OK: not known */
 	struct decoder decoder;
 	struct usage usage;              /* the provider's last word */
 	uint8_t finish;                  /* enum journal_outcome, as the provider said it */
@@ -123,6 +123,7 @@ struct stream {
 	bool error_final;                /* to ask again would not help */
 	char error_message[256];
 	struct settlement settlement;
+	struct journal_end told;         /* what the settlement says of how it went */
 	uint64_t settle_position;
 	int64_t balance;
 

@@ -283,7 +283,7 @@ hold_push(struct ring *ring, const struct journal_record *r, const struct journa
 static bool
 room(const struct ledger *l, size_t payload_len)
 {
-	return ring_room(l->ring, sizeof(struct journal_split) + payload_len);
+	return ring_room(l->ring, JOURNAL_END_MAX + payload_len);
 }
 
 /* Journal what the hold says.  There is room: the caller looked before its first step. */
@@ -297,6 +297,33 @@ push(struct ledger *l, const struct hold *h, enum journal_type type, const void 
 
 	hold_record(l->region, h, (uint8_t)type, realtime_us(), &r, &split);
 	position = hold_push(l->ring, &r, &split, payload, payload_len);
+	assert(position != 0);
+	return position;
+}
+
+/* The same for a hold's end, with how it went. */
+static uint64_t
+push_end(struct ledger *l, const struct hold *h, const struct settlement *s, const void *payload,
+    size_t payload_len)
+{
+	enum journal_type type = s->voided ? JOURNAL_VOID : JOURNAL_SETTLE;
+	unsigned char head[JOURNAL_END_MAX];
+	struct journal_record r;
+	struct journal_end end;
+	uint64_t position;
+
+	if (s->end == NULL)
+		return push(l, h, type, payload, payload_len);
+	assert(s->provider_len <= JOURNAL_PROVIDER_MAX);
+	end = *s->end;
+	hold_record(l->region, h, (uint8_t)type, realtime_us(), &r, &end.split);
+	r.version = JOURNAL_VERSION_TOLD;
+	end.provider_len = s->provider_len;
+	memcpy(head, &end, sizeof end);
+	if (s->provider_len > 0)
+		memcpy(head + sizeof end, s->provider, s->provider_len);
+	position = ring_push2(
+	    l->ring, &r, head, sizeof end + s->provider_len, payload, payload_len);
 	assert(position != 0);
 	return position;
 }
@@ -683,7 +710,7 @@ ledger_settle(struct ledger *l, struct hold *h, const struct settlement *s, cons
 	h->voided = s->voided;
 	hold_move(h, hold_seq(h) + 1, HOLD_SETTLING);
 	FAULT("settle.decided");
-	*position = push(l, h, s->voided ? JOURNAL_VOID : JOURNAL_SETTLE, payload, payload_len);
+	*position = push_end(l, h, s, payload, payload_len);
 	FAULT("settle.pushed");
 	return LEDGER_OK;
 }

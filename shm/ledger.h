@@ -263,6 +263,11 @@ struct settlement {
 	uint32_t cache_write;                /* of prompt */
 	uint8_t outcome;                     /* enum journal_outcome */
 	bool voided;
+	/* How it went, or NULL; its split and provider_len are filled in here.  The name that goes
+	 * with it has up to JOURNAL_PROVIDER_MAX bytes of UTF-8, printable. */
+	const struct journal_end *end;
+	const char *provider;
+	uint8_t provider_len;
 };
 
 /*

@@ -11,6 +11,7 @@ import base64
 import concurrent.futures
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -183,6 +184,14 @@ class Bad(Case):
                    payload=head + b"slow")
         foreign = r.slots(GOOD)[-1]
         R = region
+
+        def said(name=b"sim", opened=1, first=2, counted=0, short_of=0, length=None):
+            """How a stream went: struct journal_end, and a name."""
+            return struct.pack("<IIIIBBBB", 0, 0, opened, first, counted, short_of, 1,
+                               len(name) if length is None else length) + name
+
+        # It would cost nothing and end the hold: only what is said of it is wrong.
+        told = dict(own, type=R.VOID, amount=0, outcome=6, version=3)
         return [
             ("a charge above the hold", "settle", True,
              dict(own, type=R.SETTLE, amount=amount + 1, prompt=9, completion=9, outcome=1)),
@@ -249,6 +258,18 @@ class Bad(Case):
              dict(new, type=R.RESERVE, amount=5, payload_len=0x7fffffff)),
             ("another version", "settle", True,
              dict(own, type=R.SETTLE, amount=0, outcome=1, version=9)),
+            ("how it went, cut off", "void", True, dict(told, payload=said()[:19])),
+            ("a provider's name, cut off", "void", True, dict(told, payload=said(length=200))),
+            ("a provider's name that is no text", "void", True,
+             dict(told, payload=said(b"\xc3\x28"))),
+            ("a provider's name for a terminal", "void", True,
+             dict(told, payload=said(b"\x1b[2J"))),
+            ("a token before its request", "void", True,
+             dict(told, payload=said(opened=9, first=8))),
+            ("a count of nothing", "void", True, dict(told, payload=said(counted=2))),
+            ("a want of what there is not", "void", True, dict(told, payload=said(short_of=5))),
+            ("a mark that says how it went", "mark", True,
+             dict(told, op=seq, type=R.MARK, payload=said())),
             ("a type that does not exist", "unknown", True, dict(own, type=99)),
             ("no type at all", "unknown", True, dict(own, type=0)),
             ("a top-up", "topup", True, dict(new, type=R.TOPUP, amount=10**9)),

@@ -191,7 +191,8 @@ books_drain(struct books *b, struct region *region, uint32_t proc)
 			continue;
 		if (r->payload_len == sizeof ref)
 			ring_payload(ring, e, &ref);
-		if (r->version == JOURNAL_VERSION_KINDS && r->payload_len <= sizeof payload) {
+		if (r->version != JOURNAL_VERSION && r->payload_len >= sizeof split &&
+		    r->payload_len <= sizeof payload) {
 			ring_payload(ring, e, payload);
 			memcpy(&split, payload, sizeof split);
 		}

@@ -673,6 +673,71 @@ reserve_any(struct bench *b)
 	return ledger_reserve(b->ledger, &b->terms, NULL, 0, &h, &position);
 }
 
+/* What the worker says of a stream goes in front of its text, with the kinds that the hold has. */
+static void
+an_end_says_how_it_went(void **state)
+{
+	static const char name[] = "a provider whose name is sixty-four bytes long, and no byte more";
+	struct bench *b = bench_new(100000000, 0);
+	const struct journal_end said = {.split = {77, 77},
+	    .opened_ms = 3,
+	    .first_ms = 9,
+	    .counted = COUNTED_PROVIDERS,
+	    .attempts = 2,
+	    .provider_len = 1};
+	char text[256], payload[sizeof text + JOURNAL_END_MAX];
+
+	(void)state;
+	memset(text, 'x', sizeof text);
+	for (uint8_t len = 0; len <= JOURNAL_PROVIDER_MAX; len += 32) {
+		for (int voided = 0; voided < 2; voided++) {
+			struct settlement s = {.voided = voided != 0,
+			    .outcome = OUTCOME_STOP,
+			    .end = &said,
+			    .provider = name,
+			    .provider_len = len};
+			struct hold *h = reserve(b, LEDGER_OK);
+			struct journal_end end;
+			struct ring_entry *e;
+			uint64_t position;
+
+			if (!s.voided) {
+				s.prompt = 10;
+				s.completion = 5;
+				s.reasoning = 4;
+				s.cache_write = 3;
+				s.charge = price_cost(&b->terms.price, 10, 0, 5);
+			}
+			assert_int_equal(
+			    ledger_settle(b->ledger, h, &s, text, sizeof text, &position),
+			    LEDGER_OK);
+			e = ring_peek(ledger_ring(b->ledger), position);
+			assert_int_equal(e->record.version, JOURNAL_VERSION_TOLD);
+			assert_int_equal(
+			    e->record.payload_len, sizeof end + len + sizeof text);
+			ring_payload(ledger_ring(b->ledger), e, payload);
+			memcpy(&end, payload, sizeof end);
+			assert_int_equal(end.split.reasoning, s.reasoning);
+			assert_int_equal(end.split.cache_write, s.cache_write);
+			assert_int_equal(end.opened_ms, 3);
+			assert_int_equal(end.first_ms, 9);
+			assert_int_equal(end.counted, COUNTED_PROVIDERS);
+			assert_int_equal(end.attempts, 2);
+			assert_int_equal(end.provider_len, len);
+			assert_memory_equal(payload + sizeof end, name, len);
+			assert_int_equal(
+			    journal_head_len(&e->record, payload, e->record.payload_len),
+			    sizeof end + len);
+			assert_memory_equal(payload + sizeof end + len, text, sizeof text);
+			commit(b);
+			assert_int_equal(
+			    ledger_close(b->ledger, h, position, NULL), RING_APPLIED);
+			ring_ack(ledger_ring(b->ledger), position);
+		}
+	}
+	bench_free(b);
+}
+
 /* With dear reasoning the whole slice is claimed at that price, and an extend at what it takes. */
 static void
 a_budget_pays_as_much_as_credit_would(void **state)
@@ -740,6 +805,7 @@ main(void)
 	    cmocka_unit_test(no_slot_and_no_room_change_nothing),
 	    cmocka_unit_test(sequences_go_on_from_the_books),
 	    cmocka_unit_test(a_budget_pays_as_much_as_credit_would),
+	    cmocka_unit_test(an_end_says_how_it_went),
 	    cmocka_unit_test(threads_on_one_account_conserve_and_keep_the_floor),
 	    cmocka_unit_test(threads_on_one_account_keep_its_budgets),
 	};
