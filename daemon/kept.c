@@ -212,9 +212,11 @@ tell(struct kept *x, const struct kept_head *h, const struct stream_row *row, st
 {
 	const char *reason = emit_finish_reason(row->outcome);
 	struct conn *c = x->conn;
-	char money[MONEY_TEXT_MAX];
+	char money[MONEY_TEXT_MAX], id[STREAM_ID_LEN + 1];
 
 	conn_header(c, "idempotent-replayed", "true");
+	stream_id_format(&x->id, id);
+	conn_header(c, "x-tolld-stream-id", "%s", id);
 	if (provider.len > 0)
 		conn_header(c, "x-tolld-provider", "%.*s", (int)provider.len, provider.p);
 	/* It will be the same ever again. */

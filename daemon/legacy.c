@@ -37,11 +37,11 @@ legacy_abi(char text[static LEGACY_ABI])
 {
 	snprintf(text, LEGACY_ABI,
 	    "legacy=%d/%zu region=%d/%zu/%zu/%zu hold=%zu account=%zu key=%zu ring=%zu/%zu "
-	    "strangers=%zu state=%d metrics=%016llx",
+	    "strangers=%zu state=%d records=%d metrics=%016llx",
 	    LEGACY_VERSION, sizeof(struct legacy), REGION_VERSION, sizeof(struct region_header),
 	    sizeof(struct proc_slot), sizeof(struct region_names), sizeof(struct hold),
 	    sizeof(struct account), sizeof(struct key_entry), sizeof(struct ring),
-	    sizeof(struct ring_entry), sizeof(struct stranger_set), STATE_FORMAT,
+	    sizeof(struct ring_entry), sizeof(struct stranger_set), STATE_FORMAT, JOURNAL_VERSION_TOLD,
 	    (unsigned long long)metrics_layout());
 	return text;
 }

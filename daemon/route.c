@@ -14,7 +14,7 @@
 #define EXPOSED                                                                                 \
 	"x-request-id, retry-after, x-should-retry, idempotent-replayed, x-tolld-provider, "     \
 	"x-tolld-available, x-tolld-cost, x-tolld-finish, x-tolld-short-of, "                   \
-	"x-tolld-overhead-ms, "                                                                  \
+	"x-tolld-overhead-ms, x-tolld-stream-id, "                                               \
 	"x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "                          \
 	"x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, " \
 	"x-ratelimit-reset-tokens"

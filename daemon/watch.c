@@ -109,6 +109,7 @@ watch_headers(const struct watcher *x, bool whole)
 		ours += now - st->first_us;
 	money_format(available, account_available(st->account));
 	snprintf(ms, sizeof ms, "%" PRIu64 ".%03" PRIu64, ours / 1000, ours % 1000);
+	conn_header(x->conn, "x-tolld-stream-id", "%s", st->id_text);
 	conn_header(x->conn, "x-tolld-available", "%s", available);
 	conn_header(x->conn, "x-tolld-overhead-ms", "%s", ms);
 	if (!whole)
@@ -181,6 +182,7 @@ watch_refuse(struct watcher *x)
 		conn_header(c, "x-should-retry", "false");
 	if (provider != NULL)
 		conn_header(c, "x-tolld-provider", "%s", provider);
+	conn_header(c, "x-tolld-stream-id", "%s", st->id_text);
 	conn_reply_buf(c, r.status, "application/json", &b);
 	buf_free(&b);
 	watch_unlink(x);

@@ -61,6 +61,7 @@ static const struct route routes[] = {
     {"/ws/chat/*", HTTP_GET, KEY_SCOPE_CHAT, ROUTE_WS, ws_chat_handler},
     {"/keys", HTTP_POST, KEY_SCOPE_MINT, ROUTE_KEYS, mint_handler},
     {"/balance", HTTP_GET, ROUTE_ANY_KEY, ROUTE_BALANCE, balance_handler},
+    {"/receipt", HTTP_GET, ROUTE_ANY_KEY, ROUTE_RECEIPT, receipt_handler},
 #define PAGE_ROUTE(id, path, file, type) {path, HTTP_GET, ROUTE_OPEN, ROUTE_PAGE, page_handler},
     PAGE_FILES(PAGE_ROUTE) /* the last ones: without the page the table ends before them */
 #undef PAGE_ROUTE

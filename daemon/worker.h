@@ -72,7 +72,7 @@ conn_handler ws_chat_handler;
 void ws_chat_tick(struct worker *);
 void ws_chat_fini(struct worker *);
 conn_handler chat_call_handler, chat_call_stream_handler;
-conn_handler page_handler;
+conn_handler page_handler, receipt_handler;
 conn_handler stream_get_handler, stream_post_handler, stream_delete_handler;
 
 #endif

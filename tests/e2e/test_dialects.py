@@ -205,13 +205,23 @@ model "{name}" {{
         self.assertEqual(micro(end["cost"]), cost(112, 3, 400))
         self.assertEqual(end["usage"]["prompt_tokens"], 512)
         self.t.ctl("price", "set", "anthropic", "cache_write", "0.1875")
-        end = end_of(self.t.run(self.key, big, "anthropic"))[1]
+        sent = self.t.send(self.key, big, "anthropic")
+        s = self.t.open(sent["stream_id"])
+        end = end_of(list(s.typed()))[1]
+        s.close()
         self.t.ctl("price", "reset", "anthropic", "all")
         self.assertEqual(micro(end["cost"]),
                          -(-(12 * 150000 + 100 * 187500 + 400 * 75000 + 3 * 600000) // 1000000))
         settled = [r for r in self.t.ctl("journal") if r["type"] == "settle"][-1]
         self.assertEqual((settled["prompt"], settled["cache_write"], settled["cached"],
                           settled["price_cache_write"]), (112, 100, 400, 0.1875))
+        r = self.t.request("GET", f"/receipt?id={sent['stream_id']}", key=self.key)[2]
+        self.assertEqual([(x["kind"], x["tokens"], x["price"]) for x in r["lines"]],
+                         [("prompt", 12, 0.15), ("cached", 400, 0.075),
+                          ("cache_write", 100, 0.1875), ("completion", 3, 0.6)])
+        self.assertEqual(sum(micro(x["amount"]) for x in r["lines"]), micro(end["cost"]))
+        self.assertEqual((r["usage"]["prompt_tokens"], r["usage"]["cache_write_tokens"],
+                          r["counted_by"]), (512, 100, "provider"))
 
     def test_thinking_and_calls_are_counted_and_not_shown(self):
         thought = (named("message_start", message={"usage": {"input_tokens": 9}}) +

@@ -300,6 +300,33 @@ class Running(Case):
         self.call("/chat/history", "delete", 200, key=key, query=one)
         self.call("/chat/history", "delete", 400, key=key)
 
+    def test_receipts(self):
+        for model in ("sim", "cut", "dead"):
+            sent = self.t.send(self.key, "hi", model)
+            query = f"?id={sent['stream_id']}"
+            self.assertEqual(self.call("/receipt", "get", 200, key=self.key, query=query)["state"],
+                             "waiting")
+            list(self.t.open(sent["stream_id"]).events())
+            self.assertEqual(self.call("/receipt", "get", 200, key=self.key, query=query)["state"],
+                             "ended")
+        slow = self.t.send(self.key, "hi", "slow")
+        running = self.t.open(slow["stream_id"])
+        while "token" not in next(running.events())[1]:
+            pass
+        self.assertEqual(self.call("/receipt", "get", 200, key=self.key,
+                                   query=f"?id={slow['stream_id']}")["state"], "running")
+        self.t.request("DELETE", f"/stream?id={slow['stream_id']}")
+        running.close()
+        self.call("/receipt", "get", 400, key=self.key)
+        self.call("/receipt", "get", 401, query=query)
+        self.call("/receipt", "get", 404, key=self.poor, query=query)
+        capped = self.t.account("erin", "0.0002", "0")
+        sent = self.t.send(capped, "hi", "much")
+        list(self.t.open(sent["stream_id"]).events())
+        r = self.call("/receipt", "get", 200, key=capped, query=f"?id={sent['stream_id']}")
+        self.assertEqual(r["short_of"], "credit")
+        self.call("/chat/history", "get", 200, key=capped, query=f"?session_id={r['session_id']}")
+
     def test_api_chat(self):
         chat = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
         for path in ("/api/chat/stream", "/api/chat"):

@@ -451,8 +451,7 @@ test_long_model(void **state)
 	(void)append(JOURNAL_RESERVE, JOURNAL_VERSION, 0, &b);
 	commit();
 	buf_free(&b);
-	assert_int_equal(
-	    journal_receipt_open(journal_reader(journal), 0, head.stream_id, &x), 1);
+	assert_int_equal(journal_receipt_open(journal_reader(journal), 0, head.stream_id, &x), 1);
 	assert_int_equal(x.model_len, 127);
 }
 
