@@ -487,7 +487,7 @@ function draw(m, question, before) {
 		},
 	}, before);
 	answer.text = m.content;
-	const reason = { cut: 'credit', cancelled: 'cancelled', streaming: 'running' }[m.status] ?? m.finish_reason ?? 'stop';
+	const reason = shortOf(m) ?? { cut: 'credit', cancelled: 'cancelled', streaming: 'running' }[m.status] ?? m.finish_reason ?? 'stop';
 	answer.end({
 		reason, error: m.status === 'failed' ? { code: 'failed' } : null, cost: m.status === 'streaming' ? undefined : m.cost,
 		tokens: m.tokens, retry: before === null && reason !== 'stop',

@@ -177,6 +177,8 @@ export interface HistoryMessage {
 	/** While it is `streaming`: good for stream(). */
 	stream_id?: string;
 	finish_reason?: FinishReason | 'error';
+	/** With `cut`: for want of what, where that is known. */
+	short_of?: ShortOf;
 	model?: string;
 	prompt_tokens?: number;
 	tokens?: number;
