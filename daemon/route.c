@@ -12,7 +12,7 @@
 #include "shm/journal_record.h"
 
 #define EXPOSED                                                                                 \
-	"x-request-id, retry-after, x-should-retry, idempotent-replayed, x-tolld-provider, "     \
+	"x-request-id, request-id, retry-after, x-should-retry, idempotent-replayed, x-tolld-provider, "     \
 	"x-tolld-available, x-tolld-cost, x-tolld-finish, x-tolld-short-of, "                   \
 	"x-tolld-overhead-ms, x-tolld-stream-id, "                                               \
 	"x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "                          \
