@@ -29,10 +29,18 @@ def build_id(path):
 @unittest.skipIf(SANITIZED, "built with a sanitizer")
 class CrashReport(Case):
     OPTIONS = {"workers": 2}
+    name = "beside"
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.t.account(cls.name)
 
     def crash(self, title, sig, who):
-        """Kill a child by a signal; its two lines."""
+        """Kill a child by a signal, which is past its start; its two lines."""
         pid = self.t.children()[title]
+        wait_for(lambda: self.t.metric("tolld_worker_up") == 2, 20, "the workers to run")
+        self.t.ctl("adjust", self.name, "1", "--reason", "the keeper runs, and the admin process")
         os.kill(pid, sig)
         wait_for(lambda: f"process={who} pid={pid} signal={int(sig)} " in self.t.log()
                  or f'process={who} pid={pid} signal="{int(sig)} ' in self.t.log(), 10,

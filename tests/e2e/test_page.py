@@ -29,7 +29,7 @@ def read(path):
 
 def get(t, path, method="GET", **headers):
     """(status, headers, body's bytes) as they are on the wire."""
-    c = http.client.HTTPConnection("127.0.0.1", t.port, timeout=20)
+    c = http.client.HTTPConnection("127.0.0.1", t.port, timeout=60)
     try:
         c.request(method, path, headers={k.replace("_", "-"): v for k, v in headers.items()})
         r = c.getresponse()

@@ -414,28 +414,39 @@ exists(const char *name)
 	return lstat(in_dir(name), &st) == 0;
 }
 
+/* All of it: at level debug there is a line of each thing that is done, and time for many. */
+static const char *
+log_text(void)
+{
+	static char *text;
+	int fd = open(in_dir("log"), O_RDONLY);
+	struct stat st = {0};
+	ssize_t n = -1;
+	if (fd >= 0 && fstat(fd, &st) == 0) {
+		text = realloc(text, (size_t)st.st_size + 1);
+		assert_non_null(text);
+		n = read(fd, text, (size_t)st.st_size);
+	}
+	if (fd >= 0)
+		close(fd);
+	if (n < 0)
+		return "";
+	text[n] = 0;
+	return text;
+}
+
 /* Wait for a condition, a minute at most. */
 #define AWAIT(condition)                                                                          \
 	do {                                                                                       \
 		uint64_t end_ = monotonic_us() + 60000000;                                     \
 		while (!(condition)) {                                                             \
-			if (monotonic_us() > end_)                                             \
+			if (monotonic_us() > end_) {                                           \
+				print_message("%s", log_text());                               \
 				fail_msg("waited in vain for: %s", #condition);                    \
+			}                                                                      \
 			poll(NULL, 0, 2);                                                          \
 		}                                                                                  \
 	} while (0)
-
-static const char *
-log_text(void)
-{
-	static char text[1 << 16];
-	int fd = open(in_dir("log"), O_RDONLY);
-	ssize_t n = fd < 0 ? 0 : read(fd, text, sizeof(text) - 1);
-	if (fd >= 0)
-		close(fd);
-	text[n > 0 ? n : 0] = 0;
-	return text;
-}
 
 static bool
 said(const char *what)
