@@ -23,7 +23,7 @@ ALL, N = 40, 12           # tokens of an answer; after so many comes the fault
 PROMPT, CACHED = 20, 8    # what the provider reports
 LITERAL = "Gr\u00fc\u00dfe \U0001f600 \u4f60\u597d, \"ol\u00e9\"!\n\\ \u0410\u0411 {x: [1]}"
 BASE = f"sim:prompt={PROMPT},cached={CACHED},lang=even"
-WAIT = int(6 * SLOW)      # seconds: two time-outs of the configuration
+WAIT = int(9 * SLOW)      # seconds: two time-outs of the configuration
 
 
 class Expect:

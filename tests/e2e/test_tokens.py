@@ -170,9 +170,9 @@ class Command(unittest.TestCase):
         def limited():
             resource.setrlimit(resource.RLIMIT_AS, (96 << 20, 96 << 20))
 
-        for run, times in ((b"a", 100), (b" ", 20), (b"\n", 20), (b"1", 20), (b"!", 20),
-                           (b"A", 20), (b"'", 20), ("Ж".encode(), 10), ("中".encode(), 10),
-                           ("\u0301".encode(), 10), (b" \n", 10), (b"aA", 10), (b"\xff", 10)):
+        for run, times in ((b"a", 100), (b" ", 4), (b"\n", 4), (b"1", 4), (b"!", 4),
+                           (b"A", 4), (b"'", 4), ("Ж".encode(), 4), ("中".encode(), 4),
+                           ("\u0301".encode(), 4), (b" \n", 4), (b"aA", 4), (b"\xff", 4)):
             with tempfile.TemporaryFile(dir=self.dir) as f:
                 for _ in range(times):
                     f.write(run * (1000000 // len(run)))

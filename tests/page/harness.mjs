@@ -144,7 +144,7 @@ export async function balance(key) {
 // Answers each model with its text, in pieces of a few characters, some time apart; model "endless"
 // with numbers, until it is told that they are enough.
 export async function provider(texts = {}, { ms = 5 } = {}) {
-	let enough = () => true, cancelled = 0;
+	let enough = () => false, cancelled = 0;
 	const server = http.createServer((req, res) => {
 		let body = '';
 		req.on('data', (d) => {

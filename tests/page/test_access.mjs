@@ -132,7 +132,7 @@ for (const scheme of ['light', 'dark'])
 		await ask(page, 'Everything', 'prose');
 		await ended(page);
 		await look('an answer');
-		await ask(page, 'Slowly', 'slow');
+		await ask(page, 'Slowly', 'endless');
 		await lastAnswer(page).locator('progress').waitFor();
 		await look('under way');
 		await page.keyboard.press('Escape');
@@ -188,8 +188,8 @@ test('by keyboard alone, with the focus always in sight', () => within({}, async
 	await page.keyboard.press('Enter');
 	await until(async () => (await focus()).id === 'question', 'the focus in the question');
 	await to('model', 'Shift+Tab');
-	await page.keyboard.type('slow');
-	await until(async () => await page.locator('#model').inputValue() === 'slow', 'the model to be chosen');
+	await page.keyboard.type('endless');
+	await until(async () => await page.locator('#model').inputValue() === 'endless', 'the model to be chosen');
 	await to('question');
 	await page.keyboard.type('First line');
 	await page.keyboard.press('Shift+Enter');
@@ -363,7 +363,7 @@ test('light and dark: by the system, or as it was chosen', () => within({ colorS
 
 test('motion that nobody asked for is left out', () => within({ reducedMotion: 'reduce' }, async (page) => {
 	await signIn(page, key);
-	await ask(page, 'Keep still', 'slow');
+	await ask(page, 'Keep still', 'endless');
 	await some(page);
 	const animations = () => page.evaluate(() => // in one go: what is asked for is made anew with each word
 		getComputedStyle(document.querySelector('.answer.runs .text > p:last-child'), '::after').animationName);
@@ -386,10 +386,10 @@ test('in Russian', () => within({ locale: 'ru-RU' }, async (page) => {
 	await page.locator('#price').filter({ hasText: /^Примерно [\d,]+, максимум [\d,\u00a0]+ кредит/ }).waitFor();
 	await page.getByRole('button', { name: 'Отправить' }).click();
 	assert.match(await ended(page), /^12 токенов · Стоило 0,0\d+ кредита$/);
-	await ask(page, 'Ещё', 'slow');
+	await ask(page, 'Ещё', 'endless');
 	await some(page);
 	await page.getByRole('button', { name: 'Остановить' }).click();
-	assert.match(await ended(page), /^Остановлено\. \d+ токен/);
+	assert.match(await ended(page), /^Остановлено\. [\d\u00a0]+ токен/);
 	await shot(page, 'russian');
 	// Nothing was left in English but names.
 	const words = await page.evaluate(() => document.body.innerText);

@@ -2,17 +2,19 @@
 // Method: the page in Chromium, the simulated provider behind the daemon.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { ask, at, balance, browser, choose, copies, ended, lastAnswer, shot, signIn, some, tollctl, until } from './harness.mjs';
+import { ask, at, balance, browser, choose, copies, ended, lastAnswer, provider, shot, signIn, some, tollctl, until } from './harness.mjs';
 
-let b, page;
+let b, p, page;
 const key = at.keys.answer;
 
 before(async () => {
+	p = await provider();
 	b = await browser();
 });
 after(async () => {
 	await b.clean();
 	await b.close();
+	await p.close();
 });
 
 test('the key is asked for, tried, and never in an address', async () => {
@@ -114,14 +116,14 @@ test('an answer in its own words: a limit that was reached', async () => {
 });
 
 test('stop ends it at once, and is paid up to there', async () => {
-	await ask(page, 'Tell me a long one', 'slow');
+	await ask(page, 'Tell me a long one', 'endless');
 	await some(page, 40);
 	await page.locator('#stop').click();
-	assert.match(await ended(page), /^Stopped\. \d+ tokens · It cost [\d.]+ credits$/);
+	assert.match(await ended(page), /^Stopped\. [\d,]+ tokens · It cost [\d.]+ credits$/);
 	await until(async () => (await balance(key)).held === 0, 'nothing to be held');
 	assert.ok(await page.locator('#send').isVisible());
 	// Escape does the same.
-	await ask(page, 'Another', 'slow');
+	await ask(page, 'Another', 'endless');
 	await some(page, 40);
 	await page.keyboard.press('Escape');
 	assert.match(await ended(page), /^Stopped\./);
@@ -166,7 +168,7 @@ test('a credit that runs out is said, with a way on', async () => {
 	await other.close();
 	await poor.goto(at.url);
 	await signIn(poor, at.keys.poor);
-	await ask(poor, 'All you have', 'slow');
+	await ask(poor, 'All you have', 'endless');
 	const words = await ended(poor);
 	assert.match(words, /^Cut: your credit ran out here\. All that you see is paid\. \d+ tokens · It cost 0\.14\d+ credits$/);
 	await poor.locator('#hint').filter({ hasText: 'Your credit is used up' }).waitFor();
@@ -187,6 +189,7 @@ test('a credit that runs out is said, with a way on', async () => {
 });
 
 test('a budget and a cap are no lack of credit, and are called what they are', async () => {
+	await until(() => Date.now() % 86400000 < 86400000 - 120000, 'the next day, in UTC', 130);
 	await tollctl('account', 'create', 'thrifty', '--balance', '100', '--budget-day', '0.1');
 	const daily = JSON.parse(await tollctl('--json', 'key', 'create', 'thrifty')).key;
 	await tollctl('account', 'create', 'capped', '--balance', '100');

@@ -57,7 +57,7 @@ test('what was asked here is there, too', async (t) => {
 	await ask(page, 'Remember the bridge\nand the toll', 'quick');
 	const first = await ended(page);
 	const text = await textOf(page);
-	await ask(page, 'And further?', 'slow');
+	await ask(page, 'And further?', 'endless');
 	await some(page, 60);
 	await page.keyboard.press('Escape');
 	const second = await ended(page);
@@ -68,7 +68,7 @@ test('what was asked here is there, too', async (t) => {
 	await phone.getByRole('link', { name: /Remember the bridge/ }).tap();
 	await phone.locator('.end p').nth(1).waitFor();
 	assert.equal(await phone.locator('#title').textContent(), 'Remember the bridge');
-	assert.equal(await phone.locator('#model').inputValue(), 'slow'); // as the last answer's
+	assert.equal(await phone.locator('#model').inputValue(), 'endless'); // as the last answer's
 	assert.deepEqual(await phone.locator('.asked').allTextContents(), ['Remember the bridge\nand the toll', 'And further?']);
 	assert.equal(await phone.locator('.answer').first().locator('.text').textContent(), text);
 	assert.deepEqual(await phone.locator('.end p').allTextContents(), [first, second]);
@@ -142,7 +142,7 @@ test('each way in which an answer can end is told again', async (t) => {
 	assert.match(ends[0], /^12 tokens · It cost [\d.]+ credits$/);
 	assert.match(ends[1], /^Cut: it reached its limit of 5 tokens\. 5 tokens · It cost [\d.]+ credits$/);
 	assert.match(ends[2], /^It did not end well: .* 10 tokens · It cost [\d.]+ credits$/);
-	assert.match(ends[3], /^Stopped\. \d+ tokens? · It cost [\d.]+ credits$/);
+	assert.match(ends[3], /^Stopped\. [\d,]+ tokens? · It cost [\d.]+ credits$/);
 	assert.equal(await page.getByRole('button', { name: 'Try again' }).count(), 1);
 	// The credit that ran out: another account's.
 	await tollctl('account', 'create', 'short', '--balance', '0.1', '--overdraft', '0');
@@ -248,7 +248,7 @@ test('without a history a conversation lasts as long as its tab', async () => {
 	await page.reload();
 	await page.locator('.answer').waitFor();
 	assert.equal(await page.locator('.asked').textContent(), 'First');
-	await ask(page, 'Second', 'slow');
+	await ask(page, 'Second', 'endless');
 	await some(page, 60);
 	assert.deepEqual(sends[1].messages, [{ role: 'user', content: 'First' }, { role: 'assistant', content: text }, { role: 'user', content: 'Second' }]);
 	assert.equal(sends[1].message, undefined);
