@@ -8,7 +8,7 @@
  * serves all.
  *
  * What bites: libcurl closes its own descriptors, so its events must go on CURL_POLL_REMOVE,
- * before that.
+ * before that; and it closes them without a word, see upstream_link.c.
  */
 #include <stdlib.h>
 #include <string.h>

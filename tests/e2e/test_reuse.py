@@ -7,9 +7,10 @@ import os
 import signal
 import socket
 import threading
+import time
 import unittest
 
-from tolld import Tolld, end_of, text_of
+from tolld import Tolld, end_of, text_of, wait_for
 
 BODY = ('data: {"choices":[{"index":0,"delta":{"content":"hello"},"finish_reason":null}]}\n\n'
         'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
@@ -144,6 +145,101 @@ model "m" {{
         self.assertEqual((kind, end["error"]["code"]), ("error", "upstream_error"))
         self.assertEqual((self.provider.connections, self.provider.requests), (1, 1))
         self.t.audit()
+
+
+class Told:
+    """A provider that says so much of an answer, and goes on, or closes, when it is told to."""
+
+    def __init__(self):
+        self.connections = {}  # by the first word of the question
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        while True:
+            try:
+                c, _ = self.socket.accept()
+            except OSError:
+                return
+            threading.Thread(target=self.talk, args=(c,), daemon=True).start()
+
+    def talk(self, c):
+        data = b""
+        while not data.endswith(b"}") or b"\r\n\r\n" not in data:
+            more = c.recv(65536)
+            if not more:
+                return
+            data += more
+        asked = json.loads(data.split(b"\r\n\r\n", 1)[1])
+        c.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        self.connections[asked["messages"][-1]["content"].split()[0]] = c
+
+    def say(self, who, words):
+        self.connections[who].sendall(b"data: " + json.dumps({"choices": [
+            {"index": 0, "delta": {"content": words}, "finish_reason": None}]}).encode() + b"\n\n")
+
+    def end(self, who):
+        self.connections[who].sendall(BODY.split("\n\n", 1)[1].encode())
+        self.connections[who].close()
+
+
+class Closed(unittest.TestCase):
+    """A connection that its provider closes while nobody looks at it is not another stream's."""
+
+    def test_the_answer_of_another(self):
+        told = Told()
+        self.addCleanup(told.socket.close)
+        t = Tolld(sim=False, ledger="slice_tokens = 20", config=f'''
+provider "told" {{ dialect = "openai" base_url = "http://127.0.0.1:{told.port}/v1" api_key = "k"
+    retries = 0 }}
+model "told" {{ provider = {{"told"}} upstream = "told" tokenizer = "o200k_base"
+    price_prompt = 0.15 price_completion = 0.60 max_completion = 1000 }}
+''').start()
+        self.addCleanup(t.close)
+        key = t.account("alice", "100")
+        events = {}
+
+        def run(who, stream_id):
+            events[who] = list(t.open(stream_id).typed())
+
+        sent = {who: t.send(key, who, "told")["stream_id"] for who in ("a", "b", "c", "x", "y")}
+        threads = {who: threading.Thread(target=run, args=(who, sent[who])) for who in sent}
+        for who in "abc":
+            threads[who].start()
+        wait_for(lambda: len(told.connections) == 3, 10, "three calls")
+        keeper = t.children()["tolld: keeper"]
+        os.kill(keeper, signal.SIGSTOP)
+        try:
+            # More than was paid ahead: the rest waits for the keeper, and nothing is read.
+            for who in "abc":
+                told.say(who, "mine " * 60)
+            wait_for(lambda: sum(h["metered"] for h in t.ctl("hold", "list")) >= 60, 5,
+                     "what is paid ahead to be used up")
+            for who in "abc":
+                told.connections[who].close()
+            # libcurl looks for dead connections when it makes another, once a second.
+            begun = time.monotonic()
+            wait_for(lambda: time.monotonic() - begun > 1.2, 5, "a second to pass")
+            for who in "xy":
+                threads[who].start()
+            wait_for(lambda: len(told.connections) == 5, 3, "two more calls")
+        finally:
+            os.kill(keeper, signal.SIGCONT)
+        for who in "abc":
+            threads[who].join(20)
+            self.assertFalse(threads[who].is_alive(), "it waits for what is not its own")
+        for who in "xy":
+            told.say(who, who + " alone")
+            told.end(who)
+            threads[who].join(20)
+        for who in "abc":
+            self.assertEqual(end_of(events[who])[1]["error"]["kind"], "truncated")
+            self.assertEqual(text_of(events[who]), "mine " * 60)
+        for who in "xy":
+            self.assertEqual(end_of(events[who])[0], "done", events[who][-1])
+            self.assertEqual(text_of(events[who]), who + " alone")
+        t.audit()
 
 
 if __name__ == "__main__":
