@@ -235,9 +235,10 @@ fetch(struct projection *p, uint32_t slot, struct job_stream **s)
 		return rc;
 	if (value.mv_size < ROW_FIXED || value.mv_size > sizeof(struct stream_row))
 		return MDB_CORRUPTED;
-	if ((rc = add_stream(p->all, slot, FORMER, sequence, value.mv_size, s)) == 0)
-		memcpy(row_of(p->all, *s), value.mv_data, value.mv_size);
-	return rc;
+	if ((rc = add_stream(p->all, slot, FORMER, sequence, value.mv_size, s)) != 0)
+		return rc;
+	memcpy(row_of(p->all, *s), value.mv_data, value.mv_size);
+	return ROW_FIXED + row_of(p->all, *s)->model_len == value.mv_size ? 0 : MDB_CORRUPTED;
 }
 
 static int
