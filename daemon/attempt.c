@@ -173,6 +173,7 @@ choose(struct stream *st, int at, uint64_t *until_us)
 			st->provider = m->providers[at];
 			return true;
 		}
+		a->hope = true;
 		if (until < *until_us)
 			*until_us = until;
 	}
@@ -312,7 +313,7 @@ give_up(struct stream *st, const struct failure *f)
 {
 	st->error_kind = retry_kind_text(f->kind);
 	st->error_status = retry_http_status(f->kind);
-	st->error_final = retry_is_final(f->kind, f->status);
+	st->error_final = !st->attempt.hope;
 	st->retry_after = f->retry_after;
 	redact(st->error_message, sizeof st->error_message, f->message, provider(st)->api_key,
 	    provider(st)->api_keys);
@@ -331,6 +332,7 @@ attempt_failed(struct stream *st, const struct failure *f)
 	if (st->stop_wanted || st->state >= STREAM_CLOSING)
 		return;
 	metrics_upstream_error((unsigned)st->provider, f->kind);
+	st->attempt.hope |= !retry_is_final(f->kind, f->status);
 	if (st->state != STREAM_CALLING) {
 		give_up(st, f);
 		return;

@@ -29,6 +29,7 @@ struct attempt {
 	uint64_t due_us;        /* the present call must have its first token by then */
 	struct event *timer;    /* until the next one */
 	bool calling;           /* the breaker waits to hear of the present call */
+	bool hope;              /* somebody failed, or was left alone, in a way that may pass */
 	uint64_t chunks, bytes; /* of the stream's, that were counted for a provider */
 };
 

@@ -293,6 +293,12 @@ model "{name}" {{
                 got = chat(self.t, self.account(), "odd", stream=streamed)
                 self.assertIn(got.status, (502, 503))
                 self.assertEqual(got.headers["x-should-retry"], None if again else "false", status)
+        # All of them, not only the one that was asked last.
+        for first, last, again in ((500, 401, True), (401, 400, False), (401, 429, True)):
+            self.p.default, self.second.default = provider.status(first), provider.status(last)
+            got = chat(self.t, self.account(), "both")
+            self.assertEqual(got.headers["x-tolld-provider"], "second")
+            self.assertEqual(got.headers["x-should-retry"], None if again else "false", (first, last))
 
     def test_failures_before_the_first_token(self):
         secret = "your key provider-secret-key is bad"
