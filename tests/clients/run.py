@@ -66,7 +66,7 @@ def text_of(sim_port, tokens):
     """The provider's text of so many tokens."""
     body = {"model": f"sim:tokens={tokens},{EXACT}", "messages": [{"role": "user", "content": "x"}]}
     r = urllib.request.urlopen(urllib.request.Request(
-        f"http://127.0.0.1:{sim_port}/v1/chat/completions", json.dumps(body).encode()), timeout=10)
+        f"http://127.0.0.1:{sim_port}/v1/chat/completions", json.dumps(body).encode()), timeout=60)
     return json.load(r)["choices"][0]["message"]["content"]
 
 

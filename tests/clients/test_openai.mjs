@@ -213,7 +213,7 @@ test('an answer is parsed by its schema, whole and streamed', async () => {
 test('a client that waits no longer is gone at the provider, too', async () => {
 	const before = await cancelled();
 	await assert.rejects(
-		client(at.keys.rich, { timeout: 300, maxRetries: 0 }).chat.completions.create({
+		client(at.keys.rich, { timeout: 3000, maxRetries: 0 }).chat.completions.create({
 			model: model('late'), messages: HELLO,
 		}), OpenAI.APIConnectionTimeoutError);
 	await until(async () => await cancelled() > before, 'the provider to be left');

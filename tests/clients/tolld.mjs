@@ -23,7 +23,7 @@ export function counting() {
 	return f;
 }
 
-export async function until(condition, what, seconds = 10) {
+export async function until(condition, what, seconds = 60) {
 	const end = Date.now() + seconds * 1000;
 	for (;;) {
 		const value = await condition();

@@ -17,7 +17,7 @@ import unittest
 import v1
 import ws
 from clock import Clock
-from tolld import BUILD, Case, Tolld, end_of, micro, wait_for
+from tolld import BUILD, Case, Tolld, end_of, micro, wait_for, within_a_day
 
 RANDOM = random.Random(7)
 KINDS = ("prompt", "cached", "cache_write", "completion", "reasoning", "request")
@@ -48,7 +48,7 @@ MODELS = {
     **{f"random{n}": priced(n) for n in range(12)},
 }
 OPTIONS = dict(workers=2, models=MODELS,
-               ledger="slice_tokens = 20 reconnect_grace = 1 hold_ttl = 2")
+               ledger="slice_tokens = 20 reconnect_grace = 1 hold_ttl = 12")
 
 
 def secret(stream_id):
@@ -207,6 +207,7 @@ class Receipts(Reader, Case):
         self.assertEqual(self.receipt(key, first["id"]), first)
 
     def test_cut_for_want_of_credit(self):
+        within_a_day()
         for what, options, limits in (("credit", ("0.0005", "0"), ()),
                                       ("budget_day", (), ("--budget-day", "0.0005")),
                                       ("budget_month", (), ("--budget-month", "0.0005")),

@@ -15,7 +15,7 @@ import unittest
 from clock import Clock
 from provider import ROLE, Answer, Provider, text
 from test_upstream_tls import Authority
-from tolld import BUILD, SLOW, Tolld, end_of, wait_for
+from tolld import BUILD, PATIENCE, SLOW, Tolld, end_of, wait_for
 
 LEAP = 300  # libcurl closes what has been idle for 118 s
 ENDLESS = dict(body=ROLE + text("one"), drip=text(" more"))
@@ -84,7 +84,7 @@ model "{name}" {{
         """So many at once that any descriptor which came free is one of theirs."""
         request = (f"GET /balance HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {self.key}\r\n"
                    "Connection: close\r\n\r\n").encode()
-        clients = [socket.create_connection(("127.0.0.1", self.t.port), timeout=20)
+        clients = [socket.create_connection(("127.0.0.1", self.t.port), timeout=PATIENCE)
                    for _ in range(40)]
         for c in clients:
             c.sendall(request)
