@@ -15,7 +15,7 @@ import time
 
 parser = argparse.ArgumentParser()
 # Most of a test's time is spent waiting, for a time-out or a disk.
-parser.add_argument("--jobs", type=int, default=2 * len(os.sched_getaffinity(0)))
+parser.add_argument("--jobs", type=int, default=3 * len(os.sched_getaffinity(0)))
 parser.add_argument("--timeout", type=int, default=int(os.environ.get("TEST_TIMEOUT", "600")))
 parser.add_argument("--only", default="")
 parser.add_argument("names", nargs="+")
