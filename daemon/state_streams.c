@@ -25,14 +25,16 @@
 #define ROW_FIXED offsetof(struct stream_row, model)
 #define NONE UINT32_MAX
 
+enum job_kind {
+	NEW,    /* its reserve is this job's */
+	FORMER, /* an earlier one's: there is a row */
+	PASSED, /* passed over: the slot is to have no stream */
+	UNKNOWN /* was passed over before */
+};
+
 /* What a slot's records belong to. */
 struct job_stream {
-	enum {
-		NEW,    /* its reserve is this job's */
-		FORMER, /* an earlier one's: there is a row */
-		PASSED, /* passed over: the slot is to have no stream */
-		UNKNOWN /* was passed over before */
-	} kind;
+	enum job_kind kind;
 	uint32_t slot;
 	uint32_t text, last_text; /* in texts, or NONE */
 	uint64_t sequence;        /* of its reserve */
@@ -129,8 +131,8 @@ slot_room(struct job_streams *all, uint32_t slot)
 
 /* The slot's stream is another one from now on; the caller fills its row, of len bytes. */
 static int
-add_stream(struct job_streams *all, uint32_t slot, int kind, uint64_t sequence, size_t len,
-    struct job_stream **made)
+add_stream(struct job_streams *all, uint32_t slot, enum job_kind kind, uint64_t sequence,
+    size_t len, struct job_stream **made)
 {
 	size_t room = (len + 7) / 8 * 8;
 	int rc;
