@@ -20,7 +20,8 @@ static const char *const columns[] = {"sequence", "time", "type", "account", "sl
     "total", "uncollected", "price", "prompt", "cached", "cache_write", "completion", "reasoning",
     "outcome", "model", "kind",
     "session_id", "message_id", "ref", "reason", "key_id", "label", "expires_at", "overdraft",
-    "rpm", "tpm", "streams", "budget_day", "budget_month", "status", "price_prompt", "price_cached", "price_cache_write",
+    "rpm", "tpm", "streams", "budget_day", "budget_month", "status", "price_prompt", "price_cached",
+	    "price_cache_write",
     "price_completion", "price_reasoning", "price_request",
     "covers", "link", "hash", "provider", "attempts", "opened_ms", "first_token_ms", "counted_by",
     "short_of", NULL};

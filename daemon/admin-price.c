@@ -97,7 +97,8 @@ set_cb(void *arg, uint64_t position)
 		if (call->amount >= 0)
 			(void)money_format(value, call->amount);
 		log_event(LOG_INFO, call->amount >= 0 ? "price set" : "price reset", "model",
-		    region_names(call->admin->region)->model[call->at], "kind", kind, "price", value, "uid", uid, NULL);
+		    region_names(call->admin->region)->model[call->at], "kind", kind, "price", value,
+	    "uid", uid, NULL);
 		put_model(admin_result(call), call->admin, (int)call->at);
 	}
 	admin_finish(call);

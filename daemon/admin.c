@@ -138,7 +138,8 @@ admin_events(struct admin *a)
 	    EV_READ | EV_PERSIST, admin_orders_cb, a);
 	if (a->orders == NULL || event_add(a->orders, NULL) != 0)
 		fatalx("admin: out of memory");
-	if (a->tick == NULL || a->retry == NULL || a->endings_timer == NULL || event_add(a->tick, &second) != 0)
+	if (a->tick == NULL || a->retry == NULL || a->endings_timer == NULL ||
+	    event_add(a->tick, &second) != 0)
 		fatalx("admin: out of memory");
 }
 

@@ -412,7 +412,8 @@ check_account_set(const struct books *b, const struct books_input *in, struct bo
 
 	if (h != NULL && h->open)
 		contradicts(v, "the hold is open");
-	else if (!books_set_of(r, in->payload, &set, &budgets) || set.what == 0 || set.what > JOURNAL_SET_ALL)
+	else if (!books_set_of(r, in->payload, &set, &budgets) || set.what == 0 ||
+	    set.what > JOURNAL_SET_ALL)
 		contradicts(v, "the settings are cut off or unknown");
 	else if ((set.what & JOURNAL_SET_OVERDRAFT) == 0 && r->amount != 0)
 		contradicts(v, "the overdraft changes without being set");

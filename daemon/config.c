@@ -107,8 +107,11 @@ config_forget_secrets(struct config *c)
 int
 config_model(const struct config *c, const char *name, size_t len)
 {
-	for (int i = 0; i < c->model_count; i++)
-		if (c->model[i].name && strlen(c->model[i].name) == len && memcmp(c->model[i].name, name, len) == 0)
+	for (int i = 0; i < c->model_count; i++) {
+		const char *known = c->model[i].name;
+
+		if (known && strlen(known) == len && memcmp(known, name, len) == 0)
 			return i;
+	}
 	return -1;
 }

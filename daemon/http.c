@@ -512,7 +512,8 @@ http_reason(int status)
 		int status;
 		const char *reason;
 	} table[] = {
-		{101, "Switching Protocols"}, {200, "OK"}, {201, "Created"}, {202, "Accepted"}, {204, "No Content"},
+		{101, "Switching Protocols"}, {200, "OK"}, {201, "Created"},
+	    {202, "Accepted"}, {204, "No Content"},
 		{304, "Not Modified"}, {400, "Bad Request"}, {401, "Unauthorized"},
 		{402, "Payment Required"}, {403, "Forbidden"}, {404, "Not Found"},
 		{405, "Method Not Allowed"}, {408, "Request Timeout"}, {409, "Conflict"},

@@ -160,7 +160,8 @@ static void
 put_lost(struct buf *b, const struct kept_head *h, const struct stream_row *row)
 {
 	static const char why[] = "the process that ran this stream died; what it had delivered is above";
-	struct emit_stream es = {.stream_id = "", .model = "", .created = (int64_t)(row->opened_us / 1000000)};
+	struct emit_stream es = {
+	    .stream_id = "", .model = "", .created = (int64_t)(row->opened_us / 1000000)};
 	struct answer a = {0};
 	struct api_end e = {.end = {
 		.outcome = row->outcome,

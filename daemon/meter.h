@@ -56,7 +56,8 @@ enum meter_result {
 
 /* The hold's reserve is durable. */
 void meter_init(struct meter *, struct ledger *, struct durable *, struct hold *,
-    const struct tokenizer *, uint32_t scale, uint32_t slice, void (*resume)(void *arg, bool slice_began), void *arg);
+    const struct tokenizer *, uint32_t scale, uint32_t slice,
+    void (*resume)(void *arg, bool slice_began), void *arg);
 
 /*
  * Take a piece (whole characters) of text that is shown, or of one that only counts.  `saved` is

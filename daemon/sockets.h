@@ -11,7 +11,8 @@
 
 /*
  * Make all of them, for `workers` worker slots (a listening SO_REUSEPORT socket that nobody
- * reads swallows connections).  Listeners that were passed are taken from the inherited.  -1 after a log line; sockets_close is to be called even then.
+ * reads swallows connections).  Listeners that were passed are taken from the
+ * inherited.  -1 after a log line; sockets_close is to be called even then.
  * Calls for h->config and h->region.
  */
 int sockets_open(struct heritage *, struct inherited *, uint32_t workers, const struct owner *)

@@ -78,7 +78,8 @@ struct breaker *upstream_breaker(struct upstream_view *, int provider, int targe
  * the head, each with its CR LF; copied.  NULL when there is no memory left.
  */
 struct call *upstream_post(struct upstream_view *, int provider, int target, const char *path,
-    const struct buf *body, struct span headers, const struct call_ops *, void *arg) __attribute__((warn_unused_result));
+    const struct buf *body, struct span headers, const struct call_ops *, void *arg)
+    __attribute__((warn_unused_result));
 /* Stop reading; what is read already (some 32 KB at most) still comes. */
 void call_pause(struct call *);
 void call_resume(struct call *);

@@ -57,7 +57,8 @@ target_init(struct target *t, const struct config_provider *p, int which, int ke
 		if (port != NULL)
 			buf_printf(&where, ":%s", port);
 		buf_add(&where, "", 1);
-		good = t->url != NULL && t->start != NULL && !where.failed && make_head(t, d, where.data, p->api_key[key]);
+		good = t->url != NULL && t->start != NULL && !where.failed &&
+	    make_head(t, d, where.data, p->api_key[key]);
 	}
 	buf_free(&where);
 	curl_free(scheme);
