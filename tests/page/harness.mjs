@@ -144,7 +144,8 @@ export async function balance(key) {
 // Answers each model with its text, in pieces of a few characters, some time apart; model "endless"
 // with numbers, until it is told that they are enough.
 export async function provider(texts = {}, { ms = 5 } = {}) {
-	let enough = () => false, cancelled = 0;
+	const never = () => false;
+	let enough = never, cancelled = 0;
 	const server = http.createServer((req, res) => {
 		let body = '';
 		req.on('data', (d) => {
@@ -152,6 +153,7 @@ export async function provider(texts = {}, { ms = 5 } = {}) {
 		});
 		req.on('end', async () => {
 			const { model } = JSON.parse(body);
+			const told = enough;
 			const say = (about) => res.write(`data: ${JSON.stringify(about)}\n\n`);
 			const pause = (n) => new Promise((r) => setTimeout(r, n));
 			const piece = (content) => say({ choices: [{ index: 0, delta: { content }, finish_reason: null }] });
@@ -160,7 +162,7 @@ export async function provider(texts = {}, { ms = 5 } = {}) {
 			});
 			res.writeHead(200, { 'content-type': 'text/event-stream' });
 			if (model === 'endless') {
-				for (let i = 0; !res.destroyed && !enough(); i++) {
+				for (let i = 0; !res.destroyed && !told(); i++) {
 					piece(`${i} `);
 					await pause(40);
 				}
@@ -179,12 +181,13 @@ export async function provider(texts = {}, { ms = 5 } = {}) {
 	});
 	await new Promise((r) => server.listen(at.provider, '127.0.0.1', r));
 	return {
-		// The next endless answers end when the function is called that this gives.
+		// The endless answers that begin before then end when the function is called that this gives.
 		endless() {
 			let over = false;
 			enough = () => over;
 			return () => {
 				over = true;
+				enough = never;
 			};
 		},
 		// How many answers it was not let end.
