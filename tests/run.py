@@ -43,9 +43,10 @@ def run(name):
 passed = failed = 0
 names = [n for n in args.names if args.only in n]
 # The long ones first, so that none of them ends alone; then what waits, then what computes.
-LONG = ("unit/test_step", "e2e/test_upgrade_load.py", "e2e/test_operator.py", "e2e/test_upgrade.py",
-        "e2e/test_ws.py", "e2e/test_reload.py", "page/unit_tolld.mjs", "e2e/test_bad_worker.py",
-        "e2e/test_history.py", "e2e/test_tokens.py", "e2e/test_v1_hostile.py", "e2e/test_disk.py",
+LONG = ("unit/test_step", "e2e/test_upgrade_load.py", "e2e/test_melee.py", "e2e/test_operator.py",
+        "e2e/test_upgrade.py", "e2e/test_ws.py", "e2e/test_reload.py", "page/unit_tolld.mjs",
+        "e2e/test_bad_worker.py", "e2e/test_history.py", "e2e/test_tokens.py",
+        "e2e/test_v1_hostile.py", "e2e/test_disk.py",
         "e2e/test_upstream_retry.py", "e2e/test_upstream_timeout.py", "http/run.py",
         "e2e/test_budgets.py", "e2e/test_keys.py", "e2e/test_compact.py")
 names.sort(key=lambda n: (next((i for i, x in enumerate(LONG) if n.endswith(x)), len(LONG)),
