@@ -89,6 +89,7 @@ class Upgrading(unittest.TestCase):
         return sorted((w["state"], w["version"]) for w in self.t.ctl("workers"))
 
     def refused(self, why):
+        wait_for(lambda: "tolld: master" not in self.t.children(), 10, "titles")
         before, kids = self.log_count("upgrade refused"), self.t.children()
         self.usr2()
         wait_for(lambda: self.log_count("upgrade refused") > before, 30, "the refusal")

@@ -241,6 +241,8 @@ model "{name}" {{
                 stderr=log, stdout=log, env=self.env, pass_fds=self.pass_fds)
         if wait:
             wait_for(self.ready, 20, "the daemon to be ready")
+            # Who was forked a moment ago has its parent's title.
+            wait_for(lambda: "tolld: master" not in self.children(), 10, "titles")
         return self
 
     def ready(self):
