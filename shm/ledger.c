@@ -3,7 +3,7 @@
  *
  * A kill takes a process away between two instructions: all its earlier stores in program order
  * are there for whoever reaps it after waitpid, no later one is.  So for the reaper it is the
- * compiler that must keep the order; hold_move and the CAS in word.h are its barriers.  What
+ * compiler that must keep the order; hold_move (hold.c) and the CAS in word.h are its barriers.  What
  * other living processes look at is little: an account's word, a slot's `applied`, the ring's
  * head.  Each has its ordering told where it is used.
  *
@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "shm/fault.h"
+#include "shm/hold.h"
 #include "shm/purse.h"
 #include "shm/ring.h"
 #include "shm/seat.h"
@@ -97,43 +98,6 @@ ledger_holds_free(const struct ledger *l)
 	return l->free_count;
 }
 
-void
-hold_resume(struct region *region, uint32_t slot, uint64_t seq)
-{
-	struct hold *h = hold_at(region, slot);
-	/* Relaxed: before the slot's owner exists or while it waits for `filled`. */
-	uint64_t state = atomic_load_explicit(&h->state, memory_order_relaxed);
-
-	if (HOLD_STATE(state) == HOLD_FREE && HOLD_SEQ(state) < seq)
-		hold_move(h, seq, HOLD_FREE);
-}
-
-/* A hold's sequence.  Relaxed: asked by the one who alone stores it. */
-static uint64_t
-hold_seq(const struct hold *h)
-{
-	return HOLD_SEQ(atomic_load_explicit(&h->state, memory_order_relaxed));
-}
-
-static enum hold_state
-hold_state(const struct hold *h)
-{
-	return HOLD_STATE(atomic_load_explicit(&h->state, memory_order_relaxed));
-}
-
-/*
- * The one place where a hold changes state.  What was written before is there when the new
- * state is (release, for reports by other processes; the reaper needs only program order), and
- * nothing written later slips in front of it (the signal fence: release alone lets the compiler
- * do that, and then a kill could leave the old state with the new fields).
- */
-void
-hold_move(struct hold *h, uint64_t seq, enum hold_state state)
-{
-	atomic_store_explicit(&h->state, HOLD_WORD(seq, state), memory_order_release);
-	atomic_signal_fence(memory_order_seq_cst);
-}
-
 /*
  * Did operation (slot, seq) change the account?  Only of a slot's latest operation, by its
  * owner or reaper.  The tag first: looked at in the other order, it could be replaced between
@@ -163,120 +127,6 @@ ledger_give(struct region *region, struct account *a, uint32_t slot, uint64_t se
 		if (__builtin_add_overflow(w.available, amount, &sum))
 			sum = amount > 0 ? INT64_MAX : INT64_MIN;
 	} while (!word_replace(region, a, w, sum, tag_of(slot, seq)));
-}
-
-/* What the meter says. */
-static struct tokens
-metered(const struct hold *h)
-{
-	/* Relaxed: our own word, or a dead process's. */
-	uint64_t meter = atomic_load_explicit(&h->meter, memory_order_relaxed);
-
-	return (struct tokens){.prompt = h->prompt,
-	    .completion = METER_TOKENS(meter),
-	    .reasoning = METER_REASONING(meter)};
-}
-
-uint32_t
-hold_covers(const struct hold *h, int64_t amount, bool reasoning)
-{
-	struct tokens t = metered(h);
-	int64_t n = price_covers_of(&h->price, &t, reasoning, amount);
-
-	return n < 0 ? 0 : n > UINT32_MAX ? UINT32_MAX : (uint32_t)n;
-}
-
-/*
- * What a mark says: the meter, as far as the keeper knows the hold to pay for it.  After a
- * power cut the mark is charged, and no charge may be above its hold.
- */
-static void
-mark_at(const struct hold *h, int64_t known, struct journal_record *r, struct journal_split *split)
-{
-	struct tokens t = metered(h);
-
-	price_fit(&h->price, &t, known);
-	r->completion = (uint32_t)t.completion;
-	split->reasoning = (uint32_t)(t.reasoning < t.completion ? t.reasoning : t.completion);
-}
-
-/* Under whose cap and which budgets it is, in which windows. */
-static void
-reserve_purses(const struct hold *h, struct journal_record *r)
-{
-	const struct hold_purse *key = &h->purse[PURSE_KEY];
-	uint32_t budgets = 0;
-
-	for (unsigned i = 0; i < BUDGETS; i++)
-		if (h->purse[PURSE_DAY + i].whose != 0)
-			budgets |= JOURNAL_BUDGET(i, h->purse[PURSE_DAY + i].window);
-	r->extra = JOURNAL_RESERVE_EXTRA(h->deadline_us, budgets);
-	if (key->whose == 0)
-		return;
-	r->cached = (uint32_t)h->capped_by;
-	r->completion = (uint32_t)(h->capped_by >> 32);
-	r->outcome = (uint8_t)key->window;
-}
-
-/* The record of this type that a hold's slot amounts to: nothing in it is from elsewhere. */
-void
-hold_record(const struct region *region, const struct hold *h, uint8_t type, uint64_t time_us,
-    struct journal_record *r, struct journal_split *split)
-{
-	uint32_t slot = hold_slot(region, h);
-
-	*split = (struct journal_split){0};
-	*r = (struct journal_record){
-	    .type = type,
-	    .version = JOURNAL_VERSION,
-	    .proc = (uint8_t)hold_proc(region, slot),
-	    .slot = slot,
-	    .op = hold_seq(h),
-	    .account = h->account,
-	    .price = h->price_id,
-	    .prompt = h->prompt,
-	    .time_us = time_us,
-	};
-	switch ((enum journal_type)type) {
-	case JOURNAL_RESERVE:
-		r->amount = h->amount;
-		reserve_purses(h, r);
-		break;
-	case JOURNAL_EXTEND:
-		r->amount = h->take;
-		r->extra = h->amount;
-		mark_at(h, h->base, r, split);
-		break;
-	case JOURNAL_MARK:
-		mark_at(h, h->amount, r, split);
-		break;
-	case JOURNAL_SETTLE:
-	case JOURNAL_VOID:
-		r->amount = h->actual;
-		r->extra = h->uncollected;
-		r->prompt = h->settle_prompt;
-		r->cached = h->settle_cached;
-		r->completion = h->settle_completion;
-		r->outcome = h->outcome;
-		if (type == JOURNAL_SETTLE)
-			*split = (struct journal_split){
-			    h->settle_reasoning, h->settle_cache_write};
-		break;
-	default: /* JOURNAL_TOPUP, JOURNAL_ADJUST, JOURNAL_ACCOUNT_SET */
-		r->amount = h->take;
-		break;
-	}
-	if (split->reasoning != 0 || split->cache_write != 0)
-		r->version = JOURNAL_VERSION_KINDS;
-}
-
-uint64_t
-hold_push(struct ring *ring, const struct journal_record *r, const struct journal_split *split,
-    const void *payload, size_t payload_len)
-{
-	if (r->version == JOURNAL_VERSION_KINDS)
-		return ring_push2(ring, r, split, sizeof *split, payload, payload_len);
-	return ring_push(ring, r, payload, payload_len);
 }
 
 /* Is there room for a record of a hold with so much payload? */
@@ -551,7 +401,7 @@ ledger_reserve(struct ledger *l, const struct hold_terms *t, const void *payload
 static int64_t
 cost_of_all(const struct hold *h, uint64_t tokens, bool reasoning)
 {
-	struct tokens t = metered(h);
+	struct tokens t = hold_metered(h);
 
 	if (reasoning && tokens > t.completion)
 		t.reasoning += tokens - t.completion;
@@ -566,7 +416,7 @@ cost_of_all(const struct hold *h, uint64_t tokens, bool reasoning)
 static int64_t
 extend_take(const struct hold *h, uint32_t tokens, bool reasoning, int64_t available)
 {
-	struct tokens t = metered(h);
+	struct tokens t = hold_metered(h);
 	int64_t pays, n, cost;
 
 	if (available <= 0)

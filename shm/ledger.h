@@ -303,13 +303,7 @@ enum ledger_result ledger_account_set(struct ledger *, struct account *, int64_t
  */
 enum ring_status ledger_close(struct ledger *, struct hold *, uint64_t position, int64_t *value);
 
-/* Shared with shm/reap.c. */
-void hold_move(struct hold *, uint64_t seq, enum hold_state);
-void hold_record(const struct region *, const struct hold *, uint8_t type, uint64_t time_us,
-    struct journal_record *, struct journal_split *);
-/* Push it, with what its payload begins with; 0 if the ring is full. */
-uint64_t hold_push(struct ring *, const struct journal_record *, const struct journal_split *,
-    const void *payload, size_t payload_len);
+/* Shared with shm/reap.c, like shm/hold.h. */
 bool ledger_took(const struct account *, uint32_t slot, const struct hold *, uint64_t seq);
 void ledger_give(struct region *, struct account *, uint32_t slot, uint64_t seq, int64_t amount);
 

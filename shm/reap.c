@@ -10,7 +10,7 @@
  */
 #include "shm/reap.h"
 
-#include "shm/ledger.h"
+#include "shm/hold.h"
 #include "shm/fault.h"
 #include "shm/purse.h"
 #include "shm/ring.h"

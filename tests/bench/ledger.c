@@ -14,7 +14,7 @@
  *
  * objs: daemon/keeper.o daemon/compact_make.o daemon/title.o daemon/compact.o daemon/keeper_batch.o daemon/keeper_gone.o daemon/keeper_refs.o daemon/keeper_project.o daemon/projector.o daemon/recover.o daemon/keeper_prices.o daemon/proof.o daemon/checkpoint.o daemon/books_rows.o daemon/state.o daemon/state_job.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_caps.o shm/purse.o daemon/books_check.o daemon/metrics.o daemon/buf.o daemon/keeper_history.o daemon/journal_history.o daemon/journal_receipts.o
  * objs: daemon/log.o daemon/utf8.o shm/money.o shm/account.o shm/region.o shm/ring.o
- * objs: shm/ledger.o shm/seat.o shm/wake.o shm/purse.o
+ * objs: shm/hold.o shm/ledger.o shm/seat.o shm/wake.o shm/purse.o
  * objs: daemon/renew.o daemon/config_record.o daemon/order.o daemon/config.o daemon/config_file.o daemon/config_text.o
  * objs: daemon/config_value.o daemon/config_jwt.o daemon/config_check.o daemon/config_source.o
  * objs: daemon/config_change.o daemon/auth_scope.o daemon/secret.o daemon/address.o

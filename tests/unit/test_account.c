@@ -3,7 +3,7 @@
  *         commits mixed; a keeper killed in an insert leaves nothing behind.
  * Method: 100,000 accounts; threads that look up and read while the keeper's thread inserts and
  *         publishes; the index as a killed keeper leaves it.
- * objs: shm/money.o shm/ring.o shm/region.o shm/account.o shm/ledger.o shm/seat.o shm/purse.o
+ * objs: shm/money.o shm/ring.o shm/region.o shm/account.o shm/hold.o shm/ledger.o shm/seat.o shm/purse.o
  */
 #include <errno.h>
 #include <pthread.h>

@@ -3,7 +3,7 @@
  *         and what a correct process sends is never refused.
  * Method: enter each type of record into empty books and compare them; then the same with one
  *         thing wrong each, which must be refused and change nothing.
- * objs: daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_caps.o daemon/books_check.o tests/unit/records.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/buf.o daemon/log.o daemon/utf8.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o daemon/books_rows.o shm/purse.o daemon/journal_history.o daemon/journal_receipts.o
+ * objs: daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_caps.o daemon/books_check.o tests/unit/records.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/buf.o daemon/log.o daemon/utf8.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/hold.o shm/ledger.o shm/seat.o daemon/books_rows.o shm/purse.o daemon/journal_history.o daemon/journal_receipts.o
  */
 #include <setjmp.h>
 #include <stdarg.h>

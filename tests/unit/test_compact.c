@@ -5,7 +5,7 @@
  * Method: a journal of random valid records; take the steps of a compaction one commit after the
  *         other, and look at the folder after each as the next keeper would find it; flip bytes of
  *         every piece and of what is said about it; put former checkpoints back.
- * objs: daemon/compact_make.o daemon/title.o daemon/checkpoint.o daemon/proof.o daemon/audit.o daemon/books_rows.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/state.o daemon/state_job.o daemon/state_streams.o daemon/state_read.o daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_caps.o daemon/books_check.o daemon/buf.o daemon/log.o daemon/utf8.o tests/unit/records.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o shm/purse.o daemon/journal_history.o daemon/journal_receipts.o
+ * objs: daemon/compact_make.o daemon/title.o daemon/checkpoint.o daemon/proof.o daemon/audit.o daemon/books_rows.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/state.o daemon/state_job.o daemon/state_streams.o daemon/state_read.o daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_caps.o daemon/books_check.o daemon/buf.o daemon/log.o daemon/utf8.o tests/unit/records.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/hold.o shm/ledger.o shm/seat.o shm/purse.o daemon/journal_history.o daemon/journal_receipts.o
  */
 #include <fcntl.h>
 #include <lmdb.h>

@@ -5,7 +5,7 @@
  * Method: fork keeper_main on a region and act as worker, admin and master through shm/ledger.h.
  *         SIGKILL the keeper at random moments and fork another one; stop, and compare memory,
  *         journal and what was acknowledged.  A reboot is a new region on the same state_dir.
- * objs: daemon/keeper.o daemon/compact_make.o daemon/title.o daemon/compact.o daemon/keeper_batch.o daemon/keeper_gone.o daemon/keeper_refs.o daemon/keeper_project.o daemon/projector.o daemon/recover.o daemon/keeper_prices.o daemon/audit.o daemon/proof.o daemon/checkpoint.o daemon/books_rows.o daemon/state.o daemon/state_job.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_check.o daemon/metrics.o daemon/buf.o daemon/log.o daemon/utf8.o tests/unit/records.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o shm/reap.o shm/wake.o shm/purse.o daemon/books_caps.o daemon/keeper_history.o daemon/journal_history.o daemon/journal_receipts.o
+ * objs: daemon/keeper.o daemon/compact_make.o daemon/title.o daemon/compact.o daemon/keeper_batch.o daemon/keeper_gone.o daemon/keeper_refs.o daemon/keeper_project.o daemon/projector.o daemon/recover.o daemon/keeper_prices.o daemon/audit.o daemon/proof.o daemon/checkpoint.o daemon/books_rows.o daemon/state.o daemon/state_job.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_check.o daemon/metrics.o daemon/buf.o daemon/log.o daemon/utf8.o tests/unit/records.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/hold.o shm/ledger.o shm/seat.o shm/reap.o shm/wake.o shm/purse.o daemon/books_caps.o daemon/keeper_history.o daemon/journal_history.o daemon/journal_receipts.o
  * objs: daemon/order.o daemon/renew.o daemon/config_record.o daemon/config.o daemon/config_file.o
  * objs: daemon/config_text.o daemon/config_value.o daemon/config_jwt.o daemon/config_check.o
  * objs: daemon/config_source.o daemon/config_change.o daemon/auth_scope.o daemon/secret.o
@@ -35,7 +35,7 @@
 #include "daemon/checkpoint.h"
 #include "daemon/heritage.h"
 #include "shm/clock.h"
-#include "shm/ledger.h"
+#include "shm/hold.h"
 #include "shm/reap.h"
 #include "shm/ring.h"
 #include "shm/wake.h"

@@ -3,7 +3,7 @@
  *         concurrency crosses the floor or loses anything.
  * Method: a keeper of pretend (books.c) checks every record against its own books; single calls
  *         first, then threads with a ledger each on one account.
- * objs: shm/money.o shm/ring.o shm/region.o shm/account.o shm/ledger.o shm/seat.o shm/reap.o tests/unit/books.o shm/purse.o
+ * objs: shm/money.o shm/ring.o shm/region.o shm/account.o shm/hold.o shm/ledger.o shm/seat.o shm/reap.o tests/unit/books.o shm/purse.o
  */
 #include <pthread.h>
 #include <setjmp.h>

@@ -10,7 +10,7 @@
  * objs: daemon/dirs.o daemon/title.o daemon/notify.o daemon/log_file.o daemon/log_journal.o daemon/address.o daemon/log.o shm/region.o
  * objs: daemon/version.o daemon/reload.o daemon/takeover.o daemon/legacy.o daemon/order.o
  * objs: daemon/buf.o daemon/utf8.o
- * objs: shm/claim.o shm/reap.o shm/wake.o shm/ledger.o shm/seat.o shm/account.o shm/ring.o shm/money.o shm/purse.o
+ * objs: shm/claim.o shm/reap.o shm/wake.o shm/hold.o shm/ledger.o shm/seat.o shm/account.o shm/ring.o shm/money.o shm/purse.o
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -5,7 +5,7 @@
  *         of those who wait in place of daemon/durable.c.  Single cases first, then random pieces
  *         of text against random slices, credit and moments of publishing.
  *
- * objs: shm/money.o shm/ring.o shm/region.o shm/account.o shm/ledger.o shm/seat.o shm/reap.o shm/purse.o
+ * objs: shm/money.o shm/ring.o shm/region.o shm/account.o shm/hold.o shm/ledger.o shm/seat.o shm/reap.o shm/purse.o
  * objs: daemon/meter.o daemon/utf8.o daemon/buf.o
  * objs: tests/unit/books.o
  * objs: daemon/tokenizer.o daemon/tokenizer_stream.o daemon/tokenizer_merge.o

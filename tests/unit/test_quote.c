@@ -3,7 +3,7 @@
  *         the micro-credit; the estimate follows how long answers were.
  * Method: quotes against a real ledger on an anonymous region, around the edge of the credit.
  *
- * objs: shm/money.o shm/ring.o shm/region.o shm/account.o shm/ledger.o shm/seat.o shm/reap.o shm/purse.o
+ * objs: shm/money.o shm/ring.o shm/region.o shm/account.o shm/hold.o shm/ledger.o shm/seat.o shm/reap.o shm/purse.o
  * objs: daemon/quote.o tests/unit/books.o
  */
 #include <setjmp.h>

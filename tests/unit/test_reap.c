@@ -4,7 +4,7 @@
  * Method: fork real workers on one account in shared memory, kill them at random moments
  *         thousands of times, reap while others go on, compare memory with the books.  Then
  *         single slots brought into each state by hand.
- * objs: shm/money.o shm/ring.o shm/region.o shm/account.o shm/ledger.o shm/seat.o shm/claim.o shm/reap.o tests/unit/books.o shm/purse.o
+ * objs: shm/money.o shm/ring.o shm/region.o shm/account.o shm/hold.o shm/ledger.o shm/seat.o shm/claim.o shm/reap.o tests/unit/books.o shm/purse.o
  */
 #include <sched.h>
 #include <setjmp.h>
@@ -20,7 +20,7 @@
 #include <cmocka.h>
 
 #include "shm/claim.h"
-#include "shm/ledger.h"
+#include "shm/hold.h"
 #include "shm/ring.h"
 #include "shm/seat.h"
 #include "tests/unit/books.h"

@@ -2,7 +2,7 @@
  * Goal:   a region is found again after a crash and only then; whatever else is in the file is
  *         discarded or refused; there is memory behind all that is ever touched.
  * Method: make files in a temporary directory, damage them, open them again.
- * objs: shm/money.o shm/ring.o shm/region.o shm/account.o shm/ledger.o shm/seat.o shm/wake.o shm/purse.o
+ * objs: shm/money.o shm/ring.o shm/region.o shm/account.o shm/hold.o shm/ledger.o shm/seat.o shm/wake.o shm/purse.o
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -2,7 +2,7 @@
  * Goal:   state.mdb is never anything but what the journal says: it can be lost at any moment.
  * Method: random valid records, projected at random moments with restarts in between, against
  *         one projection of the whole journal; then streams as readers see them.
- * objs: daemon/books_rows.o daemon/state.o daemon/state_job.o daemon/projector.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_caps.o daemon/books_check.o daemon/buf.o daemon/log.o daemon/utf8.o tests/unit/records.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/ledger.o shm/seat.o shm/purse.o daemon/journal_history.o daemon/journal_receipts.o
+ * objs: daemon/books_rows.o daemon/state.o daemon/state_job.o daemon/projector.o daemon/state_streams.o daemon/state_read.o daemon/journal.o daemon/journal_file.o daemon/journal_compact.o daemon/journal_chain.o daemon/journal_read.o daemon/books.o daemon/books_refs.o daemon/books_apply.o daemon/books_caps.o daemon/books_check.o daemon/buf.o daemon/log.o daemon/utf8.o tests/unit/records.o shm/money.o shm/account.o shm/region.o shm/ring.o shm/hold.o shm/ledger.o shm/seat.o shm/purse.o daemon/journal_history.o daemon/journal_receipts.o
  */
 #include <lmdb.h>
 #include <setjmp.h>

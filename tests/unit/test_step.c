@@ -9,7 +9,7 @@
  *         alone, with another process working on the account after the kill, and with one that
  *         works on it between the instructions.  Some points are killed in earnest too.
  *         tests/unit/test_step_mail.c does the same with letters.
- * objs: shm/money.o shm/ring.o shm/region.o shm/account.o shm/ledger.o shm/seat.o shm/reap.o tests/unit/books.o tests/unit/trace.o tests/unit/victim.o shm/purse.o
+ * objs: shm/money.o shm/ring.o shm/region.o shm/account.o shm/hold.o shm/ledger.o shm/seat.o shm/reap.o tests/unit/books.o tests/unit/trace.o tests/unit/victim.o shm/purse.o
  */
 #include <limits.h>
 #include <setjmp.h>

@@ -2,7 +2,7 @@
  * Goal:   addresses without a key are counted each for itself, by all processes together; the
  *         table stays as large as it is, and whoever is driven out owed least.
  * Method: single takes; a flood of addresses; processes at once on one address.
- * objs: shm/stranger.o shm/limit.o shm/region.o shm/account.o shm/ledger.o shm/seat.o
+ * objs: shm/stranger.o shm/limit.o shm/region.o shm/account.o shm/hold.o shm/ledger.o shm/seat.o
  * objs: shm/ring.o shm/money.o shm/purse.o
  */
 #include <setjmp.h>
